@@ -1,0 +1,8 @@
+//! Words: bytes to ranges and events, edits to bytes. No sockets, clocks, threads or decisions.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod sip;
+pub mod time;
