@@ -1,7 +1,9 @@
 //! Answers of our own, stateless (RFC 3261 §8.2.6, §8.2.7; `sip.md` 2.10, 2.13).
 
 use protocols::bytes::write_decimal;
-use protocols::sip::{Malformed, Message, Method, Salvage, Start};
+use protocols::sip::message::{Malformed, Message, salvage};
+use protocols::sip::message::Method;
+use protocols::sip::reply;
 
 use super::settings::Settings;
 use super::via::{self, TopVia};
@@ -78,9 +80,10 @@ impl Relay {
         let Ok(message) = Message::parse(bytes, None) else {
             return Verdict::Drop(DropReason::Malformed);
         };
-        let (Start::Request { method, .. }, Some(via)) = (message.start, TopVia::of(&message)) else {
+        if !message.is_request() {
             return Verdict::Drop(DropReason::ConnectionGone);
-        };
+        }
+        let method = message.method();
         let listener = settings.listener(arrival.listener);
         let incoming = Incoming {
             arrival,
@@ -88,7 +91,7 @@ impl Relay {
             transport: listener.transport,
             family: Family::of(arrival.source.ip()),
             message: &message,
-            via,
+            via: TopVia::of(&message),
             snapshot,
         };
         self.buffers.via.clear();
@@ -127,7 +130,7 @@ impl Relay {
             tag.extend_from_slice(b"lb");
             write_decimal(tag, via::transaction(&incoming.via, message));
         }
-        protocols::sip::reply(
+        reply::reply(
             message,
             answer.status,
             answer.reason,
@@ -148,11 +151,16 @@ impl Relay {
     ) -> Verdict {
         let settings = std::sync::Arc::clone(&self.settings);
         let listener = settings.listener(arrival.listener);
-        let (Some(status), Some(salvage)) = (malformed.status(), Salvage::of(bytes)) else {
+        let (Some(status), Some(salvage)) = (malformed.status(), salvage(bytes)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
         out.clear();
-        protocols::sip::refuse(&salvage, status, malformed, arrival.source, out);
+        let reason = match status {
+            505 => "Version Not Supported".to_owned(),
+            513 => "Message Too Large".to_owned(),
+            _ => format!("Bad Request ({malformed})"),
+        };
+        reply::reply_to_malformed(&salvage, status, &reason, salvage.via, out);
         self.counters.response(status, listener.leg, listener.transport, 0);
         self.counters.dropped(DropReason::Malformed);
         let hop = match arrival.flow {

@@ -2,7 +2,10 @@
 //! stays as it came.
 
 use protocols::bytes::{Edits, Span, write_decimal};
-use protocols::sip::{Message, NameAddr, Transport, Uri};
+use protocols::sip::Transport;
+use protocols::sip::message::Message;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::Uri;
 
 /// Names the transport that the client really uses, so that the node's later requests leave by it.
 pub(super) fn name_transport(message: &Message<'_>, transport: Transport, edits: &mut Edits) {
@@ -35,7 +38,7 @@ pub(super) fn publish(message: &Message<'_>, host: &str, port: u16, edits: &mut 
     edits.write(contact.span(contact.uri.host_port), |out| {
         out.extend_from_slice(host.as_bytes());
         out.push(b':');
-        write_decimal(out, u64::from(port));
+        write_decimal(out, port);
     });
 }
 

@@ -1,12 +1,11 @@
 //! The lines we put in front of a request: Via and Record-Route (`sip.md` 2.5, 2.6; RFC 5658).
 
-use std::net::IpAddr;
-
-use protocols::bytes::write_decimal;
-use protocols::sip::{Method, Transport};
+use protocols::bytes::{write_decimal, write_host};
+use protocols::sip::Transport;
+use protocols::sip::message::Method;
 
 use super::request::Request;
-use super::settings::{AddressText, Place, Settings};
+use super::settings::{Place, Settings};
 use super::via::{self, Branch};
 use super::{Relay, flow};
 use crate::node::Node;
@@ -46,9 +45,9 @@ impl Record<'_> {
         let port = node.ports.of(self.inner).or_else(|| node.ports.iter().next().map(|it| it.1));
         let Some(port) = port else { return };
         out.extend_from_slice(b";node_host=");
-        push_host(node.ip, out);
+        write_host(out, node.ip);
         out.extend_from_slice(b";node_port=");
-        write_decimal(out, u64::from(port));
+        write_decimal(out, port);
         out.extend_from_slice(b";version=");
         via::push_version(node.version, out);
     }
@@ -57,18 +56,6 @@ impl Record<'_> {
 /// Whether the request gets Record-Route: INVITE and SUBSCRIBE outside a dialog.
 pub(super) fn opens_dialog(request: &Request<'_>) -> bool {
     matches!(request.method, Method::Invite | Method::Subscribe) && !request.is_subsequent
-}
-
-/// Appends an address as a URI host, IPv6 in brackets.
-pub(super) fn push_host(ip: IpAddr, out: &mut Vec<u8>) {
-    let text = AddressText::of(ip);
-    if ip.is_ipv6() {
-        out.push(b'[');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b']');
-    } else {
-        out.extend_from_slice(text.as_bytes());
-    }
 }
 
 impl Relay {

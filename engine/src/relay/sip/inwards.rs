@@ -2,15 +2,19 @@
 
 use std::net::SocketAddr;
 
-use protocols::bytes::{Span, write_decimal};
-use protocols::sip::{Message, Method, NameAddr, Transport, Uri, remove_value};
+use protocols::bytes::{Span, write_decimal, write_host, write_ip};
+use protocols::sip::Transport;
+use protocols::sip::message::Message;
+use protocols::sip::message::Method;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::Uri;
 
 use super::answer::Answer;
 use super::explain::Trace;
-use super::head::{HeadLines, Record, opens_dialog, push_host};
+use super::head::{HeadLines, Record, opens_dialog};
 use super::request::Request;
 use super::routes::Stripped;
-use super::settings::{AddressText, Settings};
+use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
 use super::{Buffers, Incoming, Relay, contact, next_hop};
 use crate::balance::Query;
@@ -32,8 +36,6 @@ struct Aim<'a> {
     old_route: Option<&'a [u8]>,
     /// Node that the message named and the algorithm overruled.
     old_node: Option<&'a Node>,
-    /// Position of the first Route left.
-    first_left: usize,
 }
 
 /// Requests from clients (`sip.md` 2.3).
@@ -54,7 +56,7 @@ impl Relay {
         let query = Query {
             now: incoming.arrival.now,
             key: self.affinity_key(settings, message),
-            call_id: message.call_id(),
+            call_id: message.text(message.call_id),
             version,
             family: incoming.family,
             transport: towards,
@@ -69,7 +71,7 @@ impl Relay {
         // The Route on top once ours are off, unless the strict-router repair took the last one.
         let left = message.routes.len() - routes.count.min(message.routes.len()) - usize::from(request.route_moved);
         let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
-        let top_text = top.map(|it| it.span.of(message.bytes));
+        let top_text = top.map(|it| message.text(it.span));
         let top_uri = top_text.and_then(NameAddr::parse).and_then(|it| Uri::parse(it.uri));
 
         let serves = |node: &NodeId| {
@@ -136,20 +138,20 @@ impl Relay {
 
         // A replaced node is told like a dead one: its address must not stay the next hop.
         let replaced = assigned.filter(|it| *it != id);
+        let old_route = old_route.or_else(|| {
+            let (text, uri) = (top_text?, top_uri?);
+            (replaced.is_some() && node_at(&uri, version, snapshot) == replaced).then_some(text)
+        });
+        self.cut_routes(message, request, routes.count + usize::from(old_route.is_some()));
         let to = SocketAddr::new(node.ip, port);
-        self.aim_at_node(settings, request, message, Aim {
+        self.aim_at_node(settings, request, Aim {
             node,
             to,
             towards,
             left,
             top: top_uri,
-            old_route: old_route.or_else(|| {
-                let text = replaced.and(top_text)?;
-                let uri = top_uri?;
-                (node_at(&uri, version, snapshot) == replaced).then_some(text)
-            }),
+            old_route,
             old_node: replaced.map(|it| snapshot.node(it)),
-            first_left: routes.count,
         });
 
         let body = !message.body.is_empty();
@@ -187,14 +189,12 @@ impl Relay {
         &mut self,
         settings: &Settings,
         request: &Request<'_>,
-        message: &Message<'_>,
         aim: Aim<'_>,
     ) {
-        let Aim { node, to, towards, left, top, old_route, old_node, first_left } = aim;
+        let Aim { node, to, towards, left, top, old_route, old_node } = aim;
         let Buffers { edits, head, uri: scratch, .. } = &mut self.buffers;
         let is_us = request.uri.as_ref().is_some_and(|it| settings.is_my_uri(it));
         if let Some(text) = old_route {
-            remove_value(message, &message.routes, first_left, edits);
             let old = NameAddr::parse(text).and_then(|it| Uri::parse(it.uri));
             if let Some(old) = old {
                 if let Some(uri) = &request.uri
@@ -246,13 +246,13 @@ impl Relay {
         let config = &settings.config;
         let of = |key: &AffinityKey| -> &'m [u8] {
             match key {
-                AffinityKey::CallId => message.call_id(),
+                AffinityKey::CallId => message.text(message.call_id),
                 AffinityKey::ToUser => user(message.to_uri()),
                 AffinityKey::From { user: true } => user(message.from_uri()),
                 AffinityKey::From { user: false } => message.from_uri(),
                 AffinityKey::Header(name) => match message.custom {
-                    Some(span) => span.of(message.bytes),
-                    None => message.header(name.as_bytes()).unwrap_or_default(),
+                    Some(span) => message.text(span),
+                    None => message.header_by_name(name).map_or(b"", |it| message.text(it)),
                 },
             }
         };
@@ -262,7 +262,7 @@ impl Relay {
         {
             key = of(&config.affinity_fallback);
         }
-        if key.is_empty() { message.call_id() } else { key }
+        if key.is_empty() { message.text(message.call_id) } else { key }
     }
 
     /// Tells the application where the client really is (`sip.md` 2.9).
@@ -270,9 +270,9 @@ impl Relay {
         let at = Span { start: message.headers_end, end: message.headers_end };
         self.buffers.edits.write(at, |text| {
             text.extend_from_slice(b"X-Sip-Balancer-InitialRemoteAddr: ");
-            text.extend_from_slice(AddressText::of(source.ip()).as_bytes());
+            write_ip(text, source.ip());
             text.extend_from_slice(b"\r\nX-Sip-Balancer-InitialRemotePort: ");
-            write_decimal(text, u64::from(source.port()));
+            write_decimal(text, source.port());
             text.extend_from_slice(b"\r\n");
         });
     }
@@ -323,9 +323,9 @@ fn redirect(uri: &Uri<'_>, to: SocketAddr, transport: Option<Transport>, out: &m
 }
 
 fn push_address(to: SocketAddr, out: &mut Vec<u8>) {
-    push_host(to.ip(), out);
+    write_host(out, to.ip());
     out.push(b':');
-    write_decimal(out, u64::from(to.port()));
+    write_decimal(out, to.port());
 }
 
 /// User part of a SIP URI, or the number of a tel URI.

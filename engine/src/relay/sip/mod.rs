@@ -25,7 +25,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protocols::bytes::Edits;
-use protocols::sip::{Malformed, Message, Start, Transport};
+use protocols::sip::message::{Malformed, Message, Start};
+use protocols::sip::Transport;
 use protocols::time::Time;
 
 pub use self::explain::{Explanation, explain};
@@ -70,7 +71,7 @@ struct Buffers {
     head: Vec<u8>,
     /// A URI being rewritten.
     uri: Vec<u8>,
-    /// Copy of what a panic or a failed send must answer.
+    /// To tag of our own answers.
     tag: Vec<u8>,
 }
 
@@ -225,16 +226,13 @@ impl Relay {
             Err(malformed) => return self.refuse_malformed(arrival, bytes, malformed, out),
         };
         let listener = settings.listener(arrival.listener);
-        let Some(via) = TopVia::of(&message) else {
-            return self.refuse_malformed(arrival, bytes, Malformed::Via, out);
-        };
         let incoming = Incoming {
             arrival,
             leg: listener.leg,
             transport: listener.transport,
             family: Family::of(arrival.source.ip()),
             message: &message,
-            via,
+            via: TopVia::of(&message),
             snapshot,
         };
         match message.start {

@@ -3,7 +3,8 @@
 
 use std::net::SocketAddr;
 
-use protocols::sip::{Scheme, Transport, Uri};
+use protocols::sip::Transport;
+use protocols::sip::uri::{Scheme, Uri, parse_ip};
 use protocols::time::Time;
 
 use super::names::NameCache;
@@ -55,7 +56,7 @@ impl Search<'_> {
             (_, transport) => transport,
         };
         let host = uri.param("maddr").filter(|it| !it.is_empty()).unwrap_or(uri.host);
-        let literal = protocols::sip::parse_ip(host);
+        let literal = parse_ip(host);
         if let Some(flow) = self.flow {
             // The connection itself is the way; its literal address is only for when it is gone.
             let Some(place) = settings.place(Leg::External, self.family, transport) else {

@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 
 use protocols::bytes::Span;
-use protocols::sip::{Message, Method, NameAddr, Transport, Uri, remove_value};
+use protocols::sip::Transport;
+use protocols::sip::message::Message;
+use protocols::sip::message::Method;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::Uri;
 
 use super::answer::Answer;
 use super::explain::Trace;
@@ -45,7 +49,7 @@ impl Relay {
             let query = Query {
                 now: arrival.now,
                 key: self.affinity_key(settings, message),
-                call_id: message.call_id(),
+                call_id: message.text(message.call_id),
                 version,
                 family: incoming.family,
                 transport: incoming.transport,
@@ -62,7 +66,7 @@ impl Relay {
         }
         let left = message.routes.len() - routes.count.min(message.routes.len()) - usize::from(request.route_moved);
         let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
-        let top = top.and_then(|it| NameAddr::parse(it.span.of(message.bytes)));
+        let top = top.and_then(|it| NameAddr::parse(message.text(it.span)));
         let top_uri = top.as_ref().and_then(|it| Uri::parse(it.uri));
         let Some(next) = top_uri.or(request.uri).filter(|it| !it.host.is_empty()) else {
             let answer =
@@ -106,7 +110,10 @@ impl Relay {
         if let Some(top) = &top
             && top_uri.is_some_and(|it| it.param("lr").is_none())
         {
-            self.feed_strict_router(message, request, routes.count, top.uri);
+            self.feed_strict_router(message, request, top.uri);
+            self.cut_routes(message, request, routes.count + 1);
+        } else {
+            self.cut_routes(message, request, routes.count);
         }
         if settings.config.legacy_contact_patching
             && matches!(request.method, Method::Invite | Method::Subscribe | Method::Update | Method::Refer)
@@ -135,17 +142,12 @@ impl Relay {
         &mut self,
         message: &Message<'_>,
         request: &Request<'_>,
-        top: usize,
         uri: &[u8],
     ) {
         let edits = &mut self.buffers.edits;
         let old = request.uri.map_or(b"".as_slice(), |it| it.text);
-        let Some(last) = message.routes.len().checked_sub(1).and_then(|it| message.routes.get(it))
-        else {
-            return;
-        };
+        let Some(last) = message.routes.as_slice().last() else { return };
         edits.replace(request.uri_span, uri);
-        remove_value(message, &message.routes, top, edits);
         edits.write(Span { start: last.line.end, end: last.line.end }, |text| {
             text.extend_from_slice(b"Route: <");
             text.extend_from_slice(old);

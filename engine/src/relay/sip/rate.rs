@@ -70,13 +70,14 @@ impl Rates {
         if self.kept_alive.len() >= SOURCES_MAX {
             self.kept_alive.retain(|_, last| now.since(*last) < interval);
         }
+        let is_full = self.kept_alive.len() >= SOURCES_MAX;
         match self.kept_alive.get_mut(&source) {
             Some(last) if now.since(*last) < interval => false,
             Some(last) => {
                 *last = now;
                 true
             }
-            None if self.kept_alive.len() >= SOURCES_MAX => false,
+            None if is_full => false,
             None => {
                 self.kept_alive.insert(source, now);
                 true

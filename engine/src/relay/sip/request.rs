@@ -1,7 +1,10 @@
 //! Requests: what both directions have in common (`sip.md` 2.1, 2.2, RFC 3261 §16.3, §16.4).
 
 use protocols::bytes::{Span, parse_decimal, write_decimal};
-use protocols::sip::{Message, Method, NameAddr, Start, Uri, remove_value, remove_values};
+use protocols::sip::message::{Message, Start, remove_values};
+use protocols::sip::message::Method;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::Uri;
 
 use super::answer::Answer;
 use super::explain::Trace;
@@ -65,13 +68,9 @@ impl Relay {
         let Start::Request { uri: uri_span, .. } = message.start else {
             return Verdict::Drop(DropReason::Malformed);
         };
-        let Some(uri) = Uri::parse(uri_span.of(message.bytes)) else {
-            let answer = Answer::plain(400, "Bad Request-URI", DropReason::Malformed);
-            return self.answer(settings, incoming, method, &answer, out);
-        };
         let mut request = Request {
             method,
-            uri: Some(uri),
+            uri: message.request_uri,
             uri_span,
             is_subsequent: message.to_tag().is_some(),
             hash: via::transaction(&incoming.via, message),
@@ -80,8 +79,7 @@ impl Relay {
         self.undo_strict_router(settings, message, &mut request, trace);
         let routes =
             Stripped::of(message, request.uri.as_ref(), settings, incoming.snapshot, trace);
-        remove_values(message, &message.routes, routes.count, &mut self.buffers.edits);
-        for line in message.initial_remote.iter() {
+        for line in message.initial_remote.as_slice() {
             self.buffers.edits.remove(*line);
         }
         if from_node {
@@ -99,8 +97,7 @@ impl Relay {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let message = incoming.message;
-        let body = message.body.of(message.bytes);
-        let answer = match Announcement::parse(body) {
+        let answer = match Announcement::parse(message.text(message.body)) {
             Ok(announcement) => {
                 if !self.sightings.beat(announcement) {
                     return Verdict::Drop(DropReason::QueueFull);
@@ -151,12 +148,12 @@ impl Relay {
         let edits = &mut self.buffers.edits;
         match message.max_forwards {
             None => edits.insert(message.headers_end, b"Max-Forwards: 70\r\n"),
-            Some(span) => match parse_decimal::<u32>(span.of(message.bytes)) {
+            Some(span) => match parse_decimal::<u64>(message.text(span)) {
                 Some(0) => {
                     return Err(Answer::plain(483, "Too Many Hops", DropReason::MaxForwards));
                 }
                 Some(hops) => {
-                    edits.write(span, |text| write_decimal(text, u64::from(hops.min(255) - 1)));
+                    edits.write(span, |text| write_decimal(text, hops.min(255) - 1));
                 }
                 None => {
                     return Err(Answer::plain(400, "Bad Max-Forwards", DropReason::Malformed));
@@ -164,6 +161,25 @@ impl Relay {
             },
         }
         Ok(())
+    }
+
+    /// Takes off the first `count` Routes, and the last one if it became the Request-URI.
+    pub(super) fn cut_routes(&mut self, message: &Message<'_>, request: &Request<'_>, count: usize) {
+        let edits = &mut self.buffers.edits;
+        let routes = message.routes.as_slice();
+        let Some((last, before)) = routes.split_last().filter(|_| request.route_moved) else {
+            return remove_values(&message.routes, count, edits);
+        };
+        if count >= before.len() {
+            return remove_values(&message.routes, routes.len(), edits);
+        }
+        remove_values(&message.routes, count, edits);
+        match before.last().filter(|it| it.line == last.line) {
+            Some(previous) => {
+                edits.remove(Span { start: previous.span.end, end: last.span.end });
+            }
+            None => edits.remove(last.line),
+        }
     }
 
     /// A strict router before us put our own Record-Route into the Request-URI and the real one at the
@@ -179,14 +195,16 @@ impl Relay {
         if uri.param("lr").is_none() || uri.param("node_host").is_none() {
             return;
         }
-        let Some(last) = message.routes.len().checked_sub(1) else { return };
-        let Some(value) = message.routes.get(last) else { return };
+        // More Routes than the index keeps: the last one is out of sight, and nobody writes that many.
+        let routes = message.routes.as_slice();
+        let Some(value) = routes.last().filter(|_| routes.len() == message.routes.len()) else {
+            return;
+        };
         let Some(route) = NameAddr::parse(value.span.of(message.bytes)) else { return };
         let Some(target) = Uri::parse(route.uri).filter(|it| !settings.is_my_uri(it)) else {
             return;
         };
         self.buffers.edits.replace(request.uri_span, route.uri);
-        remove_value(message, &message.routes, last, &mut self.buffers.edits);
         if T::ON {
             trace.say(format_args!(
                 "strict router: Request-URI was ours, now {}",

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use protocols::bytes::{Span, write_decimal};
-use protocols::sip::{Method, Start, Transport, remove_values};
+use protocols::bytes::{Span, write_decimal, write_host};
+use protocols::sip::Transport;
+use protocols::sip::message::{Start, remove_values};
+use protocols::sip::message::Method;
 
 use super::explain::Trace;
-use super::head::push_host;
 use super::next_hop;
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
@@ -42,7 +43,7 @@ impl Relay {
         let Some(transport) = next.via.transport else {
             return Verdict::Drop(DropReason::NoListener);
         };
-        remove_values(message, &message.vias, ours, &mut self.buffers.edits);
+        remove_values(&message.vias, ours, &mut self.buffers.edits);
 
         let source = incoming.arrival.source;
         let from_node = if settings.is_two_entry(incoming.family) {
@@ -89,7 +90,7 @@ impl Relay {
         let config = &settings.config;
         if let Some(node) = incoming.snapshot.at(incoming.arrival.source, None) {
             let reason = match message.start {
-                Start::Response { reason, .. } => reason.of(message.bytes),
+                Start::Response { reason, .. } => message.text(reason),
                 Start::Request { .. } => b"",
             };
             let is_error = config.error_codes.contains(&status)
@@ -101,9 +102,8 @@ impl Relay {
                 trace.say(format_args!("sender is node {} {}", node.host_name, node.ip));
             }
         }
-        let method = Method::from_token(message.cseq_method());
         let opens = matches!(
-            method,
+            message.method(),
             Method::Invite | Method::Subscribe | Method::Update | Method::Refer
         );
         if config.legacy_contact_patching && opens && !(300..400).contains(&status) {
@@ -123,7 +123,7 @@ impl Relay {
     ) -> Option<Hop> {
         let message = incoming.message;
         let snapshot = incoming.snapshot;
-        for line in message.initial_remote.iter() {
+        for line in message.initial_remote.as_slice() {
             self.buffers.edits.remove(*line);
         }
         self.initial_remote(message, incoming.arrival.source);
@@ -136,7 +136,7 @@ impl Relay {
         let query = Query {
             now: incoming.arrival.now,
             key: self.affinity_key(settings, message),
-            call_id: message.call_id(),
+            call_id: message.text(message.call_id),
             version: version.unwrap_or_else(|| snapshot.latest()),
             family: incoming.family,
             transport: next.transport,
@@ -166,9 +166,9 @@ impl Relay {
         let edits = &mut self.buffers.edits;
         let span = Span { start: start + via.sent_by.start, end: start + via.sent_by.end };
         edits.write(span, |text| {
-            push_host(node.ip, text);
+            write_host(text, node.ip);
             text.push(b':');
-            write_decimal(text, u64::from(port));
+            write_decimal(text, port);
         });
         self.distrust(next);
         Some(next_hop::hop(next.place, next.transport, SocketAddr::new(node.ip, port)))

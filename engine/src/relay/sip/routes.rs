@@ -1,9 +1,12 @@
 //! Routes that lead to us: taken off, and what they say about the call (`sip.md` 2.4).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use protocols::bytes::parse_decimal;
-use protocols::sip::{Message, NameAddr, Transport, Uri};
+use protocols::sip::Transport;
+use protocols::sip::message::Message;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::{Uri, parse_ip};
 
 use super::explain::Trace;
 use super::settings::Settings;
@@ -40,7 +43,7 @@ impl Stripped {
     ) -> Stripped {
         let mut it = Stripped::default();
         let mut by_name = false;
-        for value in message.routes.iter() {
+        for value in message.routes.as_slice() {
             let text = value.span.of(message.bytes);
             let Some(route) = NameAddr::parse(text) else { break };
             let Some(route_uri) = Uri::parse(route.uri) else { break };
@@ -109,7 +112,6 @@ impl Stripped {
 
 /// Reads the address of a hint. IPv6 comes with and without brackets.
 fn address(host: &[u8], port: &[u8]) -> Option<SocketAddr> {
-    let host = std::str::from_utf8(host).ok()?.trim_matches(['[', ']']);
-    let host: IpAddr = host.split('%').next()?.parse().ok()?;
-    Some(SocketAddr::new(host, parse_decimal(port)?))
+    let host = host.strip_prefix(b"[").and_then(|it| it.strip_suffix(b"]")).unwrap_or(host);
+    Some(SocketAddr::new(parse_ip(host)?, parse_decimal(port)?))
 }

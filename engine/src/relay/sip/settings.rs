@@ -2,11 +2,11 @@
 //!
 //! `sip.md` 1.1 (legs), 2.4 ("is this URI me?"), 2.5 (Via), 2.6 (Record-Route), 2.8 (transports).
 
-use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
 use aho_corasick::AhoCorasick;
-use protocols::sip::{Transport, Uri};
+use protocols::sip::Transport;
+use protocols::sip::uri::Uri;
 use regex::bytes::Regex;
 
 use crate::config::{Config, Pattern};
@@ -177,7 +177,8 @@ impl Settings {
 
     /// Whether a SIP URI names us.
     pub fn is_my_uri(&self, uri: &Uri<'_>) -> bool {
-        uri.is_sip() && self.is_me(uri.host, uri.host_ip(), uri.effective_port())
+        let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
+        !uri.host.is_empty() && self.is_me(uri.host, uri.host_ip(), uri.effective_port(transport))
     }
 
     /// Whether a Route host is the configured name for us (`matchingHostnameForRoute`).
@@ -236,8 +237,9 @@ impl Settings {
         if self.rules.is_empty() {
             return false;
         }
-        let text = AddressText::of(peer);
-        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(text.as_bytes()))
+        let mut text = Vec::with_capacity(48);
+        protocols::bytes::write_ip(&mut text, peer);
+        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(&text))
     }
 
     /// Whether an affinity value does not count (`sipHeaderAffinityKeyExclusionPattern`).
@@ -265,35 +267,6 @@ impl Settings {
 /// Java's `matches()`: the pattern must cover the whole text.
 fn whole(pattern: &Pattern) -> Option<Regex> {
     Regex::new(&format!("^(?:{})$", pattern.0.as_str())).ok()
-}
-
-/// An address as text, without the heap.
-pub(super) struct AddressText {
-    text: [u8; 48],
-    length: usize,
-}
-
-impl AddressText {
-    pub(super) fn of(ip: IpAddr) -> AddressText {
-        let mut it = AddressText { text: [0; 48], length: 0 };
-        // 48 bytes hold any address: the longest IPv6 text has 45.
-        let _ = write!(it, "{ip}");
-        it
-    }
-
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        self.text.get(..self.length).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for AddressText {
-    fn write_str(&mut self, part: &str) -> fmt::Result {
-        let end = self.length + part.len();
-        let Some(to) = self.text.get_mut(self.length..end) else { return Err(fmt::Error) };
-        to.copy_from_slice(part.as_bytes());
-        self.length = end;
-        Ok(())
-    }
 }
 
 fn bracketed(host: &str) -> String {

@@ -4,11 +4,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use protocols::bytes::{Span, write_decimal};
-use protocols::sip::{Message, Start, Transport, Via};
+use protocols::bytes::{Span, write_decimal, write_hex, write_ip};
+use protocols::sip::Transport;
+use protocols::sip::message::Message;
+use protocols::sip::via::Via;
 
 use super::flow;
-use super::settings::{AddressText, Place, Settings};
+use super::settings::{Place, Settings};
 use crate::balance::hash;
 use crate::node::Version;
 use crate::relay::{Arrival, Flow};
@@ -24,8 +26,10 @@ pub(super) struct TopVia<'m> {
 }
 
 impl<'m> TopVia<'m> {
-    pub(super) fn of(message: &Message<'m>) -> Option<TopVia<'m>> {
-        Self::at(message, 0)
+    pub(super) fn of(message: &Message<'m>) -> TopVia<'m> {
+        let via = message.via;
+        let span = message.vias.first().map_or(Span::default(), |it| it.span);
+        TopVia { text: via.text, span, via }
     }
 
     /// The Via value at a position from the top.
@@ -89,14 +93,14 @@ pub(super) fn amend(
     }
     if received {
         out.extend_from_slice(b";received=");
-        out.extend_from_slice(AddressText::of(source.ip()).as_bytes());
+        write_ip(out, source.ip());
     }
     true
 }
 
 fn write_rport(source: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(b";rport=");
-    write_decimal(out, u64::from(source.port()));
+    write_decimal(out, source.port());
 }
 
 fn slice(text: &[u8], start: usize, end: usize) -> &[u8] {
@@ -131,14 +135,9 @@ pub(super) struct ResponseTarget {
 pub(super) fn response_target(top: &TopVia<'_>, transport: Transport) -> ResponseTarget {
     let via = &top.via;
     let sent_by_port = top.sent_by_port(transport);
-    let rport = via.rport.and_then(|it| protocols::bytes::parse_decimal::<u16>(it));
-    let received = via
-        .received
-        .and_then(|it| std::str::from_utf8(it).ok())
-        .and_then(|it| it.trim_matches(['[', ']']).parse().ok());
     ResponseTarget {
-        ip: received.or_else(|| via.host_ip()),
-        port: rport.unwrap_or(sent_by_port),
+        ip: via.received_ip().or_else(|| via.host_ip()),
+        port: via.rport_port().unwrap_or(sent_by_port),
         sent_by_port,
     }
 }
@@ -153,12 +152,13 @@ pub(super) fn transaction(top: &TopVia<'_>, message: &Message<'_>) -> u64 {
         let sent_by = hash(u64::from(via.port.unwrap_or(0)), via.host);
         return hash(sent_by, branch);
     }
-    let Start::Request { uri, .. } = message.start else { return 0 };
+    let uri = message.request_uri.map_or(b"".as_slice(), |it| it.text);
+    let call_id = message.text(message.call_id);
     let mut it = hash(0, top.text);
-    for part in [message.from_tag().unwrap_or_default(), message.call_id(), uri.of(message.bytes)] {
+    for part in [message.from_tag().unwrap_or_default(), call_id, uri] {
         it = hash(it, part);
     }
-    hash(it, &message.cseq_number().unwrap_or(0).to_be_bytes())
+    hash(it, &message.cseq_number().to_be_bytes())
 }
 
 /// What both of our Vias of one request share.
@@ -183,9 +183,7 @@ pub(super) fn push(
     out.extend_from_slice(if own_address { &place.own_via } else { &place.via }.as_bytes());
     out.extend_from_slice(b";branch=");
     out.extend_from_slice(MAGIC_COOKIE);
-    for shift in (0..16).rev() {
-        out.push(b"0123456789abcdef".get((branch.hash >> (shift * 4)) as usize & 15).copied().unwrap_or(b'0'));
-    }
+    write_hex(out, branch.hash);
     out.push(mark);
     out.push(b'_');
     push_version(branch.version, out);
@@ -200,7 +198,7 @@ pub(super) fn push_version(version: Version, out: &mut Vec<u8>) {
     if version.0 < 0 {
         out.push(b'-');
     }
-    write_decimal(out, u64::from(version.0.unsigned_abs()));
+    write_decimal(out, version.0.unsigned_abs());
 }
 
 /// Reads a version parameter or branch suffix.
