@@ -21,6 +21,9 @@ mod seen;
 mod settings;
 mod via;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
