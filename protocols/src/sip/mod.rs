@@ -8,6 +8,8 @@ mod params;
 pub mod reply;
 pub mod route;
 pub mod stream;
+#[cfg(test)]
+mod torture;
 pub mod uri;
 mod values;
 pub mod via;
