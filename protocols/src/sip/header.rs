@@ -80,6 +80,20 @@ impl<'m> Lines<'m> {
     }
 }
 
+/// The lines that can be read and have no stray CR: what may be copied into an answer.
+pub(crate) fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'_>> {
+    let mut lines = Lines::new(bytes, at);
+    core::iter::from_fn(move || {
+        loop {
+            match lines.step() {
+                Step::Line(line) if !line.lone_return => return Some(line),
+                Step::Line(_) | Step::Bad(_) => {}
+                Step::End { .. } | Step::Cut => return None,
+            }
+        }
+    })
+}
+
 /// The next line end at or after `from`: where it begins and where the next line does. A CR without
 /// LF is reported as a line end of no length.
 #[inline]
@@ -257,6 +271,7 @@ pub(crate) const fn is_token(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
 const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;

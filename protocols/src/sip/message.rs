@@ -4,16 +4,17 @@
 //! pass, no allocation, byte ranges into the caller's buffer. Does not decode bodies and does not
 //! validate headers it never looks at: a proxy that "repairs" messages breaks them.
 
-use core::fmt;
-
 use super::header::{
-    Line, Lines, Name, Step, Wanted, is_blank, is_token, line_end, list_element, split_list,
+    Line, Lines, Name, Step, Wanted, good_lines, is_blank, is_token, line_end, list_element,
     trim_span,
 };
+pub use super::malformed::{Field, Malformed, Salvage, salvage};
+pub use super::method::Method;
 use super::route::NameAddr;
 use super::uri::Uri;
+pub use super::values::{HeaderLines, Value, Values, remove_values};
 use super::via::Via;
-use crate::bytes::{Edits, Span, offset, parse_decimal};
+use crate::bytes::{Span, offset, parse_decimal};
 
 /// A request or response, indexed. All spans are ranges into [`Message::bytes`].
 #[derive(Clone, Debug)]
@@ -82,7 +83,7 @@ impl<'m> Message<'m> {
         let (start, request_uri, first_header) = start_line(datagram)?;
         let mut index = Index::new(datagram, custom.map(Wanted::new));
         let mut lines = Lines::new(datagram, first_header);
-        let mut count = 0u16;
+        let mut count = 0;
         let (empty_line, body_at) = loop {
             match lines.step() {
                 Step::Line(line) => {
@@ -197,380 +198,6 @@ pub enum Start {
     },
 }
 
-/// Methods by name (RFC 3261 §7.1: case matters). Unknown ones pass as [`Method::Other`].
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each is the method of its name")]
-pub enum Method {
-    Register,
-    Invite,
-    Ack,
-    Bye,
-    Cancel,
-    Message,
-    Info,
-    Subscribe,
-    Notify,
-    Update,
-    Publish,
-    Refer,
-    Prack,
-    Options,
-    /// Any other token.
-    Other,
-}
-
-impl Method {
-    /// Every method, in the order of the statistics (`http-smpp-registry.md` 4.3).
-    pub const ALL: [Method; 15] = [
-        Method::Register,
-        Method::Invite,
-        Method::Ack,
-        Method::Bye,
-        Method::Cancel,
-        Method::Message,
-        Method::Info,
-        Method::Subscribe,
-        Method::Notify,
-        Method::Update,
-        Method::Publish,
-        Method::Refer,
-        Method::Prack,
-        Method::Options,
-        Method::Other,
-    ];
-
-    /// The method of a token.
-    pub fn from_token(token: &[u8]) -> Method {
-        match token {
-            b"INVITE" => Method::Invite,
-            b"ACK" => Method::Ack,
-            b"BYE" => Method::Bye,
-            b"CANCEL" => Method::Cancel,
-            b"REGISTER" => Method::Register,
-            b"OPTIONS" => Method::Options,
-            b"MESSAGE" => Method::Message,
-            b"INFO" => Method::Info,
-            b"SUBSCRIBE" => Method::Subscribe,
-            b"NOTIFY" => Method::Notify,
-            b"UPDATE" => Method::Update,
-            b"PUBLISH" => Method::Publish,
-            b"REFER" => Method::Refer,
-            b"PRACK" => Method::Prack,
-            _ => Method::Other,
-        }
-    }
-
-    /// As the wire and the statistics spell it; `OTHER` for the rest.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Method::Register => "REGISTER",
-            Method::Invite => "INVITE",
-            Method::Ack => "ACK",
-            Method::Bye => "BYE",
-            Method::Cancel => "CANCEL",
-            Method::Message => "MESSAGE",
-            Method::Info => "INFO",
-            Method::Subscribe => "SUBSCRIBE",
-            Method::Notify => "NOTIFY",
-            Method::Update => "UPDATE",
-            Method::Publish => "PUBLISH",
-            Method::Refer => "REFER",
-            Method::Prack => "PRACK",
-            Method::Options => "OPTIONS",
-            Method::Other => "OTHER",
-        }
-    }
-
-    /// Position in [`Method::ALL`].
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// One value of a comma-joined header.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Value {
-    /// The value, without blanks around it.
-    pub span: Span,
-    /// The header line it stands in, with folds and line end.
-    pub line: Span,
-    /// Where the next value of the same line begins; the end of the line if it is the last one.
-    pub next: u32,
-}
-
-/// The values of a header, in order, over repeated lines. The first `N` are kept, all are counted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Values<const N: usize> {
-    kept: [Value; N],
-    count: u16,
-}
-
-impl<const N: usize> Values<N> {
-    const NONE: Self = Values { kept: [Value { span: ZERO, line: ZERO, next: 0 }; N], count: 0 };
-
-    /// The top one.
-    pub fn first(&self) -> Option<Value> {
-        self.get(0)
-    }
-
-    /// The one at that position, 0 at the top; `None` from `N` on even if there are more.
-    pub fn get(&self, at: usize) -> Option<Value> {
-        self.as_slice().get(at).copied()
-    }
-
-    /// Those kept.
-    pub fn as_slice(&self) -> &[Value] {
-        self.kept.get(..usize::from(self.count).min(N)).unwrap_or_default()
-    }
-
-    /// How many the message has, kept or not.
-    pub fn len(&self) -> usize {
-        usize::from(self.count)
-    }
-
-    /// Whether the message has none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    fn note(&mut self, bytes: &[u8], line: &Line<'_>, comments: bool) {
-        split_list(bytes, line.value, comments, |span, next| {
-            if let Some(free) = self.kept.get_mut(usize::from(self.count)) {
-                *free = Value { span, line: line.span, next: next.unwrap_or(line.span.end) };
-            }
-            self.count = self.count.saturating_add(1);
-        });
-    }
-}
-
-/// Cuts the first `count` values: lines that empty go whole, else each value with its comma. Lines of
-/// other headers in between stay. At most the `N` kept are cut.
-pub fn remove_values<const N: usize>(values: &Values<N>, count: usize, edits: &mut Edits) {
-    let all = values.as_slice();
-    let cut = all.get(..count).unwrap_or(all);
-    let mut cut = cut.iter().peekable();
-    while let Some(first) = cut.next() {
-        let mut last = first;
-        while let Some(more) = cut.next_if(|it| it.line == first.line) {
-            last = more;
-        }
-        if last.next == first.line.end {
-            edits.remove(first.line);
-        } else {
-            edits.remove(Span { start: first.span.start, end: last.next });
-        }
-    }
-}
-
-/// Header lines of one kind, whole; the first `N` are kept and a message with more is malformed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct HeaderLines<const N: usize> {
-    kept: [Span; N],
-    count: usize,
-}
-
-impl<const N: usize> HeaderLines<N> {
-    /// From the name to the line end.
-    pub fn as_slice(&self) -> &[Span] {
-        self.kept.get(..self.count).unwrap_or_default()
-    }
-}
-
-/// A header that every message has, or may have only once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "each is the header of its name")]
-pub enum Field {
-    Via,
-    From,
-    To,
-    CallId,
-    Cseq,
-    MaxForwards,
-    ContentLength,
-    InitialRemote,
-}
-
-/// Why bytes are not a message that can be forwarded. The message is answered or dropped; a datagram
-/// costs no other message anything.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Malformed {
-    /// No `SIP/` in the first line: some other protocol, or noise.
-    NotSip,
-    /// A SIP version other than 2.0.
-    Version,
-    /// The first line is no request line or status line.
-    StartLine,
-    /// The Request-URI cannot be read.
-    RequestUri,
-    /// A line that is not `name: value`.
-    HeaderLine {
-        /// Where it begins.
-        at: u32,
-    },
-    /// A CR without LF in a header that matters here.
-    LoneReturn {
-        /// Where the line begins.
-        at: u32,
-    },
-    /// The bytes end within the headers.
-    NoEmptyLine,
-    /// A header is not there that every message needs.
-    Missing(Field),
-    /// A header is there twice that may be there once.
-    Repeated(Field),
-    /// The top Via cannot be read.
-    Via,
-    /// CSeq is not a number below 2^32 and a method.
-    Cseq,
-    /// CSeq names another method than the first line.
-    CseqMethod,
-    /// Max-Forwards is no number.
-    MaxForwards,
-    /// Content-Length is no number.
-    ContentLength,
-    /// Content-Length promises more than there is.
-    BodyCut {
-        /// As the header says.
-        said: u32,
-        /// In the datagram.
-        present: u32,
-    },
-    /// Longer than [`MESSAGE_BYTES_MAX`].
-    TooLarge {
-        /// Its length.
-        bytes: usize,
-    },
-    /// More than [`HEADER_LINES_MAX`] headers.
-    HeaderLines,
-    /// A header longer than [`LINE_BYTES_MAX`].
-    LineBytes {
-        /// Its length.
-        bytes: usize,
-    },
-    /// More than [`VIAS_MAX`] Via values.
-    Vias {
-        /// How many.
-        count: u16,
-    },
-}
-
-impl Malformed {
-    /// What a request like this is answered with, if it has what an answer needs: see [`salvage`].
-    pub const fn status(&self) -> Option<u16> {
-        match self {
-            Malformed::NotSip | Malformed::Missing(_) => None,
-            Malformed::Version => Some(505),
-            Malformed::TooLarge { .. }
-            | Malformed::HeaderLines
-            | Malformed::LineBytes { .. }
-            | Malformed::Vias { .. } => Some(513),
-            _ => Some(400),
-        }
-    }
-}
-
-impl fmt::Display for Malformed {
-    /// In words for a reason phrase: no peer's bytes in it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Malformed::NotSip => f.write_str("not SIP"),
-            Malformed::Version => f.write_str("SIP version is not 2.0"),
-            Malformed::StartLine => f.write_str("start line cannot be read"),
-            Malformed::RequestUri => f.write_str("Request-URI cannot be read"),
-            Malformed::HeaderLine { at } => write!(f, "no header at byte {at}"),
-            Malformed::LoneReturn { at } => write!(f, "CR without LF in the header at byte {at}"),
-            Malformed::NoEmptyLine => f.write_str("no empty line after the headers"),
-            Malformed::Missing(field) => write!(f, "{} is missing", field.as_str()),
-            Malformed::Repeated(field) => write!(f, "{} is there more than once", field.as_str()),
-            Malformed::Via => f.write_str("top Via cannot be read"),
-            Malformed::Cseq => f.write_str("CSeq cannot be read"),
-            Malformed::CseqMethod => f.write_str("CSeq has another method"),
-            Malformed::MaxForwards => f.write_str("Max-Forwards is no number"),
-            Malformed::ContentLength => f.write_str("Content-Length is no number"),
-            Malformed::BodyCut { said, present } => {
-                write!(f, "Content-Length is {said} but the body has {present} bytes")
-            }
-            Malformed::TooLarge { bytes } => write!(f, "message of {bytes} bytes"),
-            Malformed::HeaderLines => write!(f, "more than {HEADER_LINES_MAX} headers"),
-            Malformed::LineBytes { bytes } => write!(f, "header of {bytes} bytes"),
-            Malformed::Vias { count } => write!(f, "{count} Via values"),
-        }
-    }
-}
-
-impl Field {
-    /// As the wire spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Field::Via => "Via",
-            Field::From => "From",
-            Field::To => "To",
-            Field::CallId => "Call-ID",
-            Field::Cseq => "CSeq",
-            Field::MaxForwards => "Max-Forwards",
-            Field::ContentLength => "Content-Length",
-            Field::InitialRemote => "X-Sip-Balancer-InitialRemote",
-        }
-    }
-}
-
-/// What is left of a malformed request: enough to answer it (`sip.md` 2.13).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Salvage<'m> {
-    /// All bytes received, without line ends in front.
-    pub bytes: &'m [u8],
-    /// Text of the top Via value.
-    pub via: &'m [u8],
-    /// Text of From.
-    pub from: &'m [u8],
-    /// Text of To.
-    pub to: &'m [u8],
-    /// Text of Call-ID.
-    pub call_id: &'m [u8],
-    /// Text of CSeq.
-    pub cseq: &'m [u8],
-    first_header: usize,
-}
-
-impl<'m> Salvage<'m> {
-    /// The header lines that can be read.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = Line<'m>> {
-        good_lines(self.bytes, self.first_header)
-    }
-}
-
-/// Looks in a malformed message for what an answer needs. `None`: a response, an ACK, or a header is
-/// missing; nothing may be sent.
-pub fn salvage(datagram: &[u8]) -> Option<Salvage<'_>> {
-    let datagram = datagram.get(..MESSAGE_BYTES_MAX).unwrap_or(datagram);
-    let bytes = datagram.get(leading_line_ends(datagram)..)?;
-    let (end, first_header) = line_end(bytes, 0)?;
-    let first_line = bytes.get(..end)?;
-    if starts_with_sip(first_line) || first_line.starts_with(b"ACK ") {
-        return None;
-    }
-    let (mut via, mut from, mut to, mut call_id, mut cseq) = (None, None, None, None, None);
-    for line in good_lines(bytes, first_header) {
-        let found = match Name::of(line.name) {
-            Name::Via => &mut via,
-            Name::From => &mut from,
-            Name::To => &mut to,
-            Name::CallId => &mut call_id,
-            Name::Cseq => &mut cseq,
-            _ => continue,
-        };
-        if found.is_none() && !line.value.is_empty() {
-            *found = Some(line.value.of(bytes));
-        }
-    }
-    let via = via?;
-    let via = via.get(..list_element(via, true))?;
-    let (from, to, call_id, cseq) = (from?, to?, call_id?, cseq?);
-    Some(Salvage { bytes, via, from, to, call_id, cseq, first_header })
-}
-
 /// What one pass over the headers has found so far.
 struct Index<'m, 'n> {
     bytes: &'m [u8],
@@ -607,7 +234,7 @@ impl<'m, 'n> Index<'m, 'n> {
             contact: None,
             user_agent: None,
             content_length: None,
-            initial_remote: HeaderLines { kept: [ZERO; 8], count: 0 },
+            initial_remote: HeaderLines::NONE,
             heartbeat: false,
             custom: None,
         }
@@ -653,12 +280,9 @@ impl<'m, 'n> Index<'m, 'n> {
             }
             Name::Heartbeat => self.heartbeat = true,
             Name::InitialRemote => {
-                let lines = &mut self.initial_remote;
-                let Some(free) = lines.kept.get_mut(lines.count) else {
+                if !self.initial_remote.note(line.span) {
                     return Err(Malformed::Repeated(Field::InitialRemote));
-                };
-                *free = line.span;
-                lines.count += 1;
+                }
             }
             Name::Other => {}
         }
@@ -679,8 +303,8 @@ impl<'m, 'n> Index<'m, 'n> {
         let to = present(self.to, Field::To)?;
         let call_id = present(self.call_id, Field::CallId)?;
         let cseq = present(self.cseq, Field::Cseq)?;
-        if self.vias.count > VIAS_MAX {
-            return Err(Malformed::Vias { count: self.vias.count });
+        if self.vias.len() > VIAS_MAX {
+            return Err(Malformed::Vias { count: self.vias.len() });
         }
         let via = Via::parse(bytes.get(top.span.range()).unwrap_or_default());
         let via = via.ok_or(Malformed::Via)?;
@@ -810,39 +434,23 @@ fn status_line(line: &[u8]) -> Result<(u16, Span), Malformed> {
     Ok((status, Span::new(12.min(line.len()), line.len())))
 }
 
-fn starts_with_sip(line: &[u8]) -> bool {
+pub(crate) fn starts_with_sip(line: &[u8]) -> bool {
     line.get(..4).is_some_and(|it| it.eq_ignore_ascii_case(b"SIP/"))
 }
 
 /// Line ends that come before the message (RFC 3261 §7.5).
-fn leading_line_ends(bytes: &[u8]) -> usize {
+pub(crate) fn leading_line_ends(bytes: &[u8]) -> usize {
     bytes.iter().position(|it| !matches!(it, b'\r' | b'\n')).unwrap_or(bytes.len())
 }
-
-/// The lines that can be read and have no stray CR: what may be copied into an answer.
-fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'_>> {
-    let mut lines = Lines::new(bytes, at);
-    core::iter::from_fn(move || {
-        loop {
-            match lines.step() {
-                Step::Line(line) if !line.lone_return => return Some(line),
-                Step::Line(_) | Step::Bad(_) => {}
-                Step::End { .. } | Step::Cut => return None,
-            }
-        }
-    })
-}
-
-const ZERO: Span = Span { start: 0, end: 0 };
 
 /// A datagram cannot be longer, so neither is a stream's message.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// More than any network has been seen to use, folded lines counted once.
-pub const HEADER_LINES_MAX: u16 = 256;
+pub const HEADER_LINES_MAX: usize = 256;
 
 /// One header with its folds: certificates and Identity tokens fit several times over.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Max-Forwards starts at 70 (RFC 3261 §8.1.1.6): more hops than that are a loop.
-pub const VIAS_MAX: u16 = 70;
+pub const VIAS_MAX: usize = 70;
