@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher as _;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
