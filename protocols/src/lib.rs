@@ -4,5 +4,7 @@
 
 extern crate alloc;
 
+pub mod bytes;
+pub mod heartbeat;
 pub mod sip;
 pub mod time;

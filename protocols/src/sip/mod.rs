@@ -1,5 +1,14 @@
 //! SIP on the wire (RFC 3261): messages, URIs, Via and Route values, replies, stream framing.
 
+mod header;
+pub mod message;
+mod params;
+pub mod reply;
+pub mod route;
+pub mod stream;
+pub mod uri;
+pub mod via;
+
 /// The five SIP transports, in the fixed order of every port list (`sip.md` 1.1).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
