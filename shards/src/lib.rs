@@ -1,1 +1,9 @@
-//! placeholder
+//! The body: sockets, shards, timers and threads around the decisions of `engine`.
+
+pub mod clock;
+pub mod decide;
+pub mod mesh;
+pub mod publish;
+pub mod sys;
+pub mod tcp;
+pub mod udp;
