@@ -66,39 +66,30 @@ pub struct Log4j {
 /// Reads a log4j file: `root` with its `priority` or `level`. Never fails; what is not understood is
 /// a warning.
 pub fn log4j(xml: &str) -> Log4j {
-    use quick_xml::events::Event;
     let mut it = Log4j::default();
-    let mut reader = quick_xml::Reader::from_str(xml);
-    let mut is_root = false;
-    let mut ignored: Vec<String> = Vec::new();
-    loop {
-        match reader.read_event() {
-            Ok(Event::Start(tag) | Event::Empty(tag)) => {
-                let name = tag.local_name().as_ref().to_owned();
-                match name.as_str() {
-                    "root" => is_root = true,
-                    "priority" | "level" if is_root => {
-                        let value =
-                            tag.attributes().flatten().find(|it| it.key.as_ref() == "value");
-                        let text = value.map(|it| it.value.into_owned()).unwrap_or_default();
-                        it.root = level(&text);
-                        if it.root.is_none() {
-                            it.warnings.push(format!("log4j root level \"{text}\" is not a level"));
-                        }
-                    }
-                    "appender" | "logger" | "category" if !ignored.contains(&name) => {
-                        ignored.push(name);
-                    }
-                    _ => {}
+    // The DOCTYPE is customary; the file is the operator's own.
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = match roxmltree::Document::parse_with_options(xml, options) {
+        Ok(document) => document,
+        Err(error) => {
+            it.warnings.push(format!("log4j file is not XML: {error}"));
+            return it;
+        }
+    };
+    let mut ignored: Vec<&str> = Vec::new();
+    for element in document.descendants().filter(roxmltree::Node::is_element) {
+        let name = element.tag_name().name();
+        let is_of_root = element.parent().is_some_and(|it| it.has_tag_name("root"));
+        match name {
+            "priority" | "level" if is_of_root => {
+                let text = element.attribute("value").unwrap_or_default();
+                it.root = level(text);
+                if it.root.is_none() {
+                    it.warnings.push(format!("log4j root level \"{text}\" is not a level"));
                 }
             }
-            Ok(Event::End(tag)) if tag.local_name().as_ref() == "root" => is_root = false,
-            Ok(Event::Eof) => break,
-            Ok(_) => {}
-            Err(error) => {
-                it.warnings.push(format!("log4j file is not XML: {error}"));
-                break;
-            }
+            "appender" | "logger" | "category" if !ignored.contains(&name) => ignored.push(name),
+            _ => {}
         }
     }
     if !ignored.is_empty() {
