@@ -7,3 +7,10 @@ pub mod publish;
 pub mod sys;
 pub mod tcp;
 pub mod udp;
+//! placeholder
+
+pub mod admin;
+pub mod args;
+pub mod http;
+pub mod logs;
+pub mod names;
