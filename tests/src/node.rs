@@ -44,6 +44,11 @@ impl Node {
         Node::of(Peer::bind_v6(name))
     }
 
+    /// As [`Node::bind`], on another loopback address such as 127.0.0.11.
+    pub fn bind_ip(name: &str, ip: &str) -> Node {
+        Node::of(Peer::bind_on(name, ip.parse().unwrap()))
+    }
+
     fn of(peer: Peer) -> Node {
         let (name, port) = (peer.name().to_owned(), peer.address().port().to_string());
         let properties = BTreeMap::from([

@@ -151,7 +151,8 @@ impl Peer {
         Peer::bind_on(name, IpAddr::V6(Ipv6Addr::LOCALHOST))
     }
 
-    fn bind_on(name: &str, ip: IpAddr) -> Peer {
+    /// Binds UDP and TCP on a free port of this address.
+    pub fn bind_on(name: &str, ip: IpAddr) -> Peer {
         crate::wait_for("a free port", || Peer::bind_at(name, SocketAddr::new(ip, ports::free())))
     }
 
