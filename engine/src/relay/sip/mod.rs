@@ -174,6 +174,11 @@ impl Relay {
         Some(key)
     }
 
+    /// A new node table is in force: forgets what was counted of nodes that are gone for long.
+    pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+        self.counters.forget_dead(snapshot);
+    }
+
     /// Name that the last [`Verdict::Resolve`] waits for.
     pub fn wanted_name(&mut self) -> Option<Query> {
         self.wanted.take()

@@ -430,7 +430,7 @@ fn received_and_rport_are_written_as_rfc_3581_says() {
     }
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
     world.send(Leg::External, Transport::Tcp, from, &INVITE.replace(";rport", "").replace("UDP", "TCP"));
-    assert_eq!(world.lines("Via")[2], "SIP/2.0/TCP 203.0.113.5:5062;branch=z9hG4bKc1;rport=5062");
+    assert_eq!(world.lines("Via").last().unwrap(), "SIP/2.0/TCP 203.0.113.5:5062;branch=z9hG4bKc1;rport=5062");
 }
 
 #[test]
@@ -785,7 +785,8 @@ tcpPort=5080\nudpPort=5080\nhostname=sipHeartbeat\nip=172.16.0.10\nx=y
     let mut world = world.with_nodes(&[NODE]);
     let verdict = world.client(&beat);
     assert!(matches!(verdict, Verdict::Forward { .. }), "outside it is an ordinary request: {verdict:?}");
-    assert_eq!(world.relay.poll_report(world.now, &world.snapshot), None);
+    let told = world.relay.poll_report(world.now, &world.snapshot);
+    assert!(!matches!(told, Some(Report::Beat(_))), "{told:?}");
 }
 
 #[test]
