@@ -177,6 +177,22 @@ mod tests {
         assert_eq!(other.answer(&response(b"call", 200), &table, None), ringing, "on any shard");
     }
 
+    /// Where one source meets every shard, a dialog begun before its node wanted no more calls is found
+    /// by a shard that never heard of it.
+    #[test]
+    fn a_scattered_dialog_stays_with_a_node_that_is_leaving() {
+        let mut leaving = node(1);
+        leaving.graceful = true;
+        let before = snapshot(1, vec![node(1), node(2), node(3)]);
+        let during = snapshot(2, vec![leaving, node(2), node(3)]);
+        let shards = [0, 1].map(|index| Shard { index, scattered: true });
+        let [mut here, mut there] = shards.map(|it| (ENTRY.build)(&config(), it));
+        for call in 0..50u8 {
+            let home = number(&before, here.pick(&query(&[call]), &before));
+            assert_eq!(number(&during, there.pick(&in_dialog(&[call]), &during)), home);
+        }
+    }
+
     /// `sip.md` 5.8.
     #[test]
     fn switchover_repoints_remembered_calls_and_nothing_else() {
