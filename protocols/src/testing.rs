@@ -96,7 +96,7 @@ User-Agent: Trunkphone/4.2.1 (build 8841)\r\n\
 Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, UPDATE\r\n\
 Supported: replaces, timer\r\n\
 Content-Type: application/sdp\r\n\
-Content-Length: 189\r\n\
+Content-Length: 188\r\n\
 \r\n\
 v=0\r\n\
 o=alice 2890844526 2890844526 IN IP4 203.0.113.5\r\n\
