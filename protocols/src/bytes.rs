@@ -376,7 +376,7 @@ mod tests {
     fn too_many_edits_write_nothing() {
         let mut edits = Edits::new();
         for at in 0..=EDITS_MAX {
-            edits.insert(at as u32, b"x");
+            edits.insert(offset(at), b"x");
         }
         let mut out = Vec::new();
         assert_eq!(edits.apply(b"0123456789", &mut out), Err(Overflow));

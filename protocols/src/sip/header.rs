@@ -322,7 +322,8 @@ mod tests {
     fn sections_become_lines() {
         let text = b"A: 1\r\nb\t : \t2 \nC:\r\n  3\r\n\t4 \r\nD:5\r6\r\nE:\r\n\r\nbody";
         let mut lines = Lines::new(text, 0);
-        let want: &[(&[u8], &[u8], &[u8], bool)] = &[
+        type Row = (&'static [u8], &'static [u8], &'static [u8], bool);
+        let want: &[Row] = &[
             (b"A", b"1", b"A: 1\r\n", false),
             (b"b", b"2", b"b\t : \t2 \n", false),
             (b"C", b"3\r\n\t4", b"C:\r\n  3\r\n\t4 \r\n", false),

@@ -530,7 +530,7 @@ mod tests {
         let many = format!("{}To: ", "A: 1\r\n".repeat(HEADER_LINES_MAX));
         let loops = format!("Via: {}To: ", "SIP/2.0/UDP h,".repeat(VIAS_MAX) + "\r\n");
         let spoofed = format!("{}To: ", "X-Sip-Balancer-InitialRemoteAddr: 1\r\n".repeat(9));
-        let to_at = INVITE.windows(4).position(|it| it == b"To: ").unwrap() as u32;
+        let to_at = offset(INVITE.windows(4).position(|it| it == b"To: ").unwrap());
         let cases: &[(&str, &str, Malformed, Option<u16>)] = &[
             (" SIP/2.0\r\n", " HTTP/1.1\r\n", Malformed::NotSip, None),
             (" SIP/2.0\r\n", "\r\n", Malformed::NotSip, None),

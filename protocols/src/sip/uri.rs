@@ -293,7 +293,8 @@ mod tests {
     fn parameters_are_found_by_name_and_by_place() {
         let text = b"sip:h:1;LR;transport=TCP;q=\"a;b\";node_host=[::1]; x = y ?transport=udp";
         let uri = Uri::parse(text).unwrap();
-        let cases: &[(&str, Option<&[u8]>, &[u8])] = &[
+        type Row = (&'static str, Option<&'static [u8]>, &'static [u8]);
+        let cases: &[Row] = &[
             ("lr", Some(b""), b";LR"),
             ("transport", Some(b"TCP"), b";transport=TCP"),
             ("q", Some(b"a;b"), b";q=\"a;b\""),
