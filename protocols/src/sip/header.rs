@@ -308,3 +308,155 @@ const COMPACT: &[(u8, &[u8])] = &[
     (b'x', b"Session-Expires"),
     (b'y', b"Identity"),
 ];
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::testing::Random;
+
+    #[test]
+    fn sections_become_lines() {
+        let text = b"A: 1\r\nb\t : \t2 \nC:\r\n  3\r\n\t4 \r\nD:5\r6\r\nE:\r\n\r\nbody";
+        let mut lines = Lines::new(text, 0);
+        type Row = (&'static [u8], &'static [u8], &'static [u8], bool);
+        let want: &[Row] = &[
+            (b"A", b"1", b"A: 1\r\n", false),
+            (b"b", b"2", b"b\t : \t2 \n", false),
+            (b"C", b"3\r\n\t4", b"C:\r\n  3\r\n\t4 \r\n", false),
+            (b"D", b"5\r6", b"D:5\r6\r\n", true),
+            (b"E", b"", b"E:\r\n", false),
+        ];
+        for (name, value, span, lone_return) in want {
+            let Step::Line(line) = lines.step() else { panic!("{}", name.escape_ascii()) };
+            let got = (line.name, line.value.of(text), line.span.of(text), line.lone_return);
+            assert_eq!(got, (*name, *value, *span, *lone_return));
+        }
+        assert_eq!(lines.step(), Step::End { empty_line: 40, body: 42 });
+    }
+
+    #[test]
+    fn what_is_no_header_is_said_to_be_none() {
+        for text in ["no colon\r\nx", " folded: first\r\nx", ": no name\r\nx", "a b: c\r\nx"] {
+            let step = Lines::new(text.as_bytes(), 0).step();
+            assert_eq!(step, Step::Bad(Span::new(0, text.len() - 1)), "{text}");
+        }
+        // A header is whole once the line after it is known not to continue it, or the bytes end.
+        for text in ["", "A: 1", "A: 1\r"] {
+            assert_eq!(Lines::new(text.as_bytes(), 0).step(), Step::Cut, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_known_in_any_case_and_in_short() {
+        let cases: &[(&str, Name)] = &[
+            ("Via", Name::Via),
+            ("v", Name::Via),
+            ("ROUTE", Name::Route),
+            ("record-route", Name::RecordRoute),
+            ("From", Name::From),
+            ("F", Name::From),
+            ("to", Name::To),
+            ("T", Name::To),
+            ("Call-ID", Name::CallId),
+            ("i", Name::CallId),
+            ("CSeq", Name::Cseq),
+            ("Max-Forwards", Name::MaxForwards),
+            ("Contact", Name::Contact),
+            ("m", Name::Contact),
+            ("User-Agent", Name::UserAgent),
+            ("Content-Length", Name::ContentLength),
+            ("L", Name::ContentLength),
+            ("X-Sip-Balancer-InitialRemoteAddr", Name::InitialRemote),
+            ("x-sip-balancer-initialremoteport", Name::InitialRemote),
+            ("Mobicents-Heartbeat", Name::Heartbeat),
+            ("Restcomm-Heartbeat", Name::Heartbeat),
+            ("Vias", Name::Other),
+            ("Vib", Name::Other),
+            ("Content", Name::Other),
+            ("X-Sip-Balancer-InitialRemoteHost", Name::Other),
+            ("s", Name::Other),
+            ("", Name::Other),
+        ];
+        for (name, want) in cases {
+            assert_eq!(Name::of(name.as_bytes()), *want, "{name}");
+        }
+        for (wanted, name, want) in [
+            ("Subject", "s", true),
+            ("s", "SUBJECT", true),
+            ("Call-ID", "I", true),
+            ("X-Account", "x-account", true),
+            ("X-Account", "x", false),
+            ("x", "Session-Expires", true),
+            ("q", "Q", true),
+            ("Subject", "t", false),
+        ] {
+            assert_eq!(Wanted::new(wanted.as_bytes()).is(name.as_bytes()), want, "{wanted} {name}");
+        }
+    }
+
+    #[test]
+    fn lists_fall_apart_at_commas_that_join() {
+        let cases: &[(&str, bool, &[&str])] = &[
+            ("", false, &[]),
+            (" , ,", false, &[]),
+            ("a", false, &["a"]),
+            ("a,b ,\r\n c", false, &["a", "b", "c"]),
+            (",a,,b,", false, &["a", "b"]),
+            (
+                "<sip:a,b>, \"x, \\\" y\" <sip:c>;q=\",\"",
+                false,
+                &["<sip:a,b>", "\"x, \\\" y\" <sip:c>;q=\",\""],
+            ),
+            ("a (x, (y) \\), z), b", true, &["a (x, (y) \\), z)", "b"]),
+            ("<sip:a(b>, <sip:c)>", false, &["<sip:a(b>", "<sip:c)>"]),
+            ("\"open, b", false, &["\"open, b"]),
+        ];
+        for (text, comments, want) in cases {
+            let bytes = text.as_bytes();
+            let mut got = Vec::new();
+            let mut nexts = Vec::new();
+            split_list(bytes, Span::new(0, bytes.len()), *comments, |span, next| {
+                got.push(span);
+                nexts.push(next);
+            });
+            let texts: Vec<_> = got.iter().map(|it| it.of(bytes)).collect();
+            let want: Vec<_> = want.iter().map(|it| it.as_bytes()).collect();
+            let want_nexts: Vec<_> =
+                (1..=got.len()).map(|at| got.get(at).map(|it| it.start)).collect();
+            assert_eq!(texts, want, "{text}");
+            assert_eq!(nexts, want_nexts, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_and_what_is_between_them_are_all_the_bytes() {
+        for seed in 0..3_000 {
+            let text = Random::new(seed).mutate(b"A: 1\r\nVia : x,\r\n y\r\nb: \"c\"\r\n\r\nbody");
+            let mut lines = Lines::new(&text, 0);
+            let mut at = 0;
+            loop {
+                match lines.step() {
+                    Step::Line(Line { span, value, .. }) => {
+                        assert_eq!(span.start, at, "seed {seed}");
+                        assert!(value.start >= at && value.end <= span.end, "seed {seed}");
+                        at = span.end;
+                    }
+                    Step::Bad(span) => {
+                        assert_eq!(span.start, at, "seed {seed}");
+                        at = span.end;
+                    }
+                    Step::End { empty_line, body } => {
+                        assert_eq!(offset(empty_line), at, "seed {seed}");
+                        assert!(body <= text.len(), "seed {seed}");
+                        break;
+                    }
+                    Step::Cut => break,
+                }
+            }
+        }
+    }
+}
