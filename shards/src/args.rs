@@ -159,7 +159,12 @@ mod tests {
             ),
             (
                 "-DexternalPort=5070 -Da=b=c -DlogLevel=all lb.properties -Dempty",
-                run(&[("externalPort", "5070"), ("a", "b=c"), ("logLevel", "TRACE"), ("empty", "")]),
+                run(&[
+                    ("externalPort", "5070"),
+                    ("a", "b=c"),
+                    ("logLevel", "TRACE"),
+                    ("empty", ""),
+                ]),
             ),
             ("", Ok(Command::Demo { stay: false })),
             ("--stay", Ok(Command::Demo { stay: true })),

@@ -5,7 +5,7 @@
 //! One epoll set, no timers of its own while nothing is due. Everything that decides is a state machine
 //! of the engine; everything that carries traffic is behind [`Shards`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +39,9 @@ pub trait Shards {
     /// One shard's counters and figures.
     type Figures;
 
+    /// How many there are.
+    fn count(&self) -> usize;
+
     /// Readable when [`Shards::poll`] has something.
     fn waker(&self) -> BorrowedFd<'_>;
 
@@ -48,9 +51,9 @@ pub trait Shards {
     /// What every shard goes by from its next batch on.
     fn publish(&mut self, view: &View);
 
-    /// Asks every shard for its figures and returns how many will answer by [`Said::Figures`]. Answers
-    /// to earlier questions are not delivered any more.
-    fn ask_figures(&mut self) -> usize;
+    /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
+    /// are not delivered any more.
+    fn ask_figures(&mut self);
 
     /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
     fn addressee(&self, shard: u8) -> Addressee;
@@ -261,19 +264,19 @@ impl<S: Shards> Control<S> {
 
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
         let view = View { snapshot, config: Arc::clone(&config), stopping: None };
+        // Whatever can be refused comes before the first thread that carries traffic.
+        let bind = |port| {
+            Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
+        };
+        let server = config.statistic_port.map(bind).transpose()?;
         let shards = start(clock, &view)?;
         epoll.add(shards.waker(), readable(SHARDS)).map_err(|it| kernel(&it))?;
         info!("{}", started(&config));
-        let server = match config.statistic_port {
-            Some(port) => {
-                let server = Server::bind(port, &epoll)
-                    .map_err(|error| format!("statisticPort={port}: {error}"))?;
-                info!("Load balancer statistic on port : {}", server.address().port());
-                Some(server)
-            }
-            None => None,
-        };
-        let mut control = Control {
+        if let Some(server) = &server {
+            info!("Load balancer statistic on port : {}", server.address().port());
+        }
+        Ok(Control {
+            shards_running: shards.count(),
             clock,
             epoll,
             signals,
@@ -289,12 +292,9 @@ impl<S: Shards> Control<S> {
             server,
             gathering: None,
             shards,
-            shards_running: 0,
             refused_logged: None,
             exit: None,
-        };
-        control.shards_running = control.shards.ask_figures();
-        Ok(control)
+        })
     }
 
     fn run(mut self) -> u8 {
@@ -508,11 +508,14 @@ impl<S: Shards> Control<S> {
 
     /// A page that needs the shards' figures: asks them, unless they have just been asked.
     fn gather(&mut self, now: Time, connection: Connection, page: Page) {
-        let gathering = self.gathering.get_or_insert_with(|| Gathering {
-            figures: Vec::new(),
-            missing: self.shards.ask_figures(),
-            deadline: now + FIGURES_TIME_MAX,
-            pages: Vec::new(),
+        let gathering = self.gathering.get_or_insert_with(|| {
+            self.shards.ask_figures();
+            Gathering {
+                figures: Vec::new(),
+                missing: self.shards_running,
+                deadline: now + FIGURES_TIME_MAX,
+                pages: Vec::new(),
+            }
         });
         gathering.pages.push((connection, page));
     }
@@ -563,9 +566,8 @@ fn reach(config: &Config) -> Reach {
     let is_open = |ports: fn(&LegConfig) -> &Ports, transport| {
         [&config.external, &config.internal].iter().any(|leg| ports(leg).of(transport).is_some())
     };
-    let any = |ports: fn(&LegConfig) -> &Ports| {
-        Transport::ALL.into_iter().any(|it| is_open(ports, it))
-    };
+    let any =
+        |ports: fn(&LegConfig) -> &Ports| Transport::ALL.into_iter().any(|it| is_open(ports, it));
     Reach {
         transports: Transport::ALL
             .map(|it| is_open(|leg| &leg.ports, it) || is_open(|leg| &leg.ipv6_ports, it)),

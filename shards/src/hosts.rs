@@ -81,8 +81,7 @@ impl Hosts {
                 sips: false,
             };
             let reach = Reach { transports: [true; 5], ipv4: true, ipv6: true };
-            let (sender, bell, name) =
-                (self.sender.clone(), Arc::clone(&self.bell), name.clone());
+            let (sender, bell, name) = (self.sender.clone(), Arc::clone(&self.bell), name.clone());
             names.ask(query, reach, move |_, result| {
                 let _ = sender.send((name, result));
                 let _ = bell.write(1);

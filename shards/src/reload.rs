@@ -82,7 +82,10 @@ impl File {
             Ok(loaded) => loaded,
             Err(errors) => {
                 errors.iter().for_each(|it| error!("{it}"));
-                warn!("Problem reloading configuration {}: nothing is changed", self.path.display());
+                warn!(
+                    "Problem reloading configuration {}: nothing is changed",
+                    self.path.display()
+                );
                 return None;
             }
         };
@@ -172,7 +175,8 @@ mod tests {
     use super::*;
     use engine::config::{Reload, keys};
 
-    const START: &str = "host=127.0.0.1\nexternalUdpPort=5060\ninternalUdpPort=5065\nnodeTimeout=5000\n";
+    const START: &str =
+        "host=127.0.0.1\nexternalUdpPort=5060\ninternalUdpPort=5065\nnodeTimeout=5000\n";
 
     fn file(name: &str, text: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("trunkline-{name}-{}", std::process::id()));

@@ -55,6 +55,10 @@ pub fn demo(_stay: bool) -> u8 {
 impl Shards for NoShards {
     type Figures = ();
 
+    fn count(&self) -> usize {
+        1
+    }
+
     fn waker(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
@@ -71,10 +75,9 @@ impl Shards for NoShards {
         self.stopping = view.stopping;
     }
 
-    fn ask_figures(&mut self) -> usize {
+    fn ask_figures(&mut self) {
         self.said.push_back(Said::Figures(()));
         let _ = self.bell.write(1);
-        1
     }
 
     fn addressee(&self, _shard: u8) -> Addressee {

@@ -14,7 +14,9 @@ fn answer(request: &str, status: &str) -> String {
         request
             .lines()
             .filter(|it| {
-                ["Via:", "From:", "To:", "Call-ID:", "CSeq:"].iter().any(|name| it.starts_with(name))
+                ["Via:", "From:", "To:", "Call-ID:", "CSeq:"]
+                    .iter()
+                    .any(|name| it.starts_with(name))
             })
             .map(str::to_owned),
     );
