@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use log::LevelFilter;
 
 /// What the operator asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,10 +26,8 @@ pub enum Command {
 pub struct Run {
     /// Configuration file.
     pub file: PathBuf,
-    /// `-Dkey=value` in order, without the logging ones: they win over the file.
+    /// `-Dkey=value` in order: they win over the file.
     pub overrides: Vec<(String, String)>,
-    /// `-DlogLevel`.
-    pub log_level: Option<LevelFilter>,
     /// `-DlogConfigFile`: a log4j file.
     pub log_config: Option<PathBuf>,
 }
@@ -63,7 +60,8 @@ pub fn parse(arguments: &[String]) -> Result<Command, Usage> {
                     let level = crate::logs::level(value).ok_or_else(|| {
                         Usage(format!("{argument}: not a log level ({})", crate::logs::LEVELS))
                     })?;
-                    run.log_level = Some(level);
+                    // log4j's names are more than the configuration's.
+                    run.overrides.push((key.to_owned(), level.to_string()));
                 }
                 "logConfigFile" => run.log_config = Some(value.into()),
                 _ => run.overrides.push((key.to_owned(), value.to_owned())),
@@ -95,6 +93,8 @@ pub fn parse(arguments: &[String]) -> Result<Command, Usage> {
 pub const EXIT_OK: u8 = 0;
 /// The configuration is wrong, or the start failed because of it.
 pub const EXIT_CONFIG: u8 = 1;
+/// A shard failed: the process must be started again.
+pub const EXIT_FAILED: u8 = 3;
 /// The command line is wrong.
 pub const EXIT_USAGE: u8 = 2;
 
@@ -116,7 +116,7 @@ fn name_file(file: &mut Option<PathBuf>, path: &str) -> Result<(), Usage> {
 -Dkey=value overrides a key of the file; -DlogLevel=DEBUG and -DlogConfigFile=FILE set logging.
 
 Signals: SIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads the file.
-Exit codes: 0 stopped as asked, 1 the configuration is wrong, 2 the command line is wrong.")]
+Exit codes: 0 stopped as asked, 1 the configuration is wrong, 2 the command line is wrong, 3 failed.")]
 struct Line {
     /// configuration file, properties or XML
     #[argh(positional)]
@@ -140,28 +140,31 @@ mod tests {
         parse(&arguments)
     }
 
-    fn run(overrides: &[(&str, &str)], level: Option<LevelFilter>) -> Result<Command, Usage> {
+    fn run(overrides: &[(&str, &str)]) -> Result<Command, Usage> {
         Ok(Command::Run(Run {
             file: "lb.properties".into(),
             overrides: overrides.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            log_level: level,
             log_config: None,
         }))
     }
 
     #[test]
     fn both_spellings_start_the_service() {
-        let debug = Some(LevelFilter::Debug);
         let cases = [
-            ("lb.properties", run(&[], None)),
-            ("-mobicents-balancer-config=lb.properties", run(&[], None)),
+            ("lb.properties", run(&[])),
+            ("-mobicents-balancer-config=lb.properties", run(&[])),
             (
                 "-mobicents-balancer-config=lb.properties -DlogLevel=DEBUG -DexternalPort=5070",
-                run(&[("externalPort", "5070")], debug),
+                run(&[("logLevel", "DEBUG"), ("externalPort", "5070")]),
             ),
             (
-                "-DexternalPort=5070 -Da=b=c -DlogLevel=debug lb.properties -Dempty",
-                run(&[("externalPort", "5070"), ("a", "b=c"), ("empty", "")], debug),
+                "-DexternalPort=5070 -Da=b=c -DlogLevel=all lb.properties -Dempty",
+                run(&[
+                    ("externalPort", "5070"),
+                    ("a", "b=c"),
+                    ("logLevel", "TRACE"),
+                    ("empty", ""),
+                ]),
             ),
             ("", Ok(Command::Demo { stay: false })),
             ("--stay", Ok(Command::Demo { stay: true })),

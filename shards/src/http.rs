@@ -270,8 +270,8 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Token of the port; those of the connections follow. Smaller ones are the control thread's.
-const LISTENER: u64 = 1 << 16;
+/// Token of the port; those of the connections follow. Smaller ones are others'.
+const LISTENER: u64 = 1 << 40;
 /// Scrapers, a keepalived on each side, and people: a few at a time.
 const CONNECTIONS_MAX: usize = 64;
 const ACCEPTS_PER_TURN: usize = 16;

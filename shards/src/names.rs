@@ -35,7 +35,7 @@ pub type Reply = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
 #[derive(Clone)]
 pub struct Names {
     // Dropped in this order: the thread is woken when the queue has lost a sender.
-    requests: Sender<(Query, Reply)>,
+    requests: Sender<(Wanted, Reply)>,
     wake: Arc<Wake>,
 }
 
@@ -53,7 +53,7 @@ impl Names {
     /// # Errors
     ///
     /// Out of descriptors or threads: the process cannot start.
-    pub fn start(sources: Sources, reach: Reach) -> std::io::Result<Names> {
+    pub fn start(sources: Sources) -> std::io::Result<Names> {
         let (requests, queue) = crossbeam_channel::bounded(QUEUE_MAX);
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -61,7 +61,6 @@ impl Names {
         let wake = Arc::new(wake);
         let resolver = Resolver {
             sources,
-            reach,
             queue,
             bell: Arc::clone(&wake),
             epoll,
@@ -79,31 +78,34 @@ impl Names {
         Ok(Names { requests, wake: Arc::new(Wake(wake)) })
     }
 
-    /// Resolves `query` and calls `reply`. Never blocks; when the queue is full `reply` is called
+    /// Resolves `query` to what is within `reach` and calls `reply`. Never blocks; when the queue is full `reply` is called
     /// here and now with [`Unresolved::QueueFull`].
     pub fn ask(
         &self,
         query: Query,
+        reach: Reach,
         reply: impl FnOnce(Query, Result<Answer, Unresolved>) + Send + 'static,
     ) {
-        match self.requests.try_send((query, Box::new(reply))) {
+        match self.requests.try_send(((query, reach), Box::new(reply))) {
             Ok(()) => {
                 let _ = self.wake.0.write(1);
             }
             Err(
-                TrySendError::Full((query, reply)) | TrySendError::Disconnected((query, reply)),
+                TrySendError::Full((wanted, reply)) | TrySendError::Disconnected((wanted, reply)),
             ) => {
-                reply(query, Err(Unresolved::QueueFull));
+                reply(wanted.0, Err(Unresolved::QueueFull));
             }
         }
     }
 }
 
+/// What one resolution is for: answers differ by what can be reached.
+type Wanted = (Query, Reach);
+
 /// The thread's state.
 struct Resolver {
     sources: Sources,
-    reach: Reach,
-    queue: Receiver<(Query, Reply)>,
+    queue: Receiver<(Wanted, Reply)>,
     bell: Arc<EventFd>,
     epoll: Epoll,
     random: RandomState,
@@ -112,7 +114,7 @@ struct Resolver {
     files_read: Option<Instant>,
     /// By lookup, with the moment it is forgotten.
     cache: HashMap<Lookup, (RecordSet, Instant)>,
-    resolutions: HashMap<Query, Resolution>,
+    resolutions: HashMap<Wanted, Resolution>,
     flights: HashMap<u64, Flight>,
     /// Which flight asks for a lookup.
     asking: HashMap<Lookup, u64>,
@@ -134,7 +136,7 @@ struct Resolution {
 /// One lookup on its way.
 struct Flight {
     lookup: Lookup,
-    wanted_by: Vec<Query>,
+    wanted_by: Vec<Wanted>,
     id: u16,
     question: Vec<u8>,
     /// Counts over all servers.
@@ -197,22 +199,22 @@ impl Resolver {
     fn take_requests(&mut self) -> bool {
         loop {
             match self.queue.try_recv() {
-                Ok((query, reply)) => self.begin(query, reply),
+                Ok((wanted, reply)) => self.begin(wanted, reply),
                 Err(crossbeam_channel::TryRecvError::Empty) => return true,
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
             }
         }
     }
 
-    fn begin(&mut self, query: Query, reply: Reply) {
-        if let Some(resolution) = self.resolutions.get_mut(&query) {
+    fn begin(&mut self, wanted: Wanted, reply: Reply) {
+        if let Some(resolution) = self.resolutions.get_mut(&wanted) {
             if resolution.replies.len() >= REPLIES_MAX {
-                return reply(query, Err(Unresolved::QueueFull));
+                return reply(wanted.0, Err(Unresolved::QueueFull));
             }
             return resolution.replies.push(reply);
         }
         if self.resolutions.len() >= RESOLUTIONS_MAX {
-            return reply(query, Err(Unresolved::QueueFull));
+            return reply(wanted.0, Err(Unresolved::QueueFull));
         }
         let now = Instant::now();
         if self.files_read.is_none_or(|it| now.duration_since(it) >= FILES_PERIOD) {
@@ -221,31 +223,32 @@ impl Resolver {
         }
         let resolution = Resolution {
             replies: vec![reply],
-            candidates: self.files.candidates(&query.host).into(),
+            candidates: self.files.candidates(&wanted.0.host).into(),
             known: HashMap::new(),
             missing: 0,
             draw: self.draw(),
             timed_out: false,
         };
-        self.resolutions.insert(query.clone(), resolution);
-        self.proceed(query);
+        self.resolutions.insert(wanted.clone(), resolution);
+        self.proceed(wanted);
     }
 
     /// Takes a resolution as far as what is known allows.
-    fn proceed(&mut self, query: Query) {
-        while let Some(mut resolution) = self.resolutions.remove(&query) {
+    fn proceed(&mut self, wanted: Wanted) {
+        while let Some(mut resolution) = self.resolutions.remove(&wanted) {
+            let (query, reach) = &wanted;
             let host = resolution.candidates.front().unwrap_or(&query.host).clone();
             let candidate = Query { host, ..query.clone() };
             let known = &resolution.known;
-            let step = select(&candidate, &self.reach, resolution.draw, &|it| known.get(it));
+            let step = select(&candidate, reach, resolution.draw, &|it| known.get(it));
             let result = match step {
-                Step::Need(lookups) => match self.obtain(&query, &mut resolution, lookups) {
+                Step::Need(lookups) => match self.obtain(&wanted, &mut resolution, lookups) {
                     Ok(()) if resolution.missing > 0 => {
-                        self.resolutions.insert(query, resolution);
+                        self.resolutions.insert(wanted, resolution);
                         return;
                     }
                     Ok(()) => {
-                        self.resolutions.insert(query.clone(), resolution);
+                        self.resolutions.insert(wanted.clone(), resolution);
                         continue;
                     }
                     Err(unresolved) => Err(unresolved),
@@ -254,7 +257,7 @@ impl Resolver {
                     if resolution.candidates.len() > 1 =>
                 {
                     resolution.candidates.pop_front();
-                    self.resolutions.insert(query.clone(), resolution);
+                    self.resolutions.insert(wanted.clone(), resolution);
                     continue;
                 }
                 Step::Unresolved(Unresolved::NoRecords { .. }) if resolution.timed_out => {
@@ -273,7 +276,7 @@ impl Resolver {
     /// Record sets from the hosts file, the cache, or a flight.
     fn obtain(
         &mut self,
-        query: &Query,
+        wanted: &Wanted,
         resolution: &mut Resolution,
         lookups: Vec<Lookup>,
     ) -> Result<(), Unresolved> {
@@ -287,11 +290,11 @@ impl Resolver {
             if let Some(flight) =
                 self.asking.get(&lookup).and_then(|token| self.flights.get_mut(token))
             {
-                flight.wanted_by.push(query.clone());
+                flight.wanted_by.push(wanted.clone());
             } else if self.flights.len() >= FLIGHTS_MAX {
                 return Err(Unresolved::QueueFull);
             } else {
-                self.launch(now, lookup, query);
+                self.launch(now, lookup, wanted);
             }
         }
         Ok(())
@@ -334,7 +337,7 @@ impl Resolver {
         self.cache.insert(lookup, (set, until));
     }
 
-    fn launch(&mut self, now: Instant, lookup: Lookup, query: &Query) {
+    fn launch(&mut self, now: Instant, lookup: Lookup, wanted: &Wanted) {
         let [high, low, ..] = self.draw().to_be_bytes();
         let id = u16::from_be_bytes([high, low]);
         self.last += 1;
@@ -343,7 +346,7 @@ impl Resolver {
             // A name that fits no message gets no answer either; it fails on its first attempt.
             question: wire::question(id, &lookup).unwrap_or_default(),
             lookup: lookup.clone(),
-            wanted_by: vec![query.clone()],
+            wanted_by: vec![wanted.clone()],
             id,
             attempt: 0,
             socket: None,
@@ -432,13 +435,13 @@ impl Resolver {
         let timed_out = set.is_none();
         let set = set.unwrap_or(RecordSet { records: Vec::new(), ttl: FAILURE_TTL });
         self.keep(Instant::now(), flight.lookup.clone(), set.clone());
-        for query in flight.wanted_by {
-            let Some(resolution) = self.resolutions.get_mut(&query) else { continue };
+        for wanted in flight.wanted_by {
+            let Some(resolution) = self.resolutions.get_mut(&wanted) else { continue };
             resolution.known.insert(flight.lookup.clone(), set.clone());
             resolution.missing = resolution.missing.saturating_sub(1);
             resolution.timed_out |= timed_out;
             if resolution.missing == 0 {
-                self.proceed(query);
+                self.proceed(wanted);
             }
         }
     }

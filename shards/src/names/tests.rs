@@ -122,7 +122,7 @@ fn answers(question: &[u8], by: &str, log: &Asked) -> Vec<Vec<u8>> {
 
 fn start(servers: Vec<SocketAddr>, hosts: &str) -> Names {
     let hosts: std::path::PathBuf = hosts.into();
-    Names::start(Sources { servers, resolv_conf: "/nonexistent".into(), hosts }, V4).unwrap()
+    Names::start(Sources { servers, resolv_conf: "/nonexistent".into(), hosts }).unwrap()
 }
 
 fn query(host: &str, port: Option<u16>) -> Query {
@@ -131,7 +131,7 @@ fn query(host: &str, port: Option<u16>) -> Query {
 
 fn resolve(names: &Names, host: &str, port: Option<u16>) -> String {
     let (send, receive) = mpsc::channel();
-    names.ask(query(host, port), move |_, result| send.send(result).unwrap());
+    names.ask(query(host, port), V4, move |_, result| send.send(result).unwrap());
     match receive.recv_timeout(Duration::from_secs(10)).unwrap() {
         Ok(answer) => answer
             .targets
@@ -192,7 +192,7 @@ fn a_slow_name_delays_no_other_and_many_askers_are_one_question() {
     let (send, receive) = mpsc::channel();
     for _ in 0..10 {
         let send = send.clone();
-        names.ask(query("deaf.example", Some(1)), move |_, result| send.send(result).unwrap());
+        names.ask(query("deaf.example", Some(1)), V4, move |_, result| send.send(result).unwrap());
     }
     let before = Instant::now();
     assert_eq!(resolve(&names, "a.example", Some(1)), "udp/192.0.2.1:1");
@@ -235,7 +235,7 @@ fn past_the_limit_askers_are_refused_and_dropping_the_last_copy_ends_the_thread(
     for it in 0..QUEUE_MAX + RESOLUTIONS_MAX + 100 {
         let send = send.clone();
         let host = format!("n{it}.deaf.example");
-        names.ask(query(&host, Some(1)), move |_, result| drop(send.send(result)));
+        names.ask(query(&host, Some(1)), V4, move |_, result| drop(send.send(result)));
     }
     assert_eq!(receive.recv_timeout(Duration::from_secs(1)).unwrap(), Err(Unresolved::QueueFull));
     drop((names, send));
