@@ -1,0 +1,288 @@
+//! One line for every change of the node table, in the words that operators already search for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use protocols::time::Time;
+
+use crate::node::{Bad, Node};
+
+/// A change of the node table with its reason. [`fmt::Display`] is the log line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// It is a live node now.
+    Added {
+        /// The node.
+        node: NodeText,
+    },
+    /// The same node under a new session id: flags are cleared.
+    Restarted {
+        /// The node.
+        node: NodeText,
+    },
+    /// Its name, ports or properties changed.
+    Changed {
+        /// The node, after the change.
+        node: NodeText,
+    },
+    /// It is no live node any more.
+    Removed {
+        /// The node.
+        node: NodeText,
+        /// Why.
+        reason: Removal,
+        /// Live nodes that remain.
+        left: usize,
+    },
+    /// It is leaving: no new calls.
+    Graceful {
+        /// The node.
+        node: NodeText,
+    },
+    /// It gets no new calls.
+    Bad {
+        /// The node.
+        node: NodeText,
+        /// Why.
+        bad: Bad,
+    },
+    /// It gets new calls again.
+    Recovered {
+        /// The node.
+        node: NodeText,
+    },
+    /// It refused: no new calls for a moment.
+    Suspect {
+        /// The node.
+        node: NodeText,
+        /// How long.
+        time: Duration,
+    },
+    /// `extraServerNodes` are live nodes (`performanceTestingMode`).
+    ExtraNodes,
+    /// A node of `extraServerNodes` or `staticNodes` found no room in the table.
+    NoRoom {
+        /// The node.
+        node: NodeText,
+    },
+    /// A switchover named a `jvmRoute` that nobody ever announced.
+    SwitchoverFailed {
+        /// Route that was to be left.
+        from: String,
+        /// Route that was to take over.
+        to: String,
+    },
+}
+
+/// Why a node was taken out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Removal {
+    /// No life sign for longer than `nodeTimeout`.
+    Silent {
+        /// Last life sign.
+        last: Time,
+        /// When that was noticed.
+        now: Time,
+        /// `nodeTimeout`.
+        timeout: Duration,
+    },
+    /// It said so, or an administrator did.
+    Stopped,
+    /// Another node announced one of its addresses.
+    Replaced,
+    /// The configuration names it no longer.
+    Unconfigured,
+    /// A static node that does not answer probes.
+    Unanswered,
+}
+
+impl Event {
+    /// How loud to log it.
+    pub const fn level(&self) -> log::Level {
+        match self {
+            Event::Changed { .. } => log::Level::Debug,
+            Event::Removed { reason: Removal::Silent { .. } | Removal::Unanswered, .. }
+            | Event::Bad { .. }
+            | Event::Suspect { .. }
+            | Event::NoRoom { .. } => log::Level::Warn,
+            _ => log::Level::Info,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TASK: &str = "NodeExpirationTimerTask Run NSync";
+        match self {
+            Event::Added { node } => write!(f, "{TASK}[{node}] added"),
+            Event::Restarted { node } => write!(f, "{TASK}[{node}] restarted"),
+            Event::Changed { node } => write!(f, "{TASK}[{node}] changed"),
+            Event::Removed { node, reason: Removal::Silent { last, now, timeout }, .. } => write!(
+                f,
+                "{TASK}[{node}] removed. Last timestamp: {}, current: {} diff={}ms and tolerance={} ms",
+                last.as_millis(),
+                now.as_millis(),
+                now.since(*last).as_millis(),
+                timeout.as_millis()
+            ),
+            Event::Removed { node, reason: Removal::Stopped, left } => write!(
+                f,
+                "{TASK}[{node}] forcibly removed due to a clean shutdown of a node. \
+                 Numbers of nodes present in the balancer : {left}"
+            ),
+            Event::Removed { node, reason, left } => {
+                let reason = match reason {
+                    Removal::Replaced => "another node has its address",
+                    Removal::Unconfigured => "the configuration names it no longer",
+                    _ => "it does not answer probes",
+                };
+                write!(
+                    f,
+                    "{TASK}[{node}] removed: {reason}. Numbers of nodes present in the balancer : {left}"
+                )
+            }
+            Event::Graceful { node } => write!(f, "{TASK}[{node}] graceful shutdown: no new calls"),
+            Event::Bad { node, bad } => {
+                let reason = match bad {
+                    Bad::Errors => "too many error responses",
+                    Bad::Silence => "requests stay unanswered",
+                    Bad::Full => "it answers probes with 503",
+                };
+                write!(f, "{TASK}[{node}] bad: {reason}, no new calls")
+            }
+            Event::Recovered { node } => write!(f, "{TASK}[{node}] healthy again"),
+            Event::Suspect { node, time } => {
+                write!(f, "{TASK}[{node}] refused: no new calls for {} ms", time.as_millis())
+            }
+            Event::ExtraNodes => f.write_str("Extra Servers registered as active nodes!"),
+            Event::NoRoom { node } => write!(f, "{TASK}[{node}] not added: the node table is full"),
+            Event::SwitchoverFailed { from, to } => {
+                write!(f, "Switchover failed where fromJvmRoute=")?;
+                write_plain(f, from)?;
+                f.write_str(" and toJvmRoute=")?;
+                write_plain(f, to)
+            }
+        }
+    }
+}
+
+/// A node as log lines name it (`http-smpp-registry.md` 3.3): `Node hostname[..] ip[..] udpPort[..] ..`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NodeText {
+    host_name: String,
+    ip: IpAddr,
+    properties: BTreeMap<String, String>,
+}
+
+impl NodeText {
+    /// Copies what the line needs.
+    pub fn of(node: &Node) -> NodeText {
+        let ip = node.ip;
+        NodeText { host_name: node.host_name.clone(), ip, properties: node.properties.clone() }
+    }
+}
+
+impl fmt::Display for NodeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Node hostname[")?;
+        write_plain(f, &self.host_name)?;
+        write!(f, "] ip[{}]", self.ip)?;
+        for (name, value) in &self.properties {
+            if !matches!(
+                name.as_str(),
+                "sessionId" | "GRACEFUL_SHUTDOWN" | "hostname" | "hostName" | "ip"
+            ) {
+                f.write_str(" ")?;
+                write_plain(f, name)?;
+                f.write_str("[")?;
+                write_plain(f, value)?;
+                f.write_str("]")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Peers wrote this text: it must not end our line or steer a terminal.
+fn write_plain(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|it| match it {
+        it if it.is_control() => write!(f, "{}", it.escape_default()),
+        it => fmt::Write::write_char(f, it),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_read_as_they_always_did() {
+        let node = NodeText {
+            host_name: "n1\nINFO forged".to_owned(),
+            ip: "10.0.0.1".parse().unwrap(),
+            properties: [
+                ("udpPort", "5060"),
+                ("jvmRoute", "a"),
+                ("sessionId", "7"),
+                ("ip", "10.0.0.1"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        };
+        let text = "NodeExpirationTimerTask Run NSync[Node hostname[n1\\nINFO forged] ip[10.0.0.1] jvmRoute[a] udpPort[5060]]";
+        let node = || node.clone();
+        let silent = Removal::Silent {
+            last: Time::from_millis(1000),
+            now: Time::from_millis(9401),
+            timeout: Duration::from_millis(8400),
+        };
+        let removed = |reason| Event::Removed { node: node(), reason, left: 3 };
+        let numbers = "Numbers of nodes present in the balancer : 3";
+        let cases: &[(Event, String)] = &[
+            (Event::Added { node: node() }, " added".into()),
+            (Event::Restarted { node: node() }, " restarted".into()),
+            (Event::Changed { node: node() }, " changed".into()),
+            (
+                removed(silent),
+                " removed. Last timestamp: 1000, current: 9401 diff=8401ms and tolerance=8400 ms"
+                    .into(),
+            ),
+            (
+                removed(Removal::Stopped),
+                format!(" forcibly removed due to a clean shutdown of a node. {numbers}"),
+            ),
+            (
+                removed(Removal::Replaced),
+                format!(" removed: another node has its address. {numbers}"),
+            ),
+            (
+                removed(Removal::Unconfigured),
+                format!(" removed: the configuration names it no longer. {numbers}"),
+            ),
+            (
+                removed(Removal::Unanswered),
+                format!(" removed: it does not answer probes. {numbers}"),
+            ),
+            (Event::Graceful { node: node() }, " graceful shutdown: no new calls".into()),
+            (
+                Event::Bad { node: node(), bad: Bad::Errors },
+                " bad: too many error responses, no new calls".into(),
+            ),
+            (
+                Event::Suspect { node: node(), time: Duration::from_secs(2) },
+                " refused: no new calls for 2000 ms".into(),
+            ),
+        ];
+        for (event, want) in cases {
+            assert_eq!(event.to_string(), format!("{text}{want}"));
+        }
+        let failed = Event::SwitchoverFailed { from: "a".into(), to: "b\r".into() };
+        assert_eq!(
+            failed.to_string(),
+            "Switchover failed where fromJvmRoute=a and toJvmRoute=b\\r"
+        );
+        assert_eq!(Event::ExtraNodes.to_string(), "Extra Servers registered as active nodes!");
+    }
+}

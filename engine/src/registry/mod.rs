@@ -1,0 +1,578 @@
+//! Every node there is: who announced itself, who is silent, who is not to be trusted with new calls.
+//!
+//! Owned by the control executor. Reads announcements of any protocol, what shards report, the results of
+//! probes and the configuration; gives snapshots and events. Source: `sip.md` 4 and 5,
+//! `http-smpp-registry.md` 3. Does not choose nodes and knows no sockets.
+
+mod announcement;
+mod entry;
+mod event;
+mod remembered;
+mod rules;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError};
+use self::entry::Entry;
+pub use self::entry::Health;
+pub use self::event::{Event, NodeText, Removal};
+use self::remembered::Remembered;
+pub use self::rules::Rules;
+use crate::lifecycle::Pulse;
+use crate::node::{Node, NodeKey, Origin};
+use crate::relay::Report;
+use crate::snapshot::{NODES_MAX, Snapshot};
+
+/// The node table. One version's nodes never share an address: who announces it last has it.
+#[derive(Debug)]
+pub struct Registry {
+    rules: Rules,
+    entries: BTreeMap<NodeKey, Entry>,
+    by_ip: BTreeMap<IpAddr, Vec<NodeKey>>,
+    /// `jvmRoute` to who announced it last, and when. Outlives the node.
+    routes: BTreeMap<String, (NodeKey, Time)>,
+    remembered: Remembered,
+    /// Extra servers that are no nodes: what comes from there comes from inside.
+    servers: Vec<SocketAddr>,
+    events: VecDeque<Event>,
+    generation: u64,
+    changed: bool,
+    next_check: Time,
+}
+
+/// Why an announcement was not believed. Nothing changes; log it at a limited rate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Refused {
+    /// No node can have this address: unspecified, multicast or broadcast.
+    Address {
+        /// What was announced.
+        ip: IpAddr,
+    },
+    /// No open port at all.
+    NoPorts,
+    /// Names, values and session together are longer than [`ANNOUNCEMENT_BYTES_MAX`].
+    TooLong {
+        /// Their length.
+        bytes: usize,
+    },
+    /// [`NODES_MAX`] nodes are known already.
+    NoRoom,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Address { ip } => write!(f, "no node can have the address {ip}"),
+            Refused::NoPorts => f.write_str("no open port"),
+            Refused::TooLong { bytes } => {
+                write!(f, "{bytes} bytes of properties, at most {ANNOUNCEMENT_BYTES_MAX}")
+            }
+            Refused::NoRoom => write!(f, "{NODES_MAX} nodes are known already"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Registry {
+    /// A table with the configured nodes alone; `names` as for [`Registry::configure`].
+    pub fn new(now: Time, rules: Rules, names: &BTreeMap<String, Vec<IpAddr>>) -> Registry {
+        let mut it = Registry {
+            next_check: now + rules.heartbeat_interval,
+            rules: rules.clone(),
+            entries: BTreeMap::new(),
+            by_ip: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            remembered: Remembered::default(),
+            servers: Vec::new(),
+            events: VecDeque::new(),
+            generation: 0,
+            changed: true,
+        };
+        it.configure(now, rules, names);
+        it
+    }
+
+    /// Takes over new rules and brings the configured nodes in line with them.
+    ///
+    /// `names` holds the addresses of every configured host that is not a literal; one without an entry
+    /// is left out until the next call. Call again when a name resolves differently.
+    pub fn configure(&mut self, now: Time, rules: Rules, names: &BTreeMap<String, Vec<IpAddr>>) {
+        self.rules = rules;
+        let (servers, wanted) = rules::configured(&self.rules, names);
+        self.changed |= self.servers != servers;
+        self.servers = servers;
+        let gone: Vec<NodeKey> = self
+            .entries
+            .iter()
+            .filter(|(key, it)| {
+                it.node.origin != Origin::Heartbeat
+                    && !wanted
+                        .iter()
+                        .any(|(origin, node)| node.key() == **key && *origin == it.node.origin)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.remove(now, key, Removal::Unconfigured);
+        }
+        let mut extra = false;
+        for (origin, announcement) in wanted {
+            let key = announcement.key();
+            if self.entries.get(&key).is_some_and(|it| it.node.origin == origin) {
+                continue;
+            }
+            let mut was_live = false;
+            for rival in self.rivals(&announcement) {
+                was_live |= self.remove(now, rival, Removal::Replaced);
+            }
+            if self.entries.len() >= NODES_MAX {
+                let node = NodeText::of(&node(now, origin, announcement));
+                self.tell(Event::NoRoom { node });
+                continue;
+            }
+            self.insert(now, origin, announcement);
+            extra |= origin == Origin::Extra;
+            if was_live {
+                self.handle_pulse(now, key, Pulse::Live);
+            }
+        }
+        if extra {
+            self.tell(Event::ExtraNodes);
+        }
+    }
+
+    /// A node speaks for itself: it joins, or its entry is refreshed.
+    ///
+    /// Another session id than before is another incarnation and clears graceful and bad. Of a configured
+    /// node only flags and properties are believed: its addresses are the operator's word. A node that is
+    /// not known and already leaving is ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: the node is not believed.
+    pub fn handle_announcement(
+        &mut self,
+        now: Time,
+        announcement: Announcement,
+    ) -> Result<(), Refused> {
+        check(&announcement)?;
+        let rivals = self.rivals(&announcement);
+        let configured = rivals.iter().copied().find(|key| {
+            self.entries.get(key).is_some_and(|it| it.node.origin != Origin::Heartbeat)
+        });
+        let key = announcement.key();
+        let predecessor = configured
+            .or_else(|| rivals.iter().copied().find(|it| *it == key))
+            .or_else(|| rivals.first().copied());
+        let Some(predecessor) = predecessor else {
+            if announcement.graceful {
+                return Ok(());
+            }
+            if self.entries.len() >= NODES_MAX {
+                return Err(Refused::NoRoom);
+            }
+            self.route(now, &announcement, key);
+            self.insert(now, Origin::Heartbeat, announcement);
+            return Ok(());
+        };
+        if configured.is_none() {
+            for rival in rivals.into_iter().filter(|it| *it != predecessor) {
+                self.remove(now, rival, Removal::Replaced);
+            }
+        }
+        let key = if configured.is_some() { predecessor } else { key };
+        self.route(now, &announcement, key);
+        self.refresh(now, predecessor, key, announcement);
+        Ok(())
+    }
+
+    /// What a shard saw.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: it was an announcement and is not believed.
+    pub fn handle_report(&mut self, now: Time, report: Report) -> Result<(), Refused> {
+        match report {
+            Report::Beat(announcement) => return self.handle_announcement(now, announcement),
+            Report::Seen { node, alive, errors, requests, answered } => {
+                self.edit(node, |it, rules| {
+                    if alive {
+                        it.handle_sign(now);
+                    }
+                    if answered {
+                        it.handle_response(now);
+                    }
+                    if errors > 0 {
+                        it.handle_errors(now, errors, rules);
+                    }
+                    if requests > 0 {
+                        it.handle_requests(now, requests, rules);
+                    }
+                });
+            }
+            Report::Refused { node } => {
+                self.edit(node, |it, rules| {
+                    if !rules.suspect_time.is_zero() {
+                        it.handle_refused(now + rules.suspect_time);
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A life sign outside of SIP: a heartbeat that names only its session. `false`: no such node.
+    pub fn handle_sign(&mut self, now: Time, node: NodeKey) -> bool {
+        self.edit(node, |it, _| it.handle_sign(now))
+    }
+
+    /// The node is leaving: it keeps its calls and gets no new ones. `false`: no such node.
+    pub fn handle_graceful(&mut self, now: Time, node: NodeKey) -> bool {
+        self.edit(node, |it, _| {
+            it.handle_sign(now);
+            it.node.graceful = true;
+        })
+    }
+
+    /// The node has stopped: it is taken out at once. `false`: no such node, or a configured one.
+    pub fn handle_stop(&mut self, now: Time, node: NodeKey) -> bool {
+        let ours = self.entries.get(&node).is_some_and(|it| it.node.origin != Origin::Heartbeat);
+        !ours && self.remove(now, node, Removal::Stopped)
+    }
+
+    /// What probes say of a static node.
+    pub fn handle_pulse(&mut self, now: Time, node: NodeKey, pulse: Pulse) {
+        let Some(it) = self.entries.get_mut(&node) else { return };
+        if it.node.origin != Origin::Static {
+            return;
+        }
+        let was_live = it.is_live();
+        let is_live = pulse != Pulse::Dead;
+        if was_live && is_live {
+            self.edit(node, |it, _| it.handle_pulse(now, true, pulse == Pulse::Full));
+            return;
+        }
+        it.handle_pulse(now, is_live, pulse == Pulse::Full);
+        match (was_live, is_live) {
+            (false, true) => self.welcome(node),
+            (true, false) => self.bury(now, node, Removal::Unanswered),
+            _ => {}
+        }
+    }
+
+    /// All calls of the node that announced `from` belong to the one that announced `to` (`sip.md` 5.8).
+    /// The pair goes to every shard's [`crate::balance::Algorithm::switch_over`]; `None` if a route is
+    /// unknown.
+    pub fn handle_switch_over(&mut self, from: &str, to: &str) -> Option<(NodeKey, NodeKey)> {
+        if let (Some((old, _)), Some((new, _))) = (self.routes.get(from), self.routes.get(to)) {
+            return Some((*old, *new));
+        }
+        let [from, to] = [from, to].map(|it| it.chars().take(ROUTE_CHARS_MAX).collect());
+        self.tell(Event::SwitchoverFailed { from, to });
+        None
+    }
+
+    /// Takes out who is silent and lifts what has lasted long enough, if it is time. Handle everything
+    /// that has arrived first: after a stall all nodes look silent.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if now < self.next_check {
+            return;
+        }
+        self.next_check = now + self.rules.heartbeat_interval;
+        self.changed |= self.remembered.handle_timeout(now);
+        let (mut silent, mut marked) = (Vec::new(), Vec::new());
+        for (key, it) in &self.entries {
+            if it.is_silent(now, &self.rules) {
+                silent.push((*key, it.last_sign()));
+            } else if it.node.suspect || it.node.bad.is_some() {
+                marked.push(*key);
+            }
+        }
+        for (key, last) in silent {
+            let timeout = self.rules.node_timeout;
+            self.remove(now, key, Removal::Silent { last, now, timeout });
+        }
+        for key in marked {
+            self.edit(key, |it, rules| it.handle_timeout(now, rules));
+        }
+    }
+
+    /// When [`Registry::handle_timeout`] has something to do; `None` while there is nothing to forget.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        (!self.entries.is_empty() || !self.remembered.is_empty()).then_some(self.next_check)
+    }
+
+    /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The table for shards; `None` if nothing changed since the last call. The first call always gives
+    /// one. Costs a copy of every node: call it once per batch of inputs.
+    pub fn snapshot(&mut self) -> Option<Snapshot> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.generation += 1;
+        let nodes = self.live().cloned().collect();
+        let addresses: Vec<SocketAddr> =
+            self.remembered.iter().chain(self.servers.iter().copied()).collect();
+        Some(Snapshot::new(self.generation, nodes, &addresses))
+    }
+
+    /// The record of a node.
+    pub fn health(&self, now: Time, node: NodeKey) -> Option<Health> {
+        self.entries.get(&node).map(|it| it.health(now, &self.rules))
+    }
+
+    /// The node that these words are about, unless they name another incarnation of it than the one that
+    /// is known: a late stop of a dead process must not take out its successor.
+    pub fn find(&self, announcement: &Announcement) -> Option<NodeKey> {
+        let key = self.rivals(announcement).first().copied()?;
+        let known = self.entries.get(&key)?.node.session.as_ref();
+        match (&announcement.session, known) {
+            (Some(theirs), Some(ours)) if theirs != ours => None,
+            _ => Some(key),
+        }
+    }
+
+    /// The nodes to probe: address and transport of each static node, down or not.
+    pub fn probed(&self) -> impl Iterator<Item = (NodeKey, SocketAddr, Transport)> + '_ {
+        self.entries.values().filter(|it| it.node.origin == Origin::Static).filter_map(|it| {
+            let (transport, port) = it.node.ports.iter().next()?;
+            Some((it.node.key, SocketAddr::new(it.node.ip, port), transport))
+        })
+    }
+
+    /// Every live node.
+    pub fn live(&self) -> impl Iterator<Item = &Node> + '_ {
+        self.entries.values().filter(|it| it.is_live()).map(|it| &it.node)
+    }
+
+    /// Nodes that share an address with the announced one, the same one first. There is at most one
+    /// with its very identity, and then no other.
+    fn rivals(&self, announcement: &Announcement) -> Vec<NodeKey> {
+        let key = announcement.key();
+        if self.entries.contains_key(&key) {
+            return vec![key];
+        }
+        let Some(there) = self.by_ip.get(&announcement.ip) else { return Vec::new() };
+        let shares = |node: &Node| {
+            announcement.version == node.version
+                && (announcement.ports.iter().any(|it| node.ports.of(it.0) == Some(it.1))
+                    || announcement::services(&announcement.properties).any(|service| {
+                        announcement::services(&node.properties).any(|it| it == service)
+                    }))
+        };
+        there
+            .iter()
+            .copied()
+            .filter(|key| self.entries.get(key).is_some_and(|it| shares(&it.node)))
+            .collect()
+    }
+
+    /// `jvmRoute`: the last to announce it has it.
+    fn route(&mut self, now: Time, announcement: &Announcement, key: NodeKey) {
+        let Some(route) = announcement.properties.get("jvmRoute") else { return };
+        if !self.routes.contains_key(route) && self.routes.len() >= NODES_MAX {
+            let oldest = self.routes.iter().min_by_key(|(_, (_, heard))| *heard);
+            if let Some(oldest) = oldest.map(|(route, _)| route.clone()) {
+                self.routes.remove(&oldest);
+            }
+        }
+        self.routes.insert(route.clone(), (key, now));
+    }
+
+    fn insert(&mut self, now: Time, origin: Origin, announcement: Announcement) {
+        let key = announcement.key();
+        let entry = Entry::new(now, node(now, origin, announcement));
+        self.by_ip.entry(entry.node.ip).or_default().push(key);
+        let is_live = entry.is_live();
+        self.entries.insert(key, entry);
+        if is_live {
+            self.welcome(key);
+        }
+    }
+
+    /// Applies an announcement to the entry of `old`, which is `key` from now on.
+    fn refresh(&mut self, now: Time, old: NodeKey, key: NodeKey, said: Announcement) {
+        let Some(mut it) = self.entries.remove(&old) else { return };
+        let before = it.node.clone();
+        let restarted = said.session.is_some() && said.session != it.node.session;
+        if restarted {
+            it.handle_restart(now);
+            it.node.session = said.session;
+        }
+        it.handle_sign(now);
+        it.node.graceful |= said.graceful;
+        if it.node.origin == Origin::Heartbeat {
+            (it.node.key, it.node.host_name, it.node.ports) = (key, said.host_name, said.ports);
+            it.node.properties = said.properties;
+        } else {
+            it.node.properties.extend(said.properties);
+        }
+        let (node, ip) = (it.node.clone(), it.node.ip);
+        self.entries.insert(key, it);
+        if key != old
+            && let Some(there) = self.by_ip.get_mut(&ip)
+        {
+            there.iter_mut().filter(|it| **it == old).for_each(|it| *it = key);
+            for (_, port) in before.ports.iter().filter(|(_, port)| !node.ports.contains(*port)) {
+                self.remembered.insert(now, SocketAddr::new(ip, port));
+            }
+            for (_, port) in node.ports.iter() {
+                self.remembered.remove(SocketAddr::new(ip, port));
+            }
+        }
+        let text = NodeText::of(&node);
+        if restarted {
+            self.tell_change(Event::Restarted { node: text.clone() });
+        } else if (key, &node.host_name, &node.properties)
+            != (old, &before.host_name, &before.properties)
+        {
+            self.tell_change(Event::Changed { node: text.clone() });
+        }
+        if node.graceful && !(before.graceful && !restarted) {
+            self.tell_change(Event::Graceful { node: text });
+        }
+    }
+
+    /// Changes one entry and tells what became of its flags. `false`: there is no such live node.
+    fn edit(&mut self, key: NodeKey, change: impl FnOnce(&mut Entry, &Rules)) -> bool {
+        let Some(it) = self.entries.get_mut(&key).filter(|it| it.is_live()) else { return false };
+        let flags = |it: &Entry| (it.node.graceful, it.node.bad, it.node.suspect);
+        let before = flags(it);
+        change(it, &self.rules);
+        let after = flags(it);
+        if before == after {
+            return true;
+        }
+        let text = NodeText::of(&it.node);
+        let eligible = it.node.is_eligible();
+        if after.0 && !before.0 {
+            self.tell_change(Event::Graceful { node: text.clone() });
+        }
+        if let Some(bad) = after.1.filter(|_| after.1 != before.1) {
+            self.tell_change(Event::Bad { node: text.clone(), bad });
+        }
+        if after.2 && !before.2 {
+            let time = self.rules.suspect_time;
+            self.tell_change(Event::Suspect { node: text.clone(), time });
+        }
+        if eligible {
+            self.tell_change(Event::Recovered { node: text });
+        }
+        self.changed = true;
+        true
+    }
+
+    /// A node became a member.
+    fn welcome(&mut self, key: NodeKey) {
+        let Some(it) = self.entries.get(&key) else { return };
+        let text = NodeText::of(&it.node);
+        let addresses: Vec<SocketAddr> =
+            it.node.ports.iter().map(|(_, port)| SocketAddr::new(it.node.ip, port)).collect();
+        for address in addresses {
+            self.remembered.remove(address);
+        }
+        self.tell_change(Event::Added { node: text });
+    }
+
+    /// A node that is no member any more: its addresses are remembered.
+    fn bury(&mut self, now: Time, key: NodeKey, reason: Removal) {
+        let Some(it) = self.entries.get(&key) else { return };
+        let text = NodeText::of(&it.node);
+        for (_, port) in it.node.ports.iter() {
+            self.remembered.insert(now, SocketAddr::new(it.node.ip, port));
+        }
+        let left = self.live().filter(|it| it.key != key).count();
+        self.tell_change(Event::Removed { node: text, reason, left });
+    }
+
+    /// Whether it was live.
+    fn remove(&mut self, now: Time, key: NodeKey, reason: Removal) -> bool {
+        let Some((ip, was_live)) = self.entries.get(&key).map(|it| (it.node.ip, it.is_live()))
+        else {
+            return false;
+        };
+        if was_live {
+            self.bury(now, key, reason);
+        }
+        self.entries.remove(&key);
+        if let Some(there) = self.by_ip.get_mut(&ip) {
+            there.retain(|it| *it != key);
+            if there.is_empty() {
+                self.by_ip.remove(&ip);
+            }
+        }
+        was_live
+    }
+
+    fn tell_change(&mut self, event: Event) {
+        self.changed = true;
+        self.tell(event);
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+/// Checks on entry (`http-smpp-registry.md` 3.1).
+fn check(announcement: &Announcement) -> Result<(), Refused> {
+    let ip = announcement.ip;
+    if ip.is_unspecified() || ip.is_multicast() || ip == std::net::Ipv4Addr::BROADCAST {
+        return Err(Refused::Address { ip });
+    }
+    let services = announcement::services(&announcement.properties);
+    if announcement
+        .ports
+        .iter()
+        .map(|(_, port)| port)
+        .chain(services.map(|it| it.1))
+        .all(|it| it == 0)
+    {
+        return Err(Refused::NoPorts);
+    }
+    let bytes = announcement.bytes();
+    if bytes > ANNOUNCEMENT_BYTES_MAX {
+        return Err(Refused::TooLong { bytes });
+    }
+    Ok(())
+}
+
+fn node(now: Time, origin: Origin, announcement: Announcement) -> Node {
+    Node {
+        key: announcement.key(),
+        host_name: announcement.host_name,
+        ip: announcement.ip,
+        ports: announcement.ports,
+        version: announcement.version,
+        session: announcement.session,
+        properties: announcement.properties,
+        graceful: false,
+        bad: None,
+        suspect: false,
+        joined: now,
+        origin,
+    }
+}
+
+/// Undelivered events; the control executor fetches them after every input.
+pub const EVENTS_MAX: usize = 1024;
+
+/// As much of an unknown `jvmRoute` as a log line shows.
+const ROUTE_CHARS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;
