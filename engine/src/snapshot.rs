@@ -154,7 +154,7 @@ impl Snapshot {
         };
         for (index, node) in nodes.iter().enumerate() {
             let Ok(index) = u16::try_from(index) else { break };
-            it.file(NodeId(index), node);
+            it.file(NodeId(index), node, &nodes);
         }
         let identities: Vec<u8> = nodes
             .iter()
@@ -180,6 +180,20 @@ impl Snapshot {
         self
     }
 
+    /// The same table with one node suspect: what a shard goes by, from the moment the node refused
+    /// it something until the control executor publishes its own view.
+    pub fn suspecting(&self, key: NodeKey) -> Snapshot {
+        let mut nodes = self.nodes.clone();
+        for node in nodes.iter_mut().filter(|it| it.key == key) {
+            node.suspect = true;
+        }
+        let mut it = Snapshot::new(self.generation, nodes, &[]);
+        it.remembered.clone_from(&self.remembered);
+        it.seniority.clone_from(&self.seniority);
+        it.rules = Arc::clone(&self.rules);
+        it
+    }
+
     /// Publishes the regex table of `/lbnoderegex` along with the nodes; the first match wins.
     pub fn with_rules(mut self, rules: Arc<[NodeRule]>) -> Snapshot {
         self.rules = rules;
@@ -187,7 +201,7 @@ impl Snapshot {
     }
 
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
-    fn file(&mut self, id: NodeId, node: &Node) {
+    fn file(&mut self, id: NodeId, node: &Node, all: &[Node]) {
         self.by_key.insert(node.key, id);
         self.by_ip.entry(node.ip).or_default().push(id);
         let position = match self.clusters.binary_search_by_key(&node.version, |it| it.version) {
@@ -204,7 +218,18 @@ impl Snapshot {
             if !at.contains(&id) {
                 at.push(id);
             }
-            cluster.usable[family][transport.index()].push(id, node);
+            // Who refused a moment ago serves its calls only where nobody else could.
+            let is_last_hope = || {
+                !all.iter().any(|it| {
+                    !it.suspect
+                        && it.version == node.version
+                        && it.ip.is_ipv4() == node.ip.is_ipv4()
+                        && it.ports.of(transport).is_some()
+                })
+            };
+            if !node.suspect || is_last_hope() {
+                cluster.usable[family][transport.index()].push(id, node);
+            }
             if node.is_eligible() {
                 cluster.eligible[family][transport.index()].push(id, node);
             }

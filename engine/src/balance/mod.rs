@@ -45,6 +45,24 @@ pub fn find(name: &str) -> Option<&'static Entry> {
     ALGORITHMS.iter().find(|it| it.name == name)
 }
 
+/// One shard's instance of the configured algorithm; the default if the name is unknown, which the
+/// configuration has refused already.
+pub fn build(config: &Config, shard: Shard) -> Box<dyn Algorithm> {
+    let entry = find(config.algorithm).unwrap_or(&call_id_affinity::ENTRY);
+    (entry.build)(config, shard)
+}
+
+/// Whether an instance made for `old` cannot serve `new`: what it remembers is lost with it.
+pub fn must_rebuild(old: &Config, new: &Config) -> bool {
+    let of = |it: &Config| {
+        (
+            (it.algorithm, it.call_idle, it.calls_max, it.group_failover),
+            (it.subclusters.clone(), it.early_dialog_worst_case, it.ramp_up),
+        )
+    };
+    of(old) != of(new)
+}
+
 /// What an algorithm may know of the message.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'m> {

@@ -116,6 +116,7 @@ impl Numbers {
 pub(crate) fn config() -> Config {
     Config {
         host: None,
+        log_level: log::LevelFilter::Info,
         ipv6_host: None,
         external: LegConfig::default(),
         internal: LegConfig::default(),

@@ -63,6 +63,8 @@ impl Relay {
             is_first: !request.is_subsequent
                 && !matches!(request.method, Method::Ack | Method::Cancel),
             is_ack: request.method == Method::Ack,
+            in_dialog: request.is_subsequent && request.method != Method::Ack,
+            status: None,
         };
         if T::ON {
             trace.say(format_args!("affinity key: {}", query.key.escape_ascii()));
@@ -74,10 +76,10 @@ impl Relay {
         let top_text = top.map(|it| message.text(it.span));
         let top_uri = top_text.and_then(NameAddr::parse).and_then(|it| Uri::parse(it.uri));
 
-        let serves = |node: &NodeId| {
-            let node = snapshot.node(*node);
-            node.ports.of(towards).is_some()
-                && !(node.suspect && !snapshot.eligible(node.version, incoming.family, towards).is_empty())
+        let serves = |id: &NodeId| {
+            let node = snapshot.node(*id);
+            let usable = || snapshot.usable(node.version, incoming.family, towards);
+            node.ports.of(towards).is_some() && (!node.suspect || usable().contains(id))
         };
         let hinted = routes.node.filter(serves);
         let routed = || top_uri.and_then(|it| node_at(&it, version, snapshot)).filter(serves);

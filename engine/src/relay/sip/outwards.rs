@@ -55,6 +55,8 @@ impl Relay {
                 transport: incoming.transport,
                 is_first: !request.is_subsequent,
                 is_ack: false,
+                in_dialog: request.is_subsequent,
+                status: None,
             };
             self.algorithm.learn(&query, snapshot, node);
         }

@@ -13,7 +13,6 @@ use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
 use super::{Buffers, Incoming, Relay, flow};
 use crate::balance::Query;
-use crate::node::Version;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
 
@@ -67,8 +66,7 @@ impl Relay {
             self.from_node(settings, incoming, status, &next, trace);
             next.hop(token)
         } else {
-            let version = incoming.via.via.branch.and_then(via::branch_version);
-            self.to_node(settings, incoming, version, &next, token, trace)
+            self.to_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
         if self.buffers.edits.apply(message.bytes, out).is_err() {
@@ -116,7 +114,7 @@ impl Relay {
         &mut self,
         settings: &Settings,
         incoming: &Incoming<'_>,
-        version: Option<Version>,
+        status: u16,
         next: &Next<'_>,
         token: Option<crate::relay::Flow>,
         trace: &mut T,
@@ -132,6 +130,7 @@ impl Relay {
             let port = next.target.sent_by_port;
             settings.extra_servers.contains(&SocketAddr::new(ip, port))
         });
+        let version = incoming.via.via.branch.and_then(via::branch_version);
         let version = version.filter(|it| snapshot.has_version(*it));
         let query = Query {
             now: incoming.arrival.now,
@@ -142,6 +141,8 @@ impl Relay {
             transport: next.transport,
             is_first: false,
             is_ack: false,
+            in_dialog: false,
+            status: Some(status),
         };
         let taker = if is_server && named.is_none() {
             None

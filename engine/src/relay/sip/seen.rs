@@ -150,7 +150,7 @@ mod tests {
     fn a_node_is_told_of_once_a_period_with_everything_seen() {
         let nodes = snapshot(1, 3);
         let mut it = Sightings::default();
-        let at = |millis| Time::from_millis(1_000 + millis);
+        let at = |millis: u64| Time::from_millis(1_000 + millis);
         assert_eq!(it.poll(at(0), &nodes), None, "nothing seen");
         it.asked(&nodes, NodeId(2));
         it.asked(&nodes, NodeId(2));

@@ -9,7 +9,7 @@ use protocols::time::Time;
 use super::*;
 use crate::config;
 use crate::node::{Node, NodeKey, Origin, Ports, Version};
-use crate::relay::{Flow, ListenerId};
+use crate::relay::{Flow, Listener, ListenerId};
 
 const TWO_LEGS: &str = "host=10.0.0.1\nexternalPort=5060\ninternalHost=172.16.0.1\ninternalPort=5065\n";
 const CLIENT: &str = "203.0.113.5:5062";
