@@ -168,7 +168,7 @@ impl<'m> Message<'m> {
     /// The first header of that name, in full or compact form: reads all lines again.
     pub fn header_by_name(&self, name: &str) -> Option<Span> {
         let wanted = Wanted::new(name.as_bytes());
-        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value))
+        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value()))
     }
 
     /// All header lines again, in order.
@@ -240,43 +240,42 @@ impl<'m, 'n> Index<'m, 'n> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, line: &Line<'m>) -> Result<(), Malformed> {
         if let Some(wanted) = &self.wanted
             && self.custom.is_none()
             && wanted.is(line.name)
         {
-            self.custom = Some(line.value);
+            self.custom = Some(line.value());
         }
-        let name = Name::of(line.name);
-        if name == Name::Other {
+        if line.kind == Name::Other {
             return Ok(());
         }
         if line.lone_return {
             return Err(Malformed::LoneReturn { at: line.span.start });
         }
-        match name {
+        match line.kind {
             Name::Via => self.vias.note(self.bytes, line, true),
             Name::Route => self.routes.note(self.bytes, line, false),
             Name::RecordRoute => self.record_routes.note(self.bytes, line, false),
-            Name::From => once(&mut self.from, line.value, Field::From)?,
-            Name::To => once(&mut self.to, line.value, Field::To)?,
-            Name::CallId => once(&mut self.call_id, line.value, Field::CallId)?,
-            Name::Cseq => once(&mut self.cseq, line.value, Field::Cseq)?,
-            Name::MaxForwards => once(&mut self.max_forwards, line.value, Field::MaxForwards)?,
+            Name::From => once(&mut self.from, line.value(), Field::From)?,
+            Name::To => once(&mut self.to, line.value(), Field::To)?,
+            Name::CallId => once(&mut self.call_id, line.value(), Field::CallId)?,
+            Name::Cseq => once(&mut self.cseq, line.value(), Field::Cseq)?,
+            Name::MaxForwards => once(&mut self.max_forwards, line.value(), Field::MaxForwards)?,
             Name::ContentLength => {
-                once(&mut self.content_length, line.value, Field::ContentLength)?;
+                once(&mut self.content_length, line.value(), Field::ContentLength)?;
             }
             Name::Contact => {
-                let text = line.value.of(self.bytes);
-                if self.contact.is_none() && !text.is_empty() {
-                    let start = line.value.start as usize;
-                    let end = start + list_element(text, false);
+                let value = line.value();
+                if self.contact.is_none() && !value.is_empty() {
+                    let start = value.start as usize;
+                    let end = start + list_element(value.of(self.bytes), false);
                     self.contact = Some(trim_span(self.bytes, start, end));
                 }
             }
             Name::UserAgent => {
-                self.user_agent.get_or_insert(line.value);
+                self.user_agent.get_or_insert_with(|| line.value());
             }
             Name::Heartbeat => self.heartbeat = true,
             Name::InitialRemote => {

@@ -82,8 +82,8 @@ fn vias<'m>(
 ) {
     let mut top = Some(top_via);
     for each in lines {
-        let value = each.value.of(bytes);
-        if Name::of(each.name) != Name::Via || value.is_empty() {
+        let value = each.value().of(bytes);
+        if each.kind != Name::Via || value.is_empty() {
             continue;
         }
         out.extend_from_slice(b"Via: ");
