@@ -4,5 +4,10 @@
 
 extern crate alloc;
 
+pub mod bytes;
+pub mod heartbeat;
 pub mod sip;
 pub mod time;
+
+#[cfg(test)]
+mod testing;

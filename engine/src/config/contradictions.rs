@@ -6,7 +6,7 @@ use protocols::sip::Transport;
 
 use super::draft::Draft;
 use super::keys::Generation;
-use super::load::{Finding, Origin, Setting};
+use super::load::{Finding, Origin, Setting, Severity};
 use super::{Config, LegConfig, Steering};
 
 /// Adds what is wrong to the findings.
@@ -18,6 +18,7 @@ pub(super) fn find(
 ) {
     let mut it = Search { config: &draft.config, settings, findings };
     it.listeners(generation);
+    it.families();
     it.ports_used_twice();
     it.ip_load_balancer();
     it.transports(draft);
@@ -36,16 +37,16 @@ struct Search<'s> {
 impl Search<'_> {
     fn listeners(&mut self, generation: Generation) {
         let external = &self.config.external;
-        if external.ports.is_empty() && external.ipv6_ports.is_empty() {
-            let key =
-                if generation == Generation::Xml { "sip/external/udpPort" } else { "externalPort" };
-            self.error(
-                &["externalPort", "externalUdpPort", "externalTcpPort"],
-                format!("nothing listens on the client side; set {key}"),
-            );
+        let is_closed = external.ports.is_empty() && external.ipv6_ports.is_empty();
+        let opening = ["externalPort", "externalUdpPort", "externalTcpPort"];
+        if is_closed && !self.is_refused(&opening) {
+            let is_xml = generation == Generation::Xml;
+            let key = if is_xml { "sip/external/udpPort" } else { "externalPort" };
+            self.error(&opening, format!("nothing listens on the client side; set {key}"));
         }
         for (leg, name) in [(external, "externalHost"), (&self.config.internal, "internalHost")] {
-            if !leg.ports.is_empty() && leg.host.as_ref().or(self.config.host.as_ref()).is_none() {
+            let host = leg.host.as_ref().or(self.config.host.as_ref());
+            if !leg.ports.is_empty() && host.is_none() && !self.is_refused(&["host", name]) {
                 self.error(&[name], "no address to listen on; set host".to_owned());
             }
         }
@@ -56,6 +57,29 @@ impl Search<'_> {
                 "without any internal port there is no node side; clients and nodes share one leg"
                     .to_owned(),
             );
+        }
+    }
+
+    /// A leg has one address of each family, and neither stands in for the other.
+    fn families(&mut self) {
+        let config = self.config;
+        let (external, internal) = (&config.external, &config.internal);
+        for (v4, v6, at) in [
+            ("host", "ipv6Host", (&config.host, &config.ipv6_host)),
+            ("externalHost", "externalIpv6Host", (&external.host, &external.ipv6_host)),
+            ("internalHost", "internalIpv6Host", (&internal.host, &internal.ipv6_host)),
+            ("public-ip", "public-ipv6", (&config.public_ip, &config.public_ipv6)),
+        ] {
+            let is_v6 = |it: &Option<String>| it.as_ref().is_some_and(|it| it.contains(':'));
+            let is_v4 = |it: &Option<String>| {
+                it.as_ref().is_some_and(|it| it.parse::<std::net::Ipv4Addr>().is_ok())
+            };
+            if is_v6(at.0) && self.written(&[v4]).is_some() {
+                self.error(&[v4], format!("an IPv6 address; it belongs in {v6}"));
+            }
+            if is_v4(at.1) {
+                self.error(&[v6], format!("an IPv4 address; it belongs in {v4}"));
+            }
         }
     }
 
@@ -280,6 +304,16 @@ impl Search<'_> {
         let is_written = |it: &&Setting| it.origin != Origin::Default;
         let find = |name: &&str| self.settings.iter().find(|it| it.key.name() == *name);
         names.iter().filter_map(find).find(is_written)
+    }
+
+    /// Whether one of these keys was refused already: what follows from it is no news.
+    fn is_refused(&self, names: &[&str]) -> bool {
+        let keys = self.settings.iter().filter(|it| names.contains(&it.key.name()));
+        let is_error = |key: &str| {
+            let mut errors = self.findings.iter().filter(|it| it.severity == Severity::Error);
+            errors.any(|it| it.key.as_deref() == Some(key))
+        };
+        keys.into_iter().any(|it| is_error(&it.name))
     }
 
     fn error(&mut self, names: &[&str], text: String) {

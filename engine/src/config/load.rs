@@ -335,6 +335,8 @@ fn override_entries(
 
 /// Applies what was written: the file's in the table's order, then the command line's.
 fn apply(draft: &mut Draft, settings: &[Setting], findings: &mut Vec<Finding>) {
+    // A key that has no effect must not have one by accident.
+    let mut scratch = draft.clone();
     for pass in [false, true] {
         for setting in settings {
             let key = setting.key;
@@ -344,14 +346,8 @@ fn apply(draft: &mut Draft, settings: &[Setting], findings: &mut Vec<Finding>) {
             }
             let line = setting.origin.line();
             let name = Some(setting.name.as_str());
-            remarks(setting, findings);
-            // A key that has no effect must not have one by accident.
-            let mut scratch = None;
-            let target = if key.takes_effect() {
-                &mut *draft
-            } else {
-                scratch.insert(Draft::defaults(Generation::Properties))
-            };
+            remark(setting, findings);
+            let target = if key.takes_effect() { &mut *draft } else { &mut scratch };
             match key.set(target, &setting.text) {
                 Ok(()) => {}
                 Err(_) if key.is_secret => {
@@ -365,28 +361,43 @@ fn apply(draft: &mut Draft, settings: &[Setting], findings: &mut Vec<Finding>) {
             }
         }
     }
+    not_served(settings, findings);
 }
 
 /// What the status of a key that was written has to say.
-fn remarks(setting: &Setting, findings: &mut Vec<Finding>) {
+fn remark(setting: &Setting, findings: &mut Vec<Finding>) {
     let key = setting.key;
     let line = setting.origin.line();
     let name = Some(setting.name.as_str());
     match key.status {
-        Status::Active => {}
+        Status::Active | Status::Later { .. } => {}
         Status::Deprecated { use_instead } => {
             findings.push(Finding::note(name, line, format!("outdated; better: {use_instead}")));
         }
         Status::Ignored { why } => {
             findings.push(Finding::note(name, line, format!("no effect: {why}")));
         }
-        Status::Later { what } => {
-            let text = format!("this build does not serve {what} yet; nothing happens");
-            findings.push(Finding::warning(name, line, text));
+    }
+    if key.names.iter().skip(1).any(|it| *it == setting.name) {
+        findings.push(Finding::note(name, line, format!("is read as {}", key.name())));
+    }
+}
+
+/// One warning for everything of one kind that this build does not serve: an old file has dozens.
+fn not_served(settings: &[Setting], findings: &mut Vec<Finding>) {
+    let mut kinds: Vec<(&str, Vec<&Setting>)> = Vec::new();
+    for setting in settings.iter().filter(|it| it.origin != Origin::Default) {
+        let Status::Later { what } = setting.key.status else { continue };
+        match kinds.iter_mut().find(|it| it.0 == what) {
+            Some((_, of_kind)) => of_kind.push(setting),
+            None => kinds.push((what, vec![setting])),
         }
     }
-    if let Some(alias) = key.names.iter().skip(1).find(|it| **it == setting.name) {
-        findings.push(Finding::note(name, line, format!("{alias} is read as {}", key.name())));
+    for (what, of_kind) in kinds {
+        let Some(first) = of_kind.iter().min_by_key(|it| it.origin.line()) else { continue };
+        let names: Vec<&str> = of_kind.iter().map(|it| it.name.as_str()).collect();
+        let text = format!("this build does not serve {what} yet; no effect: {}", names.join(", "));
+        findings.push(Finding::warning(Some(&first.name), first.origin.line(), text));
     }
 }
 
@@ -429,6 +440,6 @@ const UNKNOWN_MAX: usize = 200;
 /// Longer names are nobody's misspelling, and comparing costs.
 const NAME_BYTES_MAX: usize = 100;
 /// Below this a suggestion is a guess.
-const NEAR_MIN: f64 = 0.7;
+const NEAR_MIN: f64 = 0.75;
 /// Settings that wrapper scripts give to the Java machine.
 const JAVA: [&str; 7] = ["java.", "javax.", "sun.", "com.sun.", "user.", "file.", "log4j."];

@@ -10,6 +10,8 @@ mod keys;
 mod load;
 mod properties;
 mod report;
+#[cfg(test)]
+mod tests;
 mod value;
 mod xml;
 

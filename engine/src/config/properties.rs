@@ -143,3 +143,78 @@ fn unescape(text: &str) -> Result<String, (String, String)> {
 fn is_blank(it: char) -> bool {
     matches!(it, ' ' | '\t' | '\u{c}')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_become_entries_as_in_java() {
+        type Want<'w> = &'w [(u32, &'w str, &'w str)];
+        let cases: &[(&str, &str, Want<'_>)] = &[
+            ("nothing", "", &[]),
+            ("blanks and comments", "\n  \t\n#a=1\n !b=2\n\u{c}\n", &[]),
+            (
+                "separators",
+                "a=1\nb:2\nc 3\nd\t4",
+                &[(1, "a", "1"), (2, "b", "2"), (3, "c", "3"), (4, "d", "4")],
+            ),
+            ("blanks around the separator", " a = 1 \nb\t:\t2", &[(1, "a", "1"), (2, "b", "2")]),
+            (
+                "one separator only",
+                "a==1\nb=:2\nc : = 3",
+                &[(1, "a", "=1"), (2, "b", ":2"), (3, "c", "= 3")],
+            ),
+            ("a key alone", "a\nb=\n=c", &[(1, "a", ""), (2, "b", ""), (3, "", "c")]),
+            ("escaped separators", r"a\=b\:c\ d=1", &[(1, "a=b:c d", "1")]),
+            (
+                "line ends",
+                "a=1\rb=2\r\nc=3\n\rd=4",
+                &[(1, "a", "1"), (2, "b", "2"), (3, "c", "3"), (5, "d", "4")],
+            ),
+            ("continuation", "a=1,\\\n   2,\\\r\n\t3\nb=4", &[(1, "a", "1,2,3"), (4, "b", "4")]),
+            ("continuation of the key", "a\\\n b=1", &[(1, "ab", "1")]),
+            ("no comment after continuation", "a=1\\\n#2", &[(1, "a", "1#2")]),
+            ("two backslashes end the line", "a=1\\\\\nb=2", &[(1, "a", "1\\"), (2, "b", "2")]),
+            ("three do not", "a=1\\\\\\\nb=2", &[(1, "a", "1\\b=2")]),
+            ("a comment is not continued", "#a\\\nb=2", &[(2, "b", "2")]),
+            ("continuation at the end", "a=1\\", &[(1, "a", "1")]),
+            ("escapes", r"a=\t\n\r\f\q\\x", &[(1, "a", "\t\n\r\u{c}q\\x")]),
+            ("unicode", r"a=\u00e4\u20AC\uD83D\uDE00", &[(1, "a", "ä€😀")]),
+            ("half a pair", r"a=\uD83Dx\uDE00", &[(1, "a", "\u{fffd}x\u{fffd}")]),
+            ("backslash u by hand", r"a=\\u00e4", &[(1, "a", r"\u00e4")]),
+        ];
+        for (name, text, want) in cases {
+            let mut findings = Vec::new();
+            let entries = read(text, &mut findings);
+            let got: Vec<_> = entries
+                .iter()
+                .map(|it| match &it.name {
+                    Name::Property(name) => (it.line, name.as_str(), it.text.as_str()),
+                    Name::Element(_) => panic!("{name}"),
+                })
+                .collect();
+            // What Java would trim from the ends, we trim too.
+            let want: Vec<_> = want.iter().map(|it| (it.0, it.1, it.2.trim())).collect();
+            assert_eq!(got, want, "{name}");
+            assert_eq!(findings, Vec::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bad_escape_is_found_with_its_line() {
+        for (text, bad) in [
+            ("\na=x\\u12", "12"),
+            ("\na=x\\u12g4", "12g4"),
+            ("\na=x\\u+123", "+123"),
+            ("\na=x\\u", ""),
+        ] {
+            let mut findings = Vec::new();
+            let entries = read(text, &mut findings);
+            assert_eq!(entries[0].text, "x", "{text}");
+            assert_eq!(findings.len(), 1, "{text}");
+            assert_eq!(findings[0].line, Some(2), "{text}");
+            assert!(findings[0].text.starts_with(&format!("\"\\u{bad}\" is")), "{text}");
+        }
+    }
+}

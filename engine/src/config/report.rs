@@ -20,9 +20,12 @@ pub struct Changes {
 ///
 /// A change by a key that speaks for others (`externalPort`) is named by those (`externalUdpPort`).
 pub fn changed(old: &Config, new: &Config) -> Changes {
-    let (old, new) = (Draft::of(old.clone()), Draft::of(new.clone()));
+    let (mut old, mut new) = (Draft::of(old.clone()), Draft::of(new.clone()));
     let mut changes = Changes::default();
-    for key in keys().filter(|it| it.takes_effect() && it.differs(&old, &new)) {
+    for key in keys() {
+        if !key.takes_effect() || !key.differs(&mut old, &mut new) {
+            continue;
+        }
         match key.reload {
             Reload::Live => changes.live.push(key.name()),
             Reload::Restart => changes.restart.push(key.name()),
@@ -65,10 +68,11 @@ fn write_check(out: &mut String, loaded: &Loaded) -> fmt::Result {
     for finding in &loaded.findings {
         writeln!(out, "{}", loaded.line(finding))?;
     }
-    let draft = Draft::of(loaded.config.clone());
+    let mut draft = Draft::of(loaded.config.clone());
     for section in SECTIONS {
         let rows = || {
-            let is_here = |it: &&Setting| section.keys.iter().any(|key| std::ptr::eq(key, it.key));
+            let is_here =
+                |it: &&Setting| section.keys.iter().any(|key| key.name() == it.key.name());
             loaded.origins.iter().filter(is_here)
         };
         let is_shown = |it: &Setting| it.origin != Origin::Default || it.key.takes_effect();
@@ -77,7 +81,7 @@ fn write_check(out: &mut String, loaded: &Loaded) -> fmt::Result {
         }
         writeln!(out, "\n# {}", section.title)?;
         for setting in rows().filter(|it| is_shown(it)) {
-            write_setting(out, setting, loaded, &draft)?;
+            write_setting(out, setting, loaded, &mut draft)?;
         }
     }
     Ok(())
@@ -87,14 +91,14 @@ fn write_setting(
     out: &mut String,
     setting: &Setting,
     loaded: &Loaded,
-    draft: &Draft,
+    draft: &mut Draft,
 ) -> fmt::Result {
     let key = setting.key;
     let text = match (&key.kind, setting.text.as_str()) {
         (_, text) if key.is_secret && !text.is_empty() => "(not shown)".to_owned(),
         // A port may be open by a key that speaks for several.
         (Kind::Port(at), _) if key.takes_effect() => {
-            at(&mut draft.clone()).map_or_else(String::new, |it| it.to_string())
+            at(draft).map_or_else(String::new, |it| it.to_string())
         }
         (_, text) => text.escape_debug().to_string(),
     };
@@ -123,7 +127,7 @@ fn write_setting(
 
 fn write_manual(out: &mut String) -> fmt::Result {
     let top = "Trunkline: every key. Written by the program from its key table; edit a copy. \
-               Lines that are commented out show the default, or after \"such as\" an example.";
+               Lines that are commented out show the default, or an example where there is none.";
     comment(out, top)?;
     for section in SECTIONS {
         writeln!(out, "\n\n## {}", section.title)?;
@@ -169,7 +173,7 @@ fn write_key(out: &mut String, key: &Key) -> fmt::Result {
     match starter {
         Some((name, text)) => writeln!(out, "{name}={text}"),
         None if key.default.is_empty() => {
-            writeln!(out, "# such as\n#{}={}", key.name(), key.example.replace('\\', "\\\\"))
+            writeln!(out, "# Example:\n#{}={}", key.name(), key.example.replace('\\', "\\\\"))
         }
         None => writeln!(out, "#{}={}", key.name(), key.default),
     }

@@ -246,3 +246,114 @@ pub(super) const PORT: &str = "a port from 1 to 65535, or 0 to keep it closed";
 const HOST_BYTES_MAX: usize = 255;
 /// Characters of a refused value that a message repeats: a line of a log, not a file.
 const SHOWN_MAX: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use protocols::sip::Transport::{Tcp, Tls, Udp};
+
+    use super::*;
+
+    #[test]
+    fn hosts_are_addresses_or_names() {
+        let good = [
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+            ("fe80::1%2", "fe80::1%2"),
+            ("lb-1.example.com", "lb-1.example.com"),
+            ("my_host", "my_host"),
+        ];
+        for (text, want) in good {
+            assert_eq!(host(text).as_deref(), Ok(want), "{text}");
+        }
+        let long = "a".repeat(256);
+        for text in [
+            "",
+            "1.2.3",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "a b",
+            "[127.0.0.1]",
+            "[::1",
+            ":::",
+            "a/b",
+            "::1%",
+            &long,
+        ] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_may_have_ports() {
+        let good = [
+            ("h", ("h", None)),
+            ("h:5080", ("h", Some(5080))),
+            ("1.2.3.4:1", ("1.2.3.4", Some(1))),
+            ("::1", ("::1", None)),
+            ("[::1]", ("::1", None)),
+            ("[::1]:5080", ("::1", Some(5080))),
+        ];
+        for (text, (host, port)) in good {
+            assert_eq!(host_and_port(text), Ok((host.to_owned(), port)), "{text}");
+        }
+        for text in ["", ":1", "h:", "h:0", "h:65536", "h:x", "[::1]:", "h:1:2", "::1::5"] {
+            assert!(host_and_port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn static_nodes_name_their_transports() {
+        let cases: [(&str, &[(Transport, u16)]); 4] = [
+            ("h", &[(Udp, 5060)]),
+            ("h:5080", &[(Udp, 5080)]),
+            ("h:5080/udp+TCP", &[(Udp, 5080), (Tcp, 5080)]),
+            ("h/tcp+tls", &[(Tcp, 5060), (Tls, 5061)]),
+        ];
+        for (text, want) in cases {
+            let got = static_node(text).unwrap();
+            assert_eq!(got.ports.iter().collect::<Vec<_>>(), want, "{text}");
+        }
+        for text in ["h/", "h/udp+", "h/sctp", "/udp"] {
+            assert!(static_node(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_have_prefixes_that_fit() {
+        for (text, prefix) in
+            [("10.0.0.0/8", 8), ("10.0.0.1", 32), ("::1", 128), ("fd00::/8", 8), ("0.0.0.0/0", 0)]
+        {
+            assert_eq!(network(text).map(|it| it.prefix), Ok(prefix), "{text}");
+        }
+        for text in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0/8", "host/8", "10.0.0.0/-1"]
+        {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn zero_and_below_is_a_closed_port() {
+        for (text, want) in [("0", None), ("-1", None), ("1", Some(1)), ("65535", Some(65_535))] {
+            assert_eq!(port(text), Ok(want), "{text}");
+        }
+        for text in ["65536", "x", "1.0", " 1", "", "99999999999999999999"] {
+            assert!(port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_the_whole_text() {
+        let it = pattern("a|b").unwrap();
+        for (text, want) in [("a", true), ("b", true), ("ab", false), ("xa", false), ("a\n", false)]
+        {
+            assert_eq!(it.0.is_match(text.as_bytes()), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_value_is_shown_short_and_on_one_line() {
+        let why = flag(&"x\n".repeat(1000)).unwrap_err();
+        assert!(why.len() < 300 && !why.contains('\n'), "{why}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Relays: one state machine per protocol. This file has what they share with the shards.
 
+pub mod sip;
+
 use std::net::SocketAddr;
 
 use protocols::sip::Transport;

@@ -9,6 +9,7 @@ pub(super) const HOSTS: &[Key] = &[
         &["host"],
         &["common/host"],
         "Address that both legs listen on unless they have their own. Without any host the file is refused.",
+        "192.0.2.1",
         |it| &mut it.config.host,
     )
     .xml_default("127.0.0.1"),
@@ -16,6 +17,7 @@ pub(super) const HOSTS: &[Key] = &[
         &["ipv6Host"],
         &["common/ipv6Host"],
         "IPv6 address that both legs listen on unless they have their own; only used where an IPv6 port is open.",
+        "2001:db8::1",
         |it| &mut it.config.ipv6_host,
     )
     .defaulting("::1"),
@@ -23,24 +25,28 @@ pub(super) const HOSTS: &[Key] = &[
         &["externalHost"],
         &["sip/external/host"],
         "Address of the client side.",
+        "192.0.2.1",
         |it| &mut it.config.external.host,
     ),
     host(
         &["internalHost"],
         &["sip/internal/host"],
         "Address of the node side.",
+        "192.0.2.1",
         |it| &mut it.config.internal.host,
     ),
     host(
         &["externalIpv6Host"],
         &["sip/external/ipv6Host"],
         "IPv6 address of the client side.",
+        "2001:db8::1",
         |it| &mut it.config.external.ipv6_host,
     ),
     host(
         &["internalIpv6Host"],
         &["sip/internal/ipv6Host"],
         "IPv6 address of the node side.",
+        "2001:db8::1",
         |it| &mut it.config.internal.ipv6_host,
     ),
 ];
@@ -472,9 +478,10 @@ const fn host(
     names: &'static [&'static str],
     xml: &'static [&'static str],
     help: &'static str,
+    example: &'static str,
     at: fn(&mut Draft) -> &mut Option<String>,
 ) -> Key {
-    Key::new(names, xml, "", help, "192.0.2.1", Kind::Host(at)).restart()
+    Key::new(names, xml, "", help, example, Kind::Host(at)).restart()
 }
 
 const fn port(

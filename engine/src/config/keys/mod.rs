@@ -330,8 +330,9 @@ impl Key {
         }
     }
 
-    /// Whether two configurations differ in what this key says.
-    pub(super) fn differs(&self, old: &Draft, new: &Draft) -> bool {
+    /// Whether two configurations differ in what this key says. Leaves both as they are: the places
+    /// are for writing, and one place per key serves reading, too.
+    pub(super) fn differs(&self, old: &mut Draft, new: &mut Draft) -> bool {
         fn apart<T: PartialEq>(
             at: fn(&mut Draft) -> &mut T,
             old: &mut Draft,
@@ -339,8 +340,6 @@ impl Key {
         ) -> bool {
             *at(old) != *at(new)
         }
-        // The places are for writing; a copy each keeps one place per key instead of two.
-        let (old, new) = (&mut old.clone(), &mut new.clone());
         match &self.kind {
             Kind::Flag(at) => apart(*at, old, new),
             Kind::Time { at, .. } => apart(*at, old, new),
@@ -362,7 +361,8 @@ impl Key {
     pub(super) fn rank_of_property(&self, name: &str) -> Option<usize> {
         let repaired = name.strip_prefix(STACK_MISSPELT).map(|it| format!("{STACK}{it}"));
         let name = repaired.as_deref().unwrap_or(name);
-        let is_path = |it: &str| it.len() == name.len() && it.replace('/', ".") == name;
+        let is_path =
+            |it: &str| it.len() == name.len() && (it == name || it.replace('/', ".") == name);
         self.names.iter().position(|it| matches_name(it, name)).or_else(|| {
             self.xml.iter().position(|it| is_path(it)).map(|it| it.saturating_add(self.names.len()))
         })

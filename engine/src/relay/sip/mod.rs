@@ -1,0 +1,271 @@
+//! The SIP relay: one message in, one verdict out (`sip.md` 2).
+//!
+//! Stateless but for what the balancing algorithm remembers. Reads RFC 3261 §16 (proxy behaviour,
+//! §16.11 stateless), RFC 3581 (rport), RFC 5658 (double Record-Route). Headers that are not ours leave
+//! byte for byte as they came.
+
+mod answer;
+mod contact;
+mod explain;
+mod flow;
+mod head;
+mod inwards;
+mod names;
+mod next_hop;
+mod outwards;
+mod rate;
+mod request;
+mod response;
+mod routes;
+mod seen;
+mod settings;
+mod via;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use protocols::bytes::Edits;
+use protocols::sip::message::{Malformed, Message, Start};
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+pub use self::explain::{Explanation, explain};
+pub use self::names::NameCache;
+pub use self::settings::{Place, Settings};
+
+use self::explain::Trace;
+use self::rate::Rates;
+use self::seen::Sightings;
+use self::via::TopVia;
+use crate::balance::{self, Algorithm, Shard};
+use crate::config::AffinityKey;
+use crate::names::{Answer, Query, Unresolved};
+use crate::node::NodeKey;
+use crate::relay::{Arrival, DropReason, Hop, Leg, Report, Verdict};
+use crate::snapshot::{Family, Snapshot};
+use crate::stats::Counters;
+
+/// One shard's SIP relay.
+///
+/// Owns the algorithm's memory, the counters and reusable buffers; shares nothing. Feed it every
+/// datagram and every framed message through [`Relay::handle`] and do what the verdict says.
+pub struct Relay {
+    settings: Arc<Settings>,
+    shard: Shard,
+    algorithm: Box<dyn Algorithm>,
+    counters: Counters,
+    sightings: Sightings,
+    names: NameCache,
+    wanted: Option<Query>,
+    rates: Rates,
+    buffers: Buffers,
+}
+
+/// Reused from message to message, so that none allocates.
+#[derive(Default)]
+struct Buffers {
+    edits: Edits,
+    /// The top Via with received and rport as they must be; empty if it may stay as it came.
+    via: Vec<u8>,
+    /// Header lines of ours, in wire order.
+    head: Vec<u8>,
+    /// A URI being rewritten.
+    uri: Vec<u8>,
+    /// To tag of our own answers.
+    tag: Vec<u8>,
+}
+
+/// One parsed message with what is known of its arrival.
+struct Incoming<'a> {
+    arrival: &'a Arrival,
+    leg: Leg,
+    transport: Transport,
+    family: Family,
+    message: &'a Message<'a>,
+    via: TopVia<'a>,
+    snapshot: &'a Snapshot,
+}
+
+impl Relay {
+    /// A relay for one shard.
+    pub fn new(settings: Arc<Settings>, shard: Shard) -> Relay {
+        Relay {
+            algorithm: balance::build(&settings.config, shard),
+            rates: Rates::new(&settings.config),
+            settings,
+            shard,
+            counters: Counters::default(),
+            sightings: Sightings::default(),
+            names: NameCache::default(),
+            wanted: None,
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Takes new settings over between two messages. What the algorithm remembers stays unless the
+    /// algorithm itself changed.
+    pub fn configure(&mut self, settings: Arc<Settings>) {
+        if balance::must_rebuild(&self.settings.config, &settings.config) {
+            self.algorithm = balance::build(&settings.config, self.shard);
+        }
+        self.rates = Rates::new(&settings.config);
+        self.settings = settings;
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Decides one message: a datagram, or one framed message of a stream.
+    ///
+    /// Clears `out`, then writes what to send; never allocates once buffers have grown. The same bytes
+    /// from the same place give the same decision as long as snapshot and algorithm memory are equal.
+    pub fn handle(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let verdict = self.decide(arrival, bytes, snapshot, out, &mut ());
+        if let Verdict::Drop(reason) = verdict {
+            self.counters.dropped(reason);
+        }
+        verdict
+    }
+
+    /// Decides a message again whose `hop` failed: another node if there is one (mark the failed one
+    /// suspect in `snapshot` first), else our 503 (`sip.md` 2.10, 5.1).
+    pub fn undelivered(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        failed: Hop,
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        self.names.demote(failed);
+        let verdict = match self.decide(arrival, bytes, snapshot, out, &mut ()) {
+            Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
+                self.unreachable(arrival, bytes, snapshot, out)
+            }
+            Verdict::Forward { hop, node, reply } => {
+                // The 100 went out with the first attempt.
+                out.drain(..reply);
+                Verdict::Forward { hop, node, reply: 0 }
+            }
+            other => other,
+        };
+        if let Verdict::Drop(reason) = verdict {
+            self.counters.dropped(reason);
+        }
+        verdict
+    }
+
+    /// The identity of the live node at an address that just refused something. Mark it suspect, and
+    /// let the control executor know through [`Relay::poll_report`].
+    pub fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
+        let key = snapshot.node(snapshot.at(address, None)?).key;
+        self.sightings.refused(key);
+        Some(key)
+    }
+
+    /// Name that the last [`Verdict::Resolve`] waits for.
+    pub fn wanted_name(&mut self) -> Option<Query> {
+        self.wanted.take()
+    }
+
+    /// The resolver's answer; handle the waiting bytes again afterwards.
+    pub fn handle_name(&mut self, now: Time, query: Query, answer: Result<Answer, Unresolved>) {
+        self.names.insert(now, query, answer);
+    }
+
+    /// What the control executor must hear. Heartbeats and refusals come at once, sightings at most
+    /// every [`seen::PERIOD`].
+    pub fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
+        self.sightings.poll(now, snapshot)
+    }
+
+    /// Calls of the first node belong to the second from now on (`sip.md` 5.8).
+    pub fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
+        self.algorithm.switch_over(from, to);
+    }
+
+    /// This shard's counters, brought up to date.
+    pub fn counters(&mut self) -> &mut Counters {
+        self.counters.remembered_calls(self.algorithm.active_calls());
+        &mut self.counters
+    }
+
+    fn decide<T: Trace>(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+        trace: &mut T,
+    ) -> Verdict {
+        out.clear();
+        self.buffers.edits.clear();
+        self.buffers.via.clear();
+        self.buffers.head.clear();
+        if bytes.iter().all(|it| matches!(it, b'\r' | b'\n' | 0)) {
+            return self.keep_alive(arrival, out);
+        }
+        let settings = Arc::clone(&self.settings);
+        if bytes.len() > settings.config.message_bytes_max {
+            return self.refuse_malformed(arrival, bytes, Malformed::TooLarge { bytes: bytes.len() }, out);
+        }
+        let custom = match &settings.config.affinity_key {
+            AffinityKey::Header(name) => Some(name.as_bytes()),
+            _ => None,
+        };
+        let message = match Message::parse(bytes, custom) {
+            Ok(message) => message,
+            Err(malformed) => return self.refuse_malformed(arrival, bytes, malformed, out),
+        };
+        let listener = settings.listener(arrival.listener);
+        let incoming = Incoming {
+            arrival,
+            leg: listener.leg,
+            transport: listener.transport,
+            family: Family::of(arrival.source.ip()),
+            message: &message,
+            via: TopVia::of(&message),
+            snapshot,
+        };
+        match message.start {
+            Start::Request { method, .. } => {
+                self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
+                self.request(&settings, &incoming, method, out, trace)
+            }
+            Start::Response { status, .. } => {
+                self.counters.response(status, incoming.leg, incoming.transport, message.body.len());
+                self.response(&settings, &incoming, status, out, trace)
+            }
+        }
+    }
+
+    /// UDP keep-alives are answered only on request of the configuration (`sip.md` 2.13); streams answer
+    /// pings where they frame.
+    fn keep_alive(&mut self, arrival: &Arrival, out: &mut Vec<u8>) -> Verdict {
+        if arrival.flow.is_none() && self.rates.may_answer_keep_alive(arrival.now, arrival.source) {
+            out.extend_from_slice(b"\r\n\r\n");
+            let hop = Hop::Datagram { from: arrival.listener, to: arrival.source };
+            return Verdict::Reply { hop };
+        }
+        Verdict::Drop(DropReason::KeepAlive)
+    }
+}
+
+/// Address that a hop leads to, as far as it is known.
+fn target(hop: Hop) -> Option<SocketAddr> {
+    match hop {
+        Hop::Datagram { to, .. } | Hop::Stream { to, .. } => Some(to),
+        Hop::Flow { or, .. } => or.map(|(_, to)| to),
+    }
+}

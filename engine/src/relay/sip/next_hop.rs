@@ -1,0 +1,118 @@
+//! Where a request from a node goes: a literal, a name that must be resolved, a client's connection
+//! (RFC 3261 §16.6(6), §16.6(7); `sip.md` 2.8, 8.5).
+
+use std::net::SocketAddr;
+
+use protocols::sip::Transport;
+use protocols::sip::uri::{Scheme, Uri, parse_ip};
+use protocols::time::Time;
+
+use super::names::NameCache;
+use super::settings::{Place, Settings};
+use crate::names::Query;
+use crate::relay::{DropReason, Flow, Hop, Leg};
+use crate::snapshot::Family;
+
+/// What became of the search for a next hop.
+pub(super) enum NextHop<'s> {
+    /// Send there.
+    Found {
+        /// Socket and texts of the leg it leaves by.
+        place: &'s Place,
+        /// Transport of that leg.
+        transport: Transport,
+        /// Where to.
+        hop: Hop,
+    },
+    /// The name is not in the cache.
+    Unknown(Query),
+    /// It cannot be reached; the request is answered 503, an ACK dropped for this reason.
+    Unreachable(DropReason),
+}
+
+/// What the search depends on.
+pub(super) struct Search<'a> {
+    pub now: Time,
+    pub family: Family,
+    /// Top Route, else Request-URI.
+    pub uri: &'a Uri<'a>,
+    /// Transport where the URI names none.
+    pub otherwise: Transport,
+    /// Connection that the dialog's route set names.
+    pub flow: Option<Flow>,
+}
+
+impl Search<'_> {
+    pub(super) fn run<'s>(&self, settings: &'s Settings, names: &NameCache) -> NextHop<'s> {
+        let uri = self.uri;
+        let named = match uri.transport() {
+            Some(None) => return NextHop::Unreachable(DropReason::NoListener),
+            Some(Some(transport)) => Some(transport),
+            None => None,
+        };
+        let transport = match (uri.scheme, named.unwrap_or(self.otherwise)) {
+            (Scheme::Sips, Transport::Udp | Transport::Tcp) => Transport::Tls,
+            (Scheme::Sips, Transport::Ws) => Transport::Wss,
+            (_, transport) => transport,
+        };
+        let host = uri.param("maddr").filter(|it| !it.is_empty()).unwrap_or(uri.host);
+        let literal = parse_ip(host);
+        if let Some(flow) = self.flow {
+            // The connection itself is the way; its literal address is only for when it is gone.
+            let Some(place) = settings.place(Leg::External, self.family, transport) else {
+                return NextHop::Unreachable(DropReason::NoListener);
+            };
+            let or = literal
+                .filter(|it| Family::of(*it) == self.family)
+                .filter(|_| !matches!(transport, Transport::Ws | Transport::Wss))
+                .map(|ip| (place.listener, SocketAddr::new(ip, uri.effective_port(transport))));
+            return NextHop::Found { place, transport, hop: Hop::Flow { flow, or } };
+        }
+        if let Some(ip) = literal {
+            let to = SocketAddr::new(ip, uri.effective_port(transport));
+            return self.reach(settings, transport, to);
+        }
+        let Ok(host) = std::str::from_utf8(host) else {
+            return NextHop::Unreachable(DropReason::Unresolved);
+        };
+        let query = Query {
+            host: host.to_ascii_lowercase(),
+            port: uri.port,
+            transport: named.or(Some(self.otherwise).filter(|it| *it != Transport::Udp)),
+            sips: uri.scheme == Scheme::Sips,
+        };
+        let Some(targets) = names.find(self.now, &query) else { return NextHop::Unknown(query) };
+        let found = targets.iter().find(|(transport, to)| {
+            Family::of(to.ip()) == self.family
+                && settings.place(Leg::External, self.family, *transport).is_some()
+        });
+        match found {
+            Some((transport, to)) => self.reach(settings, *transport, *to),
+            None => NextHop::Unreachable(DropReason::Unresolved),
+        }
+    }
+
+    fn reach<'s>(
+        &self,
+        settings: &'s Settings,
+        transport: Transport,
+        to: SocketAddr,
+    ) -> NextHop<'s> {
+        if Family::of(to.ip()) != self.family || to.port() == 0 {
+            return NextHop::Unreachable(DropReason::NoListener);
+        }
+        match settings.place(Leg::External, self.family, transport) {
+            Some(place) => NextHop::Found { place, transport, hop: hop(place, transport, to) },
+            None => NextHop::Unreachable(DropReason::NoListener),
+        }
+    }
+}
+
+/// The hop to an address from a place.
+pub(super) fn hop(place: &Place, transport: Transport, to: SocketAddr) -> Hop {
+    if transport.is_stream() {
+        Hop::Stream { from: place.listener, to }
+    } else {
+        Hop::Datagram { from: place.listener, to }
+    }
+}

@@ -1,0 +1,264 @@
+//! Requests: what both directions have in common (`sip.md` 2.1, 2.2, RFC 3261 §16.3, §16.4).
+
+use protocols::bytes::{Span, parse_decimal, write_decimal};
+use protocols::sip::message::{Message, Start, remove_values};
+use protocols::sip::message::Method;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::Uri;
+
+use super::answer::Answer;
+use super::explain::Trace;
+use super::routes::Stripped;
+use super::settings::Settings;
+use super::via;
+use super::{Buffers, Incoming, Relay};
+use crate::node::Node;
+use crate::registry::Announcement;
+use crate::relay::{DropReason, Hop, Leg, Verdict};
+
+/// A request on its way: what has been found out so far.
+pub(super) struct Request<'a> {
+    pub method: Method,
+    /// The Request-URI to go by: the one written, or what a strict router moved into Route.
+    pub uri: Option<Uri<'a>>,
+    pub uri_span: Span,
+    /// The To header has a tag.
+    pub is_subsequent: bool,
+    /// [`via::transaction`].
+    pub hash: u64,
+    /// The last Route was a strict router's and is the Request-URI now.
+    pub route_moved: bool,
+}
+
+impl Relay {
+    pub(super) fn request<T: Trace>(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        method: Method,
+        out: &mut Vec<u8>,
+        trace: &mut T,
+    ) -> Verdict {
+        let message = incoming.message;
+        let arrival = incoming.arrival;
+        if via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via) {
+            self.buffers.edits.replace(incoming.via.span, &self.buffers.via);
+        }
+        if message.heartbeat
+            && matches!(method, Method::Options | Method::Info)
+            && incoming.leg == Leg::Internal
+            && settings.believes_heartbeats_of(arrival.source.ip())
+        {
+            return self.heartbeat(settings, incoming, out);
+        }
+        let from_node = is_from_node(settings, incoming);
+        if T::ON {
+            let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
+            trace.say(format_args!("{} request: {side}", method.as_str()));
+        }
+        if !from_node {
+            if let Some(refusal) = self.admit(settings, incoming, method, out) {
+                return refusal;
+            }
+        }
+        match self.max_forwards(message) {
+            Ok(()) => {}
+            Err(answer) => return self.answer(settings, incoming, method, &answer, out),
+        }
+        let Start::Request { uri: uri_span, .. } = message.start else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        let mut request = Request {
+            method,
+            uri: message.request_uri,
+            uri_span,
+            is_subsequent: message.to_tag().is_some(),
+            hash: via::transaction(&incoming.via, message),
+            route_moved: false,
+        };
+        self.undo_strict_router(settings, message, &mut request, trace);
+        let routes =
+            Stripped::of(message, request.uri.as_ref(), settings, incoming.snapshot, trace);
+        for line in message.initial_remote.as_slice() {
+            self.buffers.edits.remove(*line);
+        }
+        if from_node {
+            self.outwards(settings, incoming, &request, &routes, out, trace)
+        } else {
+            self.inwards(settings, incoming, &request, &routes, out, trace)
+        }
+    }
+
+    /// Registers what a node says of itself (`sip.md` 4).
+    fn heartbeat(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let message = incoming.message;
+        let answer = match Announcement::parse(message.text(message.body)) {
+            Ok(announcement) => {
+                if !self.sightings.beat(announcement) {
+                    return Verdict::Drop(DropReason::QueueFull);
+                }
+                Answer::plain(200, "OK", DropReason::Malformed)
+            }
+            Err(error) => {
+                let reason = format!("Bad heartbeat: {error}");
+                let answer = Answer::plain(400, &reason, DropReason::Malformed);
+                return self.answer(settings, incoming, Method::Options, &answer, out);
+            }
+        };
+        self.answer(settings, incoming, Method::Options, &answer, out)
+    }
+
+    /// Blocked words and rates, for requests from outside. `None`: it may pass.
+    fn admit(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        method: Method,
+        out: &mut Vec<u8>,
+    ) -> Option<Verdict> {
+        let message = incoming.message;
+        let arrival = incoming.arrival;
+        if settings.blocks() {
+            let agent = message.user_agent.unwrap_or_default();
+            let values = [agent, message.to, message.from];
+            if values.iter().any(|it| settings.is_blocked(it.of(message.bytes))) {
+                let Some(status) = settings.config.blocked_response else {
+                    return Some(Verdict::Drop(DropReason::Blocked));
+                };
+                let reason = if status == 403 { "Forbidden" } else { "Blocked" };
+                let answer = Answer::plain(status, reason, DropReason::Blocked);
+                return Some(self.answer(settings, incoming, method, &answer, out));
+            }
+        }
+        let is_new = message.to_tag().is_none() && !matches!(method, Method::Ack | Method::Cancel);
+        if is_new && !self.rates.admits(arrival.now, arrival.source.ip()) {
+            // New work is refused first; what is up goes on.
+            return Some(Verdict::Drop(DropReason::Rate));
+        }
+        None
+    }
+
+    /// RFC 3261 §16.3(3), §16.6(3).
+    fn max_forwards(&mut self, message: &Message<'_>) -> Result<(), Answer<'static>> {
+        let edits = &mut self.buffers.edits;
+        match message.max_forwards {
+            None => edits.insert(message.headers_end, b"Max-Forwards: 70\r\n"),
+            Some(span) => match parse_decimal::<u64>(message.text(span)) {
+                Some(0) => {
+                    return Err(Answer::plain(483, "Too Many Hops", DropReason::MaxForwards));
+                }
+                Some(hops) => {
+                    edits.write(span, |text| write_decimal(text, hops.min(255) - 1));
+                }
+                None => {
+                    return Err(Answer::plain(400, "Bad Max-Forwards", DropReason::Malformed));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Takes off the first `count` Routes, and the last one if it became the Request-URI.
+    pub(super) fn cut_routes(&mut self, message: &Message<'_>, request: &Request<'_>, count: usize) {
+        let edits = &mut self.buffers.edits;
+        let routes = message.routes.as_slice();
+        let Some((last, before)) = routes.split_last().filter(|_| request.route_moved) else {
+            return remove_values(&message.routes, count, edits);
+        };
+        if count >= before.len() {
+            return remove_values(&message.routes, routes.len(), edits);
+        }
+        remove_values(&message.routes, count, edits);
+        match before.last().filter(|it| it.line == last.line) {
+            Some(previous) => {
+                edits.remove(Span { start: previous.span.end, end: last.span.end });
+            }
+            None => edits.remove(last.line),
+        }
+    }
+
+    /// A strict router before us put our own Record-Route into the Request-URI and the real one at the
+    /// end of Route (RFC 3261 §16.4).
+    fn undo_strict_router<'m, T: Trace>(
+        &mut self,
+        settings: &Settings,
+        message: &Message<'m>,
+        request: &mut Request<'m>,
+        trace: &mut T,
+    ) {
+        let Some(uri) = request.uri.filter(|it| settings.is_my_uri(it)) else { return };
+        if uri.param("lr").is_none() || uri.param("node_host").is_none() {
+            return;
+        }
+        // More Routes than the index keeps: the last one is out of sight, and nobody writes that many.
+        let routes = message.routes.as_slice();
+        let Some(value) = routes.last().filter(|_| routes.len() == message.routes.len()) else {
+            return;
+        };
+        let Some(route) = NameAddr::parse(value.span.of(message.bytes)) else { return };
+        let Some(target) = Uri::parse(route.uri).filter(|it| !settings.is_my_uri(it)) else {
+            return;
+        };
+        self.buffers.edits.replace(request.uri_span, route.uri);
+        if T::ON {
+            trace.say(format_args!(
+                "strict router: Request-URI was ours, now {}",
+                route.uri.escape_ascii()
+            ));
+        }
+        request.uri = Some(target);
+        request.route_moved = true;
+    }
+}
+
+/// What every request ends with.
+impl Relay {
+    pub(super) fn forward(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        request: &Request<'_>,
+        hop: Hop,
+        node: Option<&Node>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let message = incoming.message;
+        // A 100 stops the client's retransmissions, so the rest of the way must be reliable
+        // (`sip.md` 2.10); to other methods RFC 4320 §4.1 forbids it.
+        let may_try = settings.config.send_trying && request.method == Method::Invite;
+        if may_try && !matches!(hop, Hop::Datagram { .. }) {
+            let answer = Answer::plain(100, "Trying", DropReason::Malformed);
+            self.write_answer(incoming, &answer, out);
+        }
+        let reply = out.len();
+        let Buffers { edits, head, .. } = &mut self.buffers;
+        edits.insert(message.first_header, head);
+        if edits.apply(message.bytes, out).is_err() {
+            out.clear();
+            return Verdict::Drop(DropReason::TooLarge);
+        }
+        Verdict::Forward { hop, node: node.map(|it| it.key), reply }
+    }
+}
+
+/// Where the request comes from. Two-entry: the leg says it. Single-entry: the source must be a node's or
+/// an extra server's own address; what a Via claims counts only from the node's IP (`sip.md` 2.2).
+fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
+    if settings.is_two_entry(incoming.family) {
+        return incoming.leg == Leg::Internal;
+    }
+    let source = incoming.arrival.source;
+    if settings.extra_servers.contains(&source) || incoming.snapshot.at(source, None).is_some() {
+        return true;
+    }
+    let via = &incoming.via;
+    let claimed = std::net::SocketAddr::new(source.ip(), via.sent_by_port(incoming.transport));
+    via.via.host_ip() == Some(source.ip())
+        && (incoming.snapshot.at(claimed, None).is_some()
+            || settings.extra_servers.contains(&claimed))
+}

@@ -1,0 +1,237 @@
+//! Responses: off with our Vias, on to the next (`sip.md` 2.7; RFC 3261 §16.7, §16.11, §18.2.2).
+
+use std::net::SocketAddr;
+
+use protocols::bytes::{Span, write_decimal, write_host};
+use protocols::sip::Transport;
+use protocols::sip::message::{Start, remove_values};
+use protocols::sip::message::Method;
+
+use super::explain::Trace;
+use super::next_hop;
+use super::settings::{Place, Settings};
+use super::via::{self, ResponseTarget, TopVia};
+use super::{Buffers, Incoming, Relay, flow};
+use crate::balance::Query;
+use crate::relay::{DropReason, Hop, Leg, Verdict};
+use crate::snapshot::NodeId;
+
+impl Relay {
+    pub(super) fn response<T: Trace>(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        status: u16,
+        out: &mut Vec<u8>,
+        trace: &mut T,
+    ) -> Verdict {
+        let message = incoming.message;
+        let snapshot = incoming.snapshot;
+        if !is_ours(&incoming.via, settings) {
+            return Verdict::Drop(DropReason::NotOurs);
+        }
+        // One of ours, or two where the legs differ; what is below belongs to others.
+        let second = TopVia::at(message, 1).filter(|it| is_ours(it, settings));
+        let (ours, last) = match &second {
+            Some(second) => (2, second),
+            None => (1, &incoming.via),
+        };
+        let Some(next) = TopVia::at(message, ours) else {
+            return Verdict::Drop(DropReason::NoVia);
+        };
+        let Some(transport) = next.via.transport else {
+            return Verdict::Drop(DropReason::NoListener);
+        };
+        remove_values(&message.vias, ours, &mut self.buffers.edits);
+
+        let source = incoming.arrival.source;
+        let from_node = if settings.is_two_entry(incoming.family) {
+            incoming.leg == Leg::Internal
+        } else {
+            snapshot.at(source, None).is_some()
+                || snapshot.remembers(source)
+                || settings.extra_servers.contains(&source)
+        };
+        if T::ON {
+            let side = if from_node { "from a node, to a client" } else { "from outside, to a node" };
+            trace.say(format_args!("response {status}: {side}; {ours} Via of ours removed"));
+        }
+        let out_leg = if from_node { Leg::External } else { Leg::Internal };
+        let Some(place) = settings.place(out_leg, incoming.family, transport) else {
+            return Verdict::Drop(DropReason::NoListener);
+        };
+        let token = last.via.param("flow").and_then(|it| flow::read(it, &settings.secret));
+        let next = Next { target: via::response_target(&next, transport), via: next, transport, place };
+        let hop = if from_node {
+            self.from_node(settings, incoming, status, &next, trace);
+            next.hop(token)
+        } else {
+            self.to_node(settings, incoming, status, &next, token, trace)
+        };
+        let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
+        if self.buffers.edits.apply(message.bytes, out).is_err() {
+            out.clear();
+            return Verdict::Drop(DropReason::TooLarge);
+        }
+        Verdict::Forward { hop, node: None, reply: 0 }
+    }
+
+    fn from_node<T: Trace>(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        status: u16,
+        next: &Next<'_>,
+        trace: &mut T,
+    ) {
+        let message = incoming.message;
+        let config = &settings.config;
+        if let Some(node) = incoming.snapshot.at(incoming.arrival.source, None) {
+            let reason = match message.start {
+                Start::Response { reason, .. } => message.text(reason),
+                Start::Request { .. } => b"",
+            };
+            let is_error = config.error_codes.contains(&status)
+                && config.error_reason.as_ref().is_none_or(|it| it.as_bytes() == reason);
+            self.sightings.answered(incoming.snapshot, node, is_error);
+            let node = incoming.snapshot.node(node);
+            self.counters.from_node(node.key, status);
+            if T::ON {
+                trace.say(format_args!("sender is node {} {}", node.host_name, node.ip));
+            }
+        }
+        let opens = matches!(
+            message.method(),
+            Method::Invite | Method::Subscribe | Method::Update | Method::Refer
+        );
+        if config.legacy_contact_patching && opens && !(300..400).contains(&status) {
+            self.publish_contact(settings, incoming, next.transport);
+        }
+    }
+
+    /// To the node that sent the request, or to who takes its place if it is dead.
+    fn to_node<T: Trace>(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        status: u16,
+        next: &Next<'_>,
+        token: Option<crate::relay::Flow>,
+        trace: &mut T,
+    ) -> Option<Hop> {
+        let message = incoming.message;
+        let snapshot = incoming.snapshot;
+        for line in message.initial_remote.as_slice() {
+            self.buffers.edits.remove(*line);
+        }
+        self.initial_remote(message, incoming.arrival.source);
+        let named = next.node(snapshot);
+        let is_server = next.target.ip.is_some_and(|ip| {
+            let port = next.target.sent_by_port;
+            settings.extra_servers.contains(&SocketAddr::new(ip, port))
+        });
+        let version = incoming.via.via.branch.and_then(via::branch_version);
+        let version = version.filter(|it| snapshot.has_version(*it));
+        let query = Query {
+            now: incoming.arrival.now,
+            key: self.affinity_key(settings, message),
+            call_id: message.text(message.call_id),
+            version: version.unwrap_or_else(|| snapshot.latest()),
+            family: incoming.family,
+            transport: next.transport,
+            is_first: false,
+            is_ack: false,
+            in_dialog: false,
+            status: Some(status),
+        };
+        let taker = if is_server && named.is_none() {
+            None
+        } else {
+            self.algorithm.answer(&query, snapshot, named)
+        };
+        if taker == named || taker.is_none() {
+            if settings.config.use_with_nexmo {
+                self.distrust(next);
+                return next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token);
+            }
+            return next.hop(token);
+        }
+        let node = snapshot.node(taker?);
+        let port = node.ports.of(next.transport)?;
+        if T::ON {
+            let gone = if named.is_some() { "overruled" } else { "dead" };
+            trace.say(format_args!("the node of the Via is {gone}; to {} {}", node.host_name, node.ip));
+        }
+        let start = next.via.span.start;
+        let via = &next.via.via;
+        let edits = &mut self.buffers.edits;
+        let span = Span { start: start + via.sent_by.start, end: start + via.sent_by.end };
+        edits.write(span, |text| {
+            write_host(text, node.ip);
+            text.push(b':');
+            write_decimal(text, port);
+        });
+        self.distrust(next);
+        Some(next_hop::hop(next.place, next.transport, SocketAddr::new(node.ip, port)))
+    }
+
+    /// Takes `received` and `rport` off the Via below ours: they name who is gone, or a carrier
+    /// corrupted them (`isUseWithNexmo`).
+    fn distrust(&mut self, next: &Next<'_>) {
+        let Buffers { edits, .. } = &mut self.buffers;
+        let start = next.via.span.start;
+        for span in [next.via.via.received_span, next.via.via.rport_span].into_iter().flatten() {
+            edits.remove(Span { start: start + span.start, end: start + span.end });
+        }
+    }
+}
+
+/// The Via that the response goes to.
+struct Next<'a> {
+    via: TopVia<'a>,
+    target: ResponseTarget,
+    transport: Transport,
+    place: &'a Place,
+}
+
+impl Next<'_> {
+    /// The live node that wrote it.
+    fn node(&self, snapshot: &crate::snapshot::Snapshot) -> Option<NodeId> {
+        let ports = [self.target.sent_by_port, self.target.port];
+        let ips = [self.via.via.host_ip(), self.target.ip];
+        ips.into_iter().flatten().find_map(|ip| {
+            ports.into_iter().find_map(|port| snapshot.at(SocketAddr::new(ip, port), None))
+        })
+    }
+
+    fn hop(&self, token: Option<crate::relay::Flow>) -> Option<Hop> {
+        self.hop_to(self.target.ip, self.target.port, token)
+    }
+
+    fn hop_to(
+        &self,
+        ip: Option<std::net::IpAddr>,
+        port: u16,
+        token: Option<crate::relay::Flow>,
+    ) -> Option<Hop> {
+        let from = self.place.listener;
+        if !self.transport.is_stream() {
+            return Some(Hop::Datagram { from, to: SocketAddr::new(ip?, port) });
+        }
+        // The connection it came by; once that is gone, where the sender listens, never its old
+        // ephemeral port (RFC 3261 §18.2.2).
+        let listens = ip.map(|ip| (from, SocketAddr::new(ip, self.target.sent_by_port)));
+        let may_call = !matches!(self.transport, Transport::Ws | Transport::Wss);
+        match token {
+            Some(flow) => Some(Hop::Flow { flow, or: listens.filter(|_| may_call) }),
+            None => Some(Hop::Stream { from, to: SocketAddr::new(ip?, port) }),
+        }
+    }
+}
+
+/// Whether a Via is one that we put on.
+fn is_ours(via: &TopVia<'_>, settings: &Settings) -> bool {
+    let Some(transport) = via.via.transport else { return false };
+    let port = via.sent_by_port(transport);
+    settings.is_me(via.via.host, via.via.host_ip(), port)
+}

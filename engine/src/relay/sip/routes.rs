@@ -1,0 +1,117 @@
+//! Routes that lead to us: taken off, and what they say about the call (`sip.md` 2.4).
+
+use std::net::SocketAddr;
+
+use protocols::bytes::parse_decimal;
+use protocols::sip::Transport;
+use protocols::sip::message::Message;
+use protocols::sip::route::NameAddr;
+use protocols::sip::uri::{Uri, parse_ip};
+
+use super::explain::Trace;
+use super::settings::Settings;
+use super::{flow, via};
+use crate::node::Version;
+use crate::relay::Flow;
+use crate::snapshot::{NodeId, Snapshot};
+
+/// What the Routes meant for us said.
+#[derive(Debug, Default)]
+pub(super) struct Stripped {
+    /// How many of the first Route values are ours.
+    pub count: usize,
+    /// Live node named by `node_host` and `node_port`.
+    pub node: Option<NodeId>,
+    /// A node was named, live or not.
+    pub named: bool,
+    /// `version` of the route set.
+    pub version: Option<Version>,
+    /// Client connection named by a flow token that is truly ours.
+    pub flow: Option<Flow>,
+    /// `transport` of the second of our Routes, or of the only one: the leg towards the client.
+    pub outer: Option<Transport>,
+}
+
+impl Stripped {
+    /// Reads the Routes in front that are ours, then, if no live node was named, the Request-URI.
+    pub(super) fn of<T: Trace>(
+        message: &Message<'_>,
+        uri: Option<&Uri<'_>>,
+        settings: &Settings,
+        snapshot: &Snapshot,
+        trace: &mut T,
+    ) -> Stripped {
+        let mut it = Stripped::default();
+        let mut by_name = false;
+        for value in message.routes.as_slice() {
+            let text = value.span.of(message.bytes);
+            let Some(route) = NameAddr::parse(text) else { break };
+            let Some(route_uri) = Uri::parse(route.uri) else { break };
+            let is_name = !by_name && it.count == 0 && settings.is_my_route_name(route_uri.host);
+            if !is_name && !settings.is_my_uri(&route_uri) {
+                break;
+            }
+            by_name |= is_name;
+            it.count += 1;
+            if T::ON {
+                trace.say(format_args!("route {}: ours, removed", text.escape_ascii()));
+            }
+            it.read(&route_uri, settings, snapshot, trace);
+        }
+        if it.node.is_none()
+            && let Some(uri) = uri
+        {
+            let before = it.version;
+            it.read(uri, settings, snapshot, trace);
+            if !it.named {
+                it.version = before;
+            }
+        }
+        it
+    }
+
+    fn read<T: Trace>(
+        &mut self,
+        uri: &Uri<'_>,
+        settings: &Settings,
+        snapshot: &Snapshot,
+        trace: &mut T,
+    ) {
+        let version = uri.param("version").and_then(via::parse_version);
+        if self.version.is_none() {
+            self.version = version;
+        }
+        if self.count <= 2
+            && let Some(Some(transport)) = uri.transport()
+        {
+            self.outer = Some(transport);
+        }
+        if self.flow.is_none()
+            && let Some(token) = uri.param("flow")
+        {
+            self.flow = flow::read(token, &settings.secret);
+            if T::ON {
+                let verdict = if self.flow.is_some() { "ours" } else { "forged or stale, ignored" };
+                trace.say(format_args!("flow token {}: {verdict}", token.escape_ascii()));
+            }
+        }
+        let (Some(host), Some(port)) = (uri.param("node_host"), uri.param("node_port")) else {
+            return;
+        };
+        self.named = true;
+        if self.node.is_none() {
+            self.node = address(host, port).and_then(|it| snapshot.at(it, version));
+            if T::ON {
+                let verdict = if self.node.is_some() { "a live node" } else { "no live node, refused" };
+                let (host, port) = (host.escape_ascii(), port.escape_ascii());
+                trace.say(format_args!("hint node_host={host} node_port={port}: {verdict}"));
+            }
+        }
+    }
+}
+
+/// Reads the address of a hint. IPv6 comes with and without brackets.
+fn address(host: &[u8], port: &[u8]) -> Option<SocketAddr> {
+    let host = host.strip_prefix(b"[").and_then(|it| it.strip_suffix(b"]")).unwrap_or(host);
+    Some(SocketAddr::new(parse_ip(host)?, parse_decimal(port)?))
+}

@@ -1,0 +1,180 @@
+//! What a shard saw of each node since it last told the control executor (`sip.md` 5.6, 5.7, 8.4).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use protocols::time::Time;
+
+use crate::node::NodeKey;
+use crate::registry::Announcement;
+use crate::relay::Report;
+use crate::snapshot::{NodeId, Snapshot};
+
+/// Per node of the current snapshot; small enough to be swept a few times a second.
+#[derive(Default)]
+pub(super) struct Sightings {
+    generation: u64,
+    nodes: Vec<Sighting>,
+    any: bool,
+    next: Time,
+    sweep: usize,
+    urgent: VecDeque<Report>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sighting {
+    alive: bool,
+    answered: bool,
+    errors: u32,
+    requests: u32,
+}
+
+impl Sightings {
+    /// The node sent a request.
+    pub(super) fn alive(&mut self, snapshot: &Snapshot, node: NodeId) {
+        self.note(snapshot, node, |it| it.alive = true);
+    }
+
+    /// A request (not ACK) was forwarded to the node.
+    pub(super) fn asked(&mut self, snapshot: &Snapshot, node: NodeId) {
+        self.note(snapshot, node, |it| it.requests = it.requests.saturating_add(1));
+    }
+
+    /// The node answered; `is_error` if the status counts against it.
+    pub(super) fn answered(&mut self, snapshot: &Snapshot, node: NodeId, is_error: bool) {
+        self.note(snapshot, node, |it| {
+            it.alive = true;
+            it.answered = true;
+            it.requests = 0;
+            it.errors = it.errors.saturating_add(u32::from(is_error));
+        });
+    }
+
+    /// The node refused a connection or a datagram.
+    pub(super) fn refused(&mut self, node: NodeKey) {
+        self.urge(Report::Refused { node });
+    }
+
+    /// The node announced itself. `false`: too many announcements wait already.
+    pub(super) fn beat(&mut self, announcement: Announcement) -> bool {
+        self.urge(Report::Beat(announcement))
+    }
+
+    fn urge(&mut self, report: Report) -> bool {
+        let fits = self.urgent.len() < URGENT_MAX;
+        if fits {
+            self.urgent.push_back(report);
+        }
+        fits
+    }
+
+    fn note(&mut self, snapshot: &Snapshot, node: NodeId, note: impl FnOnce(&mut Sighting)) {
+        if self.generation != snapshot.generation() || self.nodes.len() != snapshot.nodes().len() {
+            // What is lost here is a fraction of a second of life signs; nodes keep sending.
+            self.nodes.clear();
+            self.nodes.resize(snapshot.nodes().len(), Sighting::default());
+            self.generation = snapshot.generation();
+            self.sweep = 0;
+        }
+        if let Some(it) = self.nodes.get_mut(usize::from(node.0)) {
+            note(it);
+            self.any = true;
+        }
+    }
+
+    pub(super) fn poll(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
+        if let Some(report) = self.urgent.pop_front() {
+            return Some(report);
+        }
+        if !self.any || now < self.next {
+            return None;
+        }
+        if self.generation == snapshot.generation() {
+            while let Some(it) = self.nodes.get_mut(self.sweep) {
+                let node = snapshot.nodes().get(self.sweep);
+                self.sweep += 1;
+                let Sighting { alive, answered, errors, requests } = std::mem::take(it);
+                if let Some(node) = node
+                    && (alive || answered || errors > 0 || requests > 0)
+                {
+                    return Some(Report::Seen { node: node.key, alive, errors, requests, answered });
+                }
+            }
+        }
+        self.sweep = 0;
+        self.any = false;
+        self.next = now + PERIOD;
+        None
+    }
+}
+
+/// Life signs are told this often at most: far below any node timeout, and nothing to the control side.
+pub(super) const PERIOD: Duration = Duration::from_millis(250);
+
+/// Heartbeats that may wait for the control executor; the shard hands them over after each batch.
+const URGENT_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use protocols::sip::Transport;
+
+    use super::*;
+    use crate::node::{Node, Origin, Ports, Version};
+
+    fn snapshot(generation: u64, nodes: u8) -> Snapshot {
+        let nodes = (1..=nodes).map(|last| {
+            let mut ports = Ports::default();
+            ports.open(Transport::Udp, 5080);
+            let ip = std::net::IpAddr::from([10, 0, 0, last]);
+            Node {
+                key: NodeKey::of(ip, Version(0), &ports),
+                host_name: String::new(),
+                ip,
+                ports,
+                version: Version(0),
+                session: None,
+                properties: BTreeMap::new(),
+                graceful: false,
+                bad: None,
+                suspect: false,
+                joined: Time::ZERO,
+                origin: Origin::Heartbeat,
+            }
+        });
+        Snapshot::new(generation, nodes.collect(), &[])
+    }
+
+    #[test]
+    fn a_node_is_told_of_once_a_period_with_everything_seen() {
+        let nodes = snapshot(1, 3);
+        let mut it = Sightings::default();
+        let at = |millis: u64| Time::from_millis(1_000 + millis);
+        assert_eq!(it.poll(at(0), &nodes), None, "nothing seen");
+        it.asked(&nodes, NodeId(2));
+        it.asked(&nodes, NodeId(2));
+        it.answered(&nodes, NodeId(0), true);
+        let key = |index: usize| nodes.nodes()[index].key;
+        let want = |node, alive, errors, requests| {
+            Some(Report::Seen { node, alive, errors, requests, answered: alive })
+        };
+        assert_eq!(it.poll(at(0), &nodes), want(key(0), true, 1, 0));
+        assert_eq!(it.poll(at(0), &nodes), want(key(2), false, 0, 2));
+        assert_eq!(it.poll(at(0), &nodes), None);
+        it.asked(&nodes, NodeId(1));
+        assert_eq!(it.poll(at(249), &nodes), None, "not twice in a period");
+        assert_eq!(it.poll(at(250), &nodes), want(key(1), false, 0, 1));
+    }
+
+    #[test]
+    fn a_new_snapshot_never_blames_another_node() {
+        let mut it = Sightings::default();
+        it.answered(&snapshot(1, 3), NodeId(2), true);
+        let fewer = snapshot(2, 2);
+        assert_eq!(it.poll(Time::from_millis(1_000), &fewer), None);
+        it.alive(&fewer, NodeId(0));
+        let told = it.poll(Time::from_millis(2_000), &fewer);
+        assert!(matches!(told, Some(Report::Seen { errors: 0, .. })), "{told:?}");
+    }
+}

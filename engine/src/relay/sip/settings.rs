@@ -1,0 +1,283 @@
+//! What the relay needs of the configuration, worked out once: own addresses, legs, texts to insert.
+//!
+//! `sip.md` 1.1 (legs), 2.4 ("is this URI me?"), 2.5 (Via), 2.6 (Record-Route), 2.8 (transports).
+
+use std::net::{IpAddr, SocketAddr};
+
+use aho_corasick::AhoCorasick;
+use protocols::sip::Transport;
+use protocols::sip::uri::Uri;
+use regex::bytes::Regex;
+
+use crate::config::{Config, Network, Pattern};
+use crate::relay::{Leg, Listener, ListenerId};
+use crate::snapshot::Family;
+
+/// The configuration as the relay uses it. Immutable: a reload makes the next one.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where it came from.
+    pub config: Config,
+    /// Every listener; [`ListenerId`] is the position.
+    pub listeners: Vec<Listener>,
+    /// Addresses of `extraServerNodes`, resolved: servers for direction.
+    pub extra_servers: Vec<SocketAddr>,
+    /// Signs flow tokens; the same on all shards of a process.
+    pub secret: [u8; 16],
+    own: Vec<SocketAddr>,
+    own_names: Vec<(String, Vec<u16>)>,
+    places: [[[Option<Place>; 5]; 2]; 2],
+    two_entry: [bool; 2],
+    blocked: Option<AhoCorasick>,
+    exclusion: Option<Regex>,
+    rules: Vec<(Regex, bool)>,
+}
+
+/// One leg, family and transport: the socket, and how we write ourselves there.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Socket to send from.
+    pub listener: ListenerId,
+    /// `SIP/2.0/UDP host:port`.
+    pub via: String,
+    /// `<sip:host:port;transport=udp;lr`, to be followed by the stamp and `>`.
+    pub record_route: String,
+    /// The same for peers that must not see the IP load balancer (`patch=false` rules).
+    pub own_via: String,
+    /// The same for peers that must not see the IP load balancer.
+    pub own_record_route: String,
+}
+
+impl Settings {
+    /// Works everything out. `listeners` are bound addresses, so that port 0 is already a real port.
+    pub fn new(
+        config: Config,
+        listeners: Vec<Listener>,
+        extra_servers: Vec<SocketAddr>,
+        secret: [u8; 16],
+    ) -> Settings {
+        let blocked = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .build(&config.blocked_values)
+            .ok()
+            .filter(|_| !config.blocked_values.is_empty());
+        let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
+        let rules = config
+            .routing_rules
+            .iter()
+            .filter_map(|rule| whole(&rule.ip).map(|ip| (ip, rule.patch)))
+            .collect();
+        let mut it = Settings {
+            exclusion,
+            rules,
+            own: Vec::new(),
+            own_names: Vec::new(),
+            places: Default::default(),
+            two_entry: [false; 2],
+            blocked,
+            config,
+            listeners,
+            extra_servers,
+            secret,
+        };
+        for (index, listener) in it.listeners.clone().into_iter().enumerate() {
+            let Ok(index) = u8::try_from(index) else { break };
+            it.open(ListenerId(index), listener);
+        }
+        it
+    }
+
+    #[allow(clippy::indexing_slicing)] // legs, families and transports index arrays of their own size
+    fn open(&mut self, id: ListenerId, listener: Listener) {
+        let Listener { leg, transport, address } = listener;
+        let family = Family::of(address.ip());
+        if leg == Leg::Internal {
+            self.two_entry[family as usize] = true;
+        }
+        let config = match leg {
+            Leg::External => &self.config.external,
+            Leg::Internal => &self.config.internal,
+        };
+        let (balancers, balancer_ports, public) = match family {
+            Family::V4 => (&config.balancer, config.balancer_ports, &self.config.public_ip),
+            Family::V6 => {
+                (&config.ipv6_balancer, config.ipv6_balancer_ports, &self.config.public_ipv6)
+            }
+        };
+        let public = public.clone().filter(|_| leg == Leg::External);
+        let balancers = balancers.clone();
+        let host = public.clone().unwrap_or_else(|| address.ip().to_string());
+        let own = format!("{}:{}", bracketed(&host), address.port());
+        let balanced = balancers.first().zip(balancer_ports.of(transport));
+        let balanced = balanced
+            .map_or_else(|| own.clone(), |(host, port)| format!("{}:{port}", bracketed(host)));
+        let via = |sent_by: &str| format!("SIP/2.0/{} {sent_by}", transport.as_via());
+        let record_route =
+            |host_port: &str| format!("<sip:{host_port};transport={};lr", transport.as_param());
+        let in_via = if self.config.ip_load_balancer_in_via { &balanced } else { &own };
+        self.places[leg as usize][family as usize][transport.index()] = Some(Place {
+            listener: id,
+            via: via(in_via),
+            record_route: record_route(&balanced),
+            own_via: via(&own),
+            own_record_route: record_route(&own),
+        });
+
+        let mut ports = vec![address.port()];
+        ports.extend(balancer_ports.of(transport));
+        self.own.push(address);
+        for name in balancers.iter().chain(&public) {
+            self.mean_us(name, &ports);
+        }
+        let (host, ipv6_host) = match leg {
+            Leg::External => (&self.config.external.host, &self.config.external.ipv6_host),
+            Leg::Internal => (&self.config.internal.host, &self.config.internal.ipv6_host),
+        };
+        let configured = match family {
+            Family::V4 => host.clone().or_else(|| self.config.host.clone()),
+            Family::V6 => ipv6_host.clone().or_else(|| self.config.ipv6_host.clone()),
+        };
+        if let Some(name) = configured {
+            // The IP load balancer may hand over what was sent to its own port.
+            self.mean_us(&name, &ports);
+        }
+    }
+
+    fn mean_us(&mut self, host: &str, ports: &[u16]) {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => {
+                for port in ports {
+                    let address = SocketAddr::new(ip, *port);
+                    if !self.own.contains(&address) {
+                        self.own.push(address);
+                    }
+                }
+            }
+            Err(_) => {
+                let name = host.to_ascii_lowercase();
+                match self.own_names.iter_mut().find(|(it, _)| *it == name) {
+                    Some((_, known)) => known.extend_from_slice(ports),
+                    None => self.own_names.push((name, ports.to_vec())),
+                }
+            }
+        }
+    }
+
+    /// Whether host and port are one of our own, an IP load balancer's or the public address.
+    /// The transport does not matter beyond its default port.
+    pub fn is_me(&self, host: &[u8], ip: Option<IpAddr>, port: u16) -> bool {
+        match ip {
+            Some(ip) => self.own.contains(&SocketAddr::new(ip, port)),
+            None => self
+                .own_names
+                .iter()
+                .any(|(name, ports)| name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)),
+        }
+    }
+
+    /// Whether a SIP URI names us.
+    pub fn is_my_uri(&self, uri: &Uri<'_>) -> bool {
+        let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
+        !uri.host.is_empty() && self.is_me(uri.host, uri.host_ip(), uri.effective_port(transport))
+    }
+
+    /// Whether a Route host is the configured name for us (`matchingHostnameForRoute`).
+    pub fn is_my_route_name(&self, host: &[u8]) -> bool {
+        let Some(name) = &self.config.route_hostname else { return false };
+        let name = name.as_bytes();
+        if host.eq_ignore_ascii_case(name) {
+            return true;
+        }
+        let Some(dot) = host.len().checked_sub(name.len() + 1) else { return false };
+        self.config.route_subdomains
+            && host.get(dot) == Some(&b'.')
+            && host.get(dot + 1..).is_some_and(|it| it.eq_ignore_ascii_case(name))
+    }
+
+    /// The listener of an id.
+    ///
+    /// # Panics
+    ///
+    /// If the id is not of this list: a bug of ours.
+    #[allow(clippy::indexing_slicing)]
+    pub fn listener(&self, id: ListenerId) -> &Listener {
+        &self.listeners[usize::from(id.0)]
+    }
+
+    /// Socket and texts of one leg, family and transport. In single-entry mode both legs are one.
+    #[allow(clippy::indexing_slicing)] // legs, families and transports index arrays of their own size
+    pub fn place(&self, leg: Leg, family: Family, transport: Transport) -> Option<&Place> {
+        let leg = if self.is_two_entry(family) { leg } else { Leg::External };
+        self.places[leg as usize][family as usize][transport.index()].as_ref()
+    }
+
+    /// Whether nodes have a leg of their own in this family.
+    #[allow(clippy::indexing_slicing)] // two families
+    pub fn is_two_entry(&self, family: Family) -> bool {
+        self.two_entry[family as usize]
+    }
+
+    /// Transport towards nodes for what came in over `transport` (`sip.md` 2.8).
+    pub fn towards_nodes(&self, transport: Transport) -> Transport {
+        match (self.config.internal_transport, transport) {
+            (Some(forced), _) => forced,
+            (None, Transport::Tls) if self.config.terminate_tls => Transport::Tcp,
+            (None, Transport::Wss) if self.config.terminate_tls => Transport::Ws,
+            (None, same) => same,
+        }
+    }
+
+    /// Whether nodes may see another transport than clients use.
+    pub fn switches_transport(&self) -> bool {
+        self.config.terminate_tls || self.config.internal_transport.is_some()
+    }
+
+    /// Whether a peer must see our own address rather than the IP load balancer's.
+    pub fn hides_balancer(&self, peer: IpAddr) -> bool {
+        if self.rules.is_empty() {
+            return false;
+        }
+        let mut text = Vec::with_capacity(48);
+        protocols::bytes::write_ip(&mut text, peer);
+        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(&text))
+    }
+
+    /// Whether an affinity value does not count (`sipHeaderAffinityKeyExclusionPattern`).
+    pub fn excludes(&self, value: &[u8]) -> bool {
+        self.exclusion.as_ref().is_some_and(|it| it.is_match(value))
+    }
+
+    /// Whether a header value contains a blocked word.
+    pub fn is_blocked(&self, value: &[u8]) -> bool {
+        self.blocked.as_ref().is_some_and(|it| it.is_match(value))
+    }
+
+    /// Whether anything is blocked at all.
+    pub fn blocks(&self) -> bool {
+        self.blocked.is_some()
+    }
+
+    /// Whether heartbeats from this address are believed.
+    pub fn believes_heartbeats_of(&self, source: IpAddr) -> bool {
+        self.config.heartbeat_sources.is_empty()
+            || self.config.heartbeat_sources.iter().any(|it| contains(it, source))
+    }
+}
+
+/// Java's `matches()`: the pattern must cover the whole text.
+fn whole(pattern: &Pattern) -> Option<Regex> {
+    Regex::new(&format!("^(?:{})$", pattern.0.as_str())).ok()
+}
+
+fn contains(network: &Network, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(it) => u128::from(it.to_bits()) << 96,
+        IpAddr::V6(it) => it.to_bits(),
+    };
+    let differing = bits(network.ip) ^ bits(ip);
+    network.ip.is_ipv4() == ip.is_ipv4() && differing.leading_zeros() >= u32::from(network.prefix)
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}

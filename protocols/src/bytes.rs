@@ -1,0 +1,271 @@
+//! Byte ranges into a message, and edits that turn one message into the next in a single pass.
+//!
+//! Nothing here knows SIP. A parser hands out [`Span`]s, a relay collects [`Edits`], and
+//! [`Edits::apply`] copies everything in between unchanged: that is how headers which are not ours
+//! leave byte for byte as they came.
+
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+use core::net::IpAddr;
+use core::ops::Range;
+
+/// A byte range into one message; meaningless against another. `start <= end` unless made by hand.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+impl Span {
+    /// The range `start..end`; offsets beyond 4 GiB saturate, and are out of range of any message.
+    pub fn new(start: usize, end: usize) -> Span {
+        Span { start: offset(start), end: offset(end) }
+    }
+
+    /// Length in bytes.
+    pub const fn len(self) -> usize {
+        self.end.saturating_sub(self.start) as usize
+    }
+
+    /// Whether it holds nothing.
+    pub const fn is_empty(self) -> bool {
+        self.end <= self.start
+    }
+
+    /// As a slice index.
+    pub const fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// The bytes it names; empty if it does not lie within `bytes`.
+    pub fn of(self, bytes: &[u8]) -> &[u8] {
+        bytes.get(self.range()).unwrap_or_default()
+    }
+
+    /// The same range of a text that itself begins at `base`: makes a relative span absolute.
+    pub const fn shift(self, base: u32) -> Span {
+        Span { start: self.start.saturating_add(base), end: self.end.saturating_add(base) }
+    }
+}
+
+/// An offset as spans hold it; saturates.
+pub(crate) fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+/// More edits than [`Edits`] holds: nothing was written, the message cannot be edited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Overflow;
+
+/// Edits of one message, in any order, applied in one pass. Reuse it: [`Edits::clear`] keeps the
+/// scratch memory, so that nothing is allocated once that has grown.
+///
+/// Edits at one place keep the order of the calls. Where edits overlap, the bytes of all of them go;
+/// an edit that begins inside bytes that an earlier-starting edit takes away loses its text.
+#[derive(Clone, Debug)]
+pub struct Edits {
+    edits: [Edit; EDITS_MAX],
+    count: usize,
+    text: Vec<u8>,
+    overflow: bool,
+}
+
+/// The bytes `at` become the scratch bytes `text`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Edit {
+    at: Span,
+    text: Span,
+}
+
+impl Edits {
+    /// No edits yet.
+    pub fn new() -> Self {
+        Edits {
+            edits: [Edit::default(); EDITS_MAX],
+            count: 0,
+            text: Vec::with_capacity(TEXT_BYTES),
+            overflow: false,
+        }
+    }
+
+    /// Forgets all edits and keeps the memory.
+    pub fn clear(&mut self) {
+        self.count = 0;
+        self.text.clear();
+        self.overflow = false;
+    }
+
+    /// Takes away the bytes at `span`.
+    pub fn remove(&mut self, span: Span) {
+        self.push(span, Span::default());
+    }
+
+    /// Puts `text` in place of the bytes at `span`.
+    pub fn replace(&mut self, span: Span, text: &[u8]) {
+        self.write(span, |out| out.extend_from_slice(text));
+    }
+
+    /// Puts `text` before the byte at `at`.
+    pub fn insert(&mut self, at: u32, text: &[u8]) {
+        self.replace(Span { start: at, end: at }, text);
+    }
+
+    /// Puts what `compose` appends in place of the bytes at `at`, without another copy.
+    pub fn write(&mut self, at: Span, compose: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.text.len();
+        compose(&mut self.text);
+        self.push(at, Span::new(start, self.text.len()));
+    }
+
+    /// Whether there is nothing to do.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0 && !self.overflow
+    }
+
+    /// Appends the edited `input` to `out`. Spans beyond the end of `input` are cut there.
+    ///
+    /// # Errors
+    ///
+    /// [`Overflow`]: more than [`EDITS_MAX`] edits were asked for; `out` is as it was.
+    pub fn apply(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), Overflow> {
+        if self.overflow {
+            return Err(Overflow);
+        }
+        let edits = self.edits.get_mut(..self.count).unwrap_or_default();
+        sort(edits);
+        out.reserve(input.len() + self.text.len());
+        let mut copied = 0usize; // bytes of `input` dealt with
+        let mut run = 0usize; // where the bytes last taken away begin
+        for edit in edits.iter() {
+            let start = (edit.at.start as usize).min(input.len());
+            let end = (edit.at.end as usize).min(input.len());
+            if start >= copied {
+                out.extend_from_slice(input.get(copied..start).unwrap_or_default());
+                copied = start;
+                run = start;
+            }
+            if start == run {
+                out.extend_from_slice(edit.text.of(&self.text));
+            }
+            copied = copied.max(end);
+        }
+        out.extend_from_slice(input.get(copied..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn push(&mut self, at: Span, text: Span) {
+        match self.edits.get_mut(self.count) {
+            Some(free) => {
+                *free = Edit { at, text };
+                self.count += 1;
+            }
+            None => self.overflow = true,
+        }
+    }
+}
+
+impl Default for Edits {
+    fn default() -> Self {
+        Edits::new()
+    }
+}
+
+/// Stable insertion sort: edits are few and come nearly sorted.
+fn sort(edits: &mut [Edit]) {
+    for end in 1..edits.len() {
+        for at in (1..=end).rev() {
+            let Some([before, after]) = edits.get_mut(at - 1..=at) else { break };
+            if before.at.start <= after.at.start {
+                break;
+            }
+            core::mem::swap(before, after);
+        }
+    }
+}
+
+/// Reads a number of only digits, at least one; `None` if it does not fit.
+pub fn parse_decimal<T: TryFrom<u64>>(digits: &[u8]) -> Option<T> {
+    if digits.is_empty() {
+        return None;
+    }
+    let mut value = 0u64;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    T::try_from(value).ok()
+}
+
+/// Appends `value` in decimal.
+pub fn write_decimal(out: &mut Vec<u8>, value: impl Into<u64>) {
+    let mut value = value.into();
+    let mut digits = [0u8; 20];
+    let mut length = 0;
+    for place in digits.iter_mut().rev() {
+        *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        value /= 10;
+        length += 1;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(digits.len() - length..).unwrap_or_default());
+}
+
+/// Appends the low 64 bits as 16 lower-case hexadecimal digits.
+pub fn write_hex(out: &mut Vec<u8>, value: u64) {
+    for byte in value.to_be_bytes() {
+        for nibble in [byte >> 4, byte & 15] {
+            out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
+        }
+    }
+}
+
+/// Appends an address as `received` and `node_host` spell it: IPv6 without brackets.
+pub fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            for (at, octet) in v4.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                write_decimal(out, octet);
+            }
+        }
+        IpAddr::V6(v6) => {
+            let Ok(()) = write!(Text(out), "{v6}") else { return };
+        }
+    }
+}
+
+/// Appends an address as URIs and sent-by spell it: IPv6 in brackets (RFC 3261 §25.1 `host`).
+pub fn write_host(out: &mut Vec<u8>, ip: IpAddr) {
+    if ip.is_ipv6() {
+        out.push(b'[');
+    }
+    write_ip(out, ip);
+    if ip.is_ipv6() {
+        out.push(b']');
+    }
+}
+
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl core::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// A relay makes about a dozen edits; the most that many Vias, Routes and copies of our own headers
+/// can ask for stays below this.
+pub const EDITS_MAX: usize = 48;
+
+/// Two Vias, two Record-Routes, a Route and the small change.
+const TEXT_BYTES: usize = 1024;

@@ -1,0 +1,3 @@
+//! What nodes say of themselves, by whichever protocol.
+
+pub mod options;

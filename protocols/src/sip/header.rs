@@ -1,0 +1,310 @@
+//! The header section: lines, names, comma-joined values (RFC 3261 §7.3.1).
+//!
+//! Understands what peers send: CRLF or a lone LF, folded lines, blanks around the colon, compact
+//! names (§7.3.3). Knows nothing of what the values mean.
+
+use crate::bytes::{Span, offset};
+
+/// One header: `Name: value`, with its folded continuation lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Line<'m> {
+    pub(crate) name: &'m [u8],
+    /// Without blanks and line ends at both sides; may hold folds in the middle.
+    pub(crate) value: Span,
+    /// From the first byte of the name to the next line, line end included.
+    pub(crate) span: Span,
+    /// A CR that ends no line, somewhere in it.
+    pub(crate) lone_return: bool,
+}
+
+/// What comes next in a header section.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Step<'m> {
+    Line(Line<'m>),
+    /// A line that is not `token:`.
+    Bad(Span),
+    /// The empty line: its first byte, and the first byte of the body.
+    End {
+        empty_line: usize,
+        body: usize,
+    },
+    /// The bytes ended before the empty line.
+    Cut,
+}
+
+/// Walks a header section, one line a step. Ends with [`Step::End`] or [`Step::Cut`].
+#[derive(Clone, Debug)]
+pub(crate) struct Lines<'m> {
+    bytes: &'m [u8],
+    at: usize,
+}
+
+impl<'m> Lines<'m> {
+    /// Begins at `at`, just after the start line.
+    pub(crate) fn new(bytes: &'m [u8], at: usize) -> Self {
+        Lines { bytes, at }
+    }
+
+    #[inline]
+    pub(crate) fn step(&mut self) -> Step<'m> {
+        let start = self.at;
+        let mut scan = start;
+        let mut lone_return = false;
+        let (end, next) = loop {
+            let Some((end, next)) = line_end(self.bytes, scan) else { return Step::Cut };
+            if next == end {
+                lone_return = true;
+                scan = end + 1;
+                continue;
+            }
+            if end == start {
+                return Step::End { empty_line: start, body: next };
+            }
+            if matches!(self.bytes.get(next), Some(b' ' | b'\t')) {
+                scan = next;
+                continue;
+            }
+            break (end, next);
+        };
+        self.at = next;
+        let span = Span::new(start, next);
+        let text = self.bytes.get(start..end).unwrap_or_default();
+        let length = text.iter().position(|it| !is_token(*it)).unwrap_or(text.len());
+        let (name, rest) = text.split_at(length);
+        let blanks = rest.iter().position(|it| !is_blank(*it)).unwrap_or(rest.len());
+        if name.is_empty() || rest.get(blanks) != Some(&b':') {
+            return Step::Bad(span);
+        }
+        let value = trim_span(self.bytes, start + length + blanks + 1, end);
+        Step::Line(Line { name, value, span, lone_return })
+    }
+}
+
+/// The lines that can be read and have no stray CR: what may be copied into an answer.
+pub(crate) fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'_>> {
+    let mut lines = Lines::new(bytes, at);
+    core::iter::from_fn(move || {
+        loop {
+            match lines.step() {
+                Step::Line(line) if !line.lone_return => return Some(line),
+                Step::Line(_) | Step::Bad(_) => {}
+                Step::End { .. } | Step::Cut => return None,
+            }
+        }
+    })
+}
+
+/// The next line end at or after `from`: where it begins and where the next line does. A CR without
+/// LF is reported as a line end of no length.
+#[inline]
+pub(crate) fn line_end(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
+    let rest = bytes.get(from..)?;
+    let end = from + memchr::memchr2(b'\r', b'\n', rest)?;
+    Some(match bytes.get(end..end + 2) {
+        Some(b"\r\n") => (end, end + 2),
+        _ if bytes.get(end) == Some(&b'\n') => (end, end + 1),
+        _ => (end, end),
+    })
+}
+
+/// The names a balancer reads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Name {
+    Via,
+    Route,
+    RecordRoute,
+    From,
+    To,
+    CallId,
+    Cseq,
+    MaxForwards,
+    Contact,
+    UserAgent,
+    ContentLength,
+    InitialRemote,
+    Heartbeat,
+    Other,
+}
+
+impl Name {
+    /// Case does not matter; compact forms are understood.
+    #[inline]
+    pub(crate) fn of(name: &[u8]) -> Name {
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        let (full, kind): (&[u8], Name) = match (name.len(), first) {
+            (1, b'v') => return Name::Via,
+            (1, b'f') => return Name::From,
+            (1, b't') => return Name::To,
+            (1, b'i') => return Name::CallId,
+            (1, b'm') => return Name::Contact,
+            (1, b'l') => return Name::ContentLength,
+            (2, b't') => (b"to", Name::To),
+            (3, b'v') => (b"via", Name::Via),
+            (4, b'f') => (b"from", Name::From),
+            (4, b'c') => (b"cseq", Name::Cseq),
+            (5, b'r') => (b"route", Name::Route),
+            (7, b'c') if name.get(4) == Some(&b'-') => (b"call-id", Name::CallId),
+            (7, b'c') => (b"contact", Name::Contact),
+            (10, b'u') => (b"user-agent", Name::UserAgent),
+            (12, b'm') => (b"max-forwards", Name::MaxForwards),
+            (12, b'r') => (b"record-route", Name::RecordRoute),
+            (14, b'c') => (b"content-length", Name::ContentLength),
+            (18, b'r') => (b"restcomm-heartbeat", Name::Heartbeat),
+            (19, b'm') => (b"mobicents-heartbeat", Name::Heartbeat),
+            (32, b'x') if matches!(name.last(), Some(b'r' | b'R')) => {
+                (b"x-sip-balancer-initialremoteaddr", Name::InitialRemote)
+            }
+            (32, b'x') => (b"x-sip-balancer-initialremoteport", Name::InitialRemote),
+            _ => return Name::Other,
+        };
+        if name.eq_ignore_ascii_case(full) { kind } else { Name::Other }
+    }
+}
+
+/// A header name to look for, in either of its forms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'n> {
+    full: &'n [u8],
+    compact: u8,
+}
+
+impl<'n> Wanted<'n> {
+    pub(crate) fn new(name: &'n [u8]) -> Self {
+        for (compact, full) in COMPACT {
+            if name.eq_ignore_ascii_case(&[*compact]) || name.eq_ignore_ascii_case(full) {
+                return Wanted { full, compact: *compact };
+            }
+        }
+        Wanted { full: name, compact: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn is(&self, name: &[u8]) -> bool {
+        match name {
+            [letter] if self.compact != 0 => letter.eq_ignore_ascii_case(&self.compact),
+            _ => name.len() == self.full.len() && name.eq_ignore_ascii_case(self.full),
+        }
+    }
+}
+
+/// Calls `each` with every value of a comma-joined list: its span, and where the next one begins,
+/// if there is one. Empty elements are no values. Commas inside quotes and `<>` join nothing; nor,
+/// with `comments`, those in parentheses, which only Via may have.
+pub(crate) fn split_list(
+    bytes: &[u8],
+    list: Span,
+    comments: bool,
+    mut each: impl FnMut(Span, Option<u32>),
+) {
+    let text = list.of(bytes);
+    if memchr::memchr(b',', text).is_none() {
+        if !text.is_empty() {
+            each(list, None);
+        }
+        return;
+    }
+    let base = list.start as usize;
+    let mut pending: Option<Span> = None;
+    let mut start = 0;
+    while start <= text.len() {
+        let end = start + list_element(text.get(start..).unwrap_or_default(), comments);
+        let value = trim_span(bytes, base + start, base + end);
+        if !value.is_empty()
+            && let Some(before) = pending.replace(value)
+        {
+            each(before, Some(value.start));
+        }
+        start = end + 1;
+    }
+    if let Some(last) = pending {
+        each(last, None);
+    }
+}
+
+/// Bytes before the comma that ends the first element of `text`.
+pub(crate) fn list_element(text: &[u8], comments: bool) -> usize {
+    let mut quoted = false;
+    let mut angled = false;
+    let mut depth = 0usize;
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'\\' if quoted || depth > 0 => at += 1,
+            b'"' if !angled && depth == 0 => quoted = !quoted,
+            _ if quoted => {}
+            b'<' if depth == 0 => angled = true,
+            b'>' if depth == 0 => angled = false,
+            b'(' if comments => depth += 1,
+            b')' if comments => depth = depth.saturating_sub(1),
+            b',' if !angled && depth == 0 => return at,
+            _ => {}
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+/// `start..end` without blanks and line ends at both sides.
+#[inline]
+pub(crate) fn trim_span(bytes: &[u8], start: usize, end: usize) -> Span {
+    let text = bytes.get(start..end).unwrap_or_default();
+    let front = text.iter().position(|it| !is_blank(*it)).unwrap_or(text.len());
+    let back = text.iter().rposition(|it| !is_blank(*it)).map_or(front, |last| last + 1);
+    Span { start: offset(start + front), end: offset(start + back) }
+}
+
+/// Without blanks and line ends at both sides.
+pub(crate) fn trim(text: &[u8]) -> &[u8] {
+    trim_span(text, 0, text.len()).of(text)
+}
+
+/// Linear white space of a value: blank, tab, and the line ends of folds.
+#[inline]
+pub(crate) const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// RFC 3261 §25.1 `token`.
+#[inline]
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+pub(crate) const fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    loop {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
+
+/// Compact names (RFC 3261 §7.3.3 and the IANA registry of header fields).
+const COMPACT: &[(u8, &[u8])] = &[
+    (b'a', b"Accept-Contact"),
+    (b'b', b"Referred-By"),
+    (b'c', b"Content-Type"),
+    (b'd', b"Request-Disposition"),
+    (b'e', b"Content-Encoding"),
+    (b'f', b"From"),
+    (b'i', b"Call-ID"),
+    (b'j', b"Reject-Contact"),
+    (b'k', b"Supported"),
+    (b'l', b"Content-Length"),
+    (b'm', b"Contact"),
+    (b'n', b"Identity-Info"),
+    (b'o', b"Event"),
+    (b'r', b"Refer-To"),
+    (b's', b"Subject"),
+    (b't', b"To"),
+    (b'u', b"Allow-Events"),
+    (b'v', b"Via"),
+    (b'x', b"Session-Expires"),
+    (b'y', b"Identity"),
+];

@@ -1,0 +1,229 @@
+//! URIs (RFC 3261 §19.1, RFC 3966 for `tel`): who, where, and by what transport.
+//!
+//! Reads what routing needs and leaves the rest alone: user parts and parameters are not decoded and
+//! not checked, unknown schemes pass whole.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Transport;
+use super::header::trim;
+use super::params::Params;
+use crate::bytes::{Span, offset, parse_decimal};
+
+/// What stands before the first colon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    /// `sip:`
+    Sip,
+    /// `sips:`
+    Sips,
+    /// `tel:`
+    Tel,
+    /// Anything else; the rest of the URI is not read.
+    Other,
+}
+
+/// One URI. All slices point into its text; spans are relative to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Uri<'u> {
+    /// The text that was read.
+    pub text: &'u [u8],
+    /// Kind.
+    pub scheme: Scheme,
+    /// User part with password, without `@`; the number of a `tel` URI; empty if there is none.
+    pub user: &'u [u8],
+    /// Host name or address, IPv6 without brackets (a zone is kept); empty unless `sip` or `sips`.
+    pub host: &'u [u8],
+    /// Port, where one is written.
+    pub port: Option<u16>,
+    /// Text after the first semicolon, without headers.
+    pub params: &'u [u8],
+    /// Text after the question mark.
+    pub headers: &'u [u8],
+    /// Host with brackets, and port with its colon: what to replace to send the URI elsewhere.
+    pub host_port: Span,
+    /// Where a further parameter can be inserted: the end of the parameters.
+    pub params_end: u32,
+}
+
+impl<'u> Uri<'u> {
+    /// Reads one URI, without the `<>` around it. `None`: no scheme, or `sip` without a host that can
+    /// be one, or with a port that is no number.
+    pub fn parse(text: &'u [u8]) -> Option<Uri<'u>> {
+        let colon = memchr::memchr(b':', text)?;
+        let (scheme, rest) = text.split_at(colon);
+        let rest = rest.get(1..)?;
+        let scheme = scheme_of(scheme)?;
+        match scheme {
+            Scheme::Sip | Scheme::Sips => {}
+            Scheme::Tel => return Some(Self::tel(text, colon + 1)),
+            Scheme::Other => {
+                let end = offset(text.len());
+                return Some(Uri {
+                    text,
+                    scheme,
+                    user: b"",
+                    host: b"",
+                    port: None,
+                    params: b"",
+                    headers: b"",
+                    host_port: Span { start: end, end },
+                    params_end: end,
+                });
+            }
+        }
+        // Unescaped, `@` may stand nowhere else (RFC 3261 §25.1 `userinfo`): user parts with `;`, `?`
+        // and `/` are legal, so the host can only be found from here.
+        let (user, host_at) = match memchr::memchr(b'@', rest) {
+            Some(sign) => (rest.get(..sign)?, colon + 1 + sign + 1),
+            None => (rest.get(..0)?, colon + 1),
+        };
+        let (host, host_end) = host(text, host_at)?;
+        let mut at = host_end;
+        let mut port = None;
+        if text.get(at) == Some(&b':') {
+            let digits = text.get(at + 1..)?;
+            let length = digits.iter().position(|it| !it.is_ascii_digit()).unwrap_or(digits.len());
+            port = Some(parse_decimal(digits.get(..length)?)?);
+            at += 1 + length;
+        }
+        let host_port = Span::new(host_at, at);
+        let tail = text.get(at..)?;
+        if !matches!(tail.first(), None | Some(b';' | b'?')) {
+            return None;
+        }
+        let question = memchr::memchr(b'?', tail);
+        let params_end = at + question.unwrap_or(tail.len());
+        Some(Uri {
+            text,
+            scheme,
+            user,
+            host,
+            port,
+            params: text.get(at + 1..params_end).unwrap_or_default(),
+            headers: text.get(params_end + 1..).unwrap_or_default(),
+            host_port,
+            params_end: offset(params_end),
+        })
+    }
+
+    fn tel(text: &'u [u8], at: usize) -> Uri<'u> {
+        let rest = text.get(at..).unwrap_or_default();
+        let length = memchr::memchr(b';', rest).unwrap_or(rest.len());
+        let end = offset(text.len());
+        Uri {
+            text,
+            scheme: Scheme::Tel,
+            user: rest.get(..length).unwrap_or_default(),
+            host: b"",
+            port: None,
+            params: rest.get(length + 1..).unwrap_or_default(),
+            headers: b"",
+            host_port: Span { start: end, end },
+            params_end: end,
+        }
+    }
+
+    /// Value of a URI parameter, without quotes: `Some(b"")` for a flag such as `lr`.
+    pub fn param(&self, name: &str) -> Option<&'u [u8]> {
+        self.params().find(name).map(|it| it.value)
+    }
+
+    /// A URI parameter with its semicolon: what to remove or replace.
+    pub fn param_span(&self, name: &str) -> Option<Span> {
+        self.params().find(name).map(|it| it.span)
+    }
+
+    /// The `transport` parameter: `None` if there is none, `Some(None)` if it is none of ours.
+    pub fn transport(&self) -> Option<Option<Transport>> {
+        self.param("transport").map(Transport::from_token)
+    }
+
+    /// The host as an address, if it is a literal; a zone is ignored.
+    pub fn host_ip(&self) -> Option<IpAddr> {
+        parse_ip(self.host)
+    }
+
+    /// The port written, else the default of `transport`; `sips` never means 5060.
+    pub fn effective_port(&self, transport: Transport) -> u16 {
+        self.port.unwrap_or(match (self.scheme, transport) {
+            (Scheme::Sips, Transport::Udp | Transport::Tcp) => Transport::Tls.default_port(),
+            (Scheme::Sips, Transport::Ws) => Transport::Wss.default_port(),
+            _ => transport.default_port(),
+        })
+    }
+
+    fn params(&self) -> Params<'u> {
+        let end = self.params_end as usize;
+        let at = end.saturating_sub(self.params.len() + 1);
+        // A text of parameters always follows its semicolon; without one there is none at `at`.
+        if self.params.is_empty() {
+            return Params::new(b"", 0);
+        }
+        Params::new(self.text.get(..end).unwrap_or_default(), at)
+    }
+}
+
+/// Reads an IPv4 or IPv6 literal, with or without brackets and zone (RFC 4007 §11).
+///
+/// Takes the three colons that RFC 3261's grammar once allowed before an embedded IPv4 address
+/// (RFC 5118 §4.9).
+pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
+    let host = match host {
+        [b'[', inner @ .., b']'] => inner,
+        _ => host,
+    };
+    if memchr::memchr(b':', host).is_none() {
+        if !host.first()?.is_ascii_digit() {
+            return None;
+        }
+        return core::str::from_utf8(host).ok()?.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let host = host.split(|it| *it == b'%').next()?;
+    let text = core::str::from_utf8(host).ok()?;
+    if let Ok(ip) = text.parse::<Ipv6Addr>() {
+        return Some(IpAddr::V6(ip));
+    }
+    let (before, after) = text.split_once(":::")?;
+    let mut buffer = [0u8; 48];
+    let length = before.len() + 2 + after.len();
+    let target = buffer.get_mut(..length)?;
+    for (to, from) in target.iter_mut().zip(before.bytes().chain(*b"::").chain(after.bytes())) {
+        *to = from;
+    }
+    core::str::from_utf8(target).ok()?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+fn scheme_of(text: &[u8]) -> Option<Scheme> {
+    if text.eq_ignore_ascii_case(b"sip") {
+        return Some(Scheme::Sip);
+    }
+    if text.eq_ignore_ascii_case(b"sips") {
+        return Some(Scheme::Sips);
+    }
+    if text.eq_ignore_ascii_case(b"tel") {
+        return Some(Scheme::Tel);
+    }
+    let (first, rest) = text.split_first()?;
+    let legal = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'+' | b'-' | b'.');
+    (first.is_ascii_alphabetic() && rest.iter().all(legal)).then_some(Scheme::Other)
+}
+
+/// The host at `at`, without brackets, and where what follows it begins.
+///
+/// Underscores pass: they are no host names, but networks have them.
+pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let rest = text.get(at..)?;
+    if rest.first() == Some(&b'[') {
+        let close = memchr::memchr(b']', rest)?;
+        let host = rest.get(1..close)?;
+        let legal = |it: &u8| it.is_ascii_graphic() && !matches!(it, b'[' | b'<' | b'>' | b'"');
+        if memchr::memchr(b':', host).is_none() || !host.iter().all(legal) {
+            return None;
+        }
+        return Some((host, at + close + 1));
+    }
+    let legal = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
+    let length = rest.iter().position(|it| !legal(it)).unwrap_or(rest.len());
+    (length > 0).then(|| (trim(rest.get(..length).unwrap_or_default()), at + length))
+}

@@ -1,0 +1,64 @@
+//! What a shard asks of the layer above: `engine::relay::sip::Relay`, or a few lines in a test.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use engine::node::NodeKey;
+use engine::relay::{Arrival, DropReason, Hop, Report, Verdict};
+use engine::snapshot::Snapshot;
+use protocols::time::Time;
+
+/// The decision layer of one shard. Methods mean what those of the same name mean there.
+pub trait Decide: Send + 'static {
+    /// What the configuration tells it.
+    type Settings: Send + Sync + 'static;
+    /// What it counts.
+    type Counters: Clone + Send + 'static;
+    /// A name that it wants resolved.
+    type Name: Clone + Eq + Send + 'static;
+    /// What the resolver says to that.
+    type Answer: Send + 'static;
+
+    /// Decides one message. Clears `out`, then writes what to send. Counts its own drops.
+    fn handle(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict;
+
+    /// Decides a message again that could not be delivered to `failed`. Counts its own drops.
+    fn undelivered(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        failed: Hop,
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict;
+
+    /// An address refused something: the node there, if it is one. It is reported to the control side.
+    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey>;
+
+    /// Takes new settings over.
+    fn configure(&mut self, settings: Arc<Self::Settings>);
+
+    /// The name that the last [`Verdict::Resolve`] waits for.
+    fn wanted_name(&mut self) -> Option<Self::Name>;
+
+    /// The resolver's answer.
+    fn handle_name(&mut self, now: Time, name: Self::Name, answer: Self::Answer);
+
+    /// What the control side must hear now, paced by the relay.
+    fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report>;
+
+    /// Calls of the first node belong to the second from now on.
+    fn switch_over(&mut self, from: NodeKey, to: NodeKey);
+
+    /// Counts a message that the shard, not the relay, dropped.
+    fn dropped(&mut self, reason: DropReason);
+
+    /// The counters, brought up to date.
+    fn counters(&mut self) -> &Self::Counters;
+}

@@ -1,0 +1,490 @@
+//! The table of one shard's stream connections: who is connected, what waits to be sent, what came in
+//! half.
+//!
+//! Sockets are watched edge-triggered, once, for both directions. Bytes are read into one scratch buffer
+//! of the shard; a connection owns memory only for a message that came in half and for bytes that its
+//! peer did not take yet. Requests are kept as they arrived until their last byte has left, so that they
+//! can be decided again when the connection turns out to be dead.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+
+use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
+use socket2::{Domain, Socket, Type};
+
+/// A message as it arrived, kept until what was made of it has left.
+#[derive(Debug)]
+pub struct Carried {
+    /// How it arrived.
+    pub arrival: Arrival,
+    /// As it arrived.
+    pub bytes: Vec<u8>,
+    /// How often it was decided again already.
+    pub attempts: u8,
+    /// Where it was to go.
+    pub hop: Hop,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket, non-blocking.
+    pub socket: TcpStream,
+    /// Listener that accepted it, or on whose behalf we connected.
+    pub listener: ListenerId,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// We opened it.
+    pub is_ours: bool,
+    /// Start of a message whose end has not come.
+    pub partial: Vec<u8>,
+    unsent: Vec<u8>,
+    /// Messages in `unsent`, by the offset of their ends.
+    waiting: VecDeque<(usize, Carried)>,
+    /// It is on the list of those to flush.
+    is_listed: bool,
+}
+
+/// The life of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    /// We connect; nothing can be sent yet.
+    Connecting,
+    /// Both directions are open.
+    Open,
+    /// The peer has said all it will; we may still answer.
+    HalfClosed,
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Flushed {
+    /// All has left.
+    Done,
+    /// The peer does not read fast enough; the socket will report when it does.
+    Blocked,
+    /// The connection is dead: close it.
+    Dead,
+}
+
+/// All stream connections of one shard.
+#[derive(Debug)]
+pub struct Streams {
+    shard: u8,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_peer: ahash::HashMap<(ListenerId, SocketAddr), u32>,
+    /// Slots with bytes to send since the last flush.
+    listed: Vec<u32>,
+    /// Buffers that no connection needs at the moment.
+    spare: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+impl Streams {
+    /// No connections yet.
+    pub fn new(shard: u8) -> Streams {
+        Streams {
+            shard,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_peer: ahash::HashMap::default(),
+            listed: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// How many are open or opening.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every connection there is.
+    pub fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
+        (0u32..).zip(&self.slots).filter(|(_, it)| it.connection.is_some()).map(|(slot, it)| Flow {
+            shard: self.shard,
+            slot,
+            generation: it.generation,
+        })
+    }
+
+    /// Files a connection. `None` if no number is left for it ([`SLOTS_MAX`]).
+    pub fn insert(
+        &mut self,
+        socket: TcpStream,
+        listener: ListenerId,
+        peer: SocketAddr,
+        phase: Phase,
+        is_ours: bool,
+    ) -> Option<Flow> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = u32::try_from(self.slots.len()).ok().filter(|it| *it < SLOTS_MAX)?;
+                self.slots.push(Slot::default());
+                slot
+            }
+        };
+        let it = self.slots.get_mut(slot as usize)?;
+        it.connection = Some(Connection {
+            socket,
+            listener,
+            peer,
+            phase,
+            is_ours,
+            partial: Vec::new(),
+            unsent: Vec::new(),
+            waiting: VecDeque::new(),
+            is_listed: false,
+        });
+        self.by_peer.insert((listener, peer), slot);
+        Some(Flow { shard: self.shard, slot, generation: it.generation })
+    }
+
+    /// The connection that a flow names, if it still is the same.
+    pub fn find(&mut self, flow: Flow) -> Option<&mut Connection> {
+        let it = self.slots.get_mut(flow.slot as usize)?;
+        if it.generation != flow.generation || flow.shard != self.shard {
+            return None;
+        }
+        it.connection.as_mut()
+    }
+
+    /// The connection in a slot, whichever it is.
+    pub fn in_slot(&self, slot: u32) -> Option<Flow> {
+        let it = self.slots.get(slot as usize)?;
+        it.connection.as_ref()?;
+        Some(Flow { shard: self.shard, slot, generation: it.generation })
+    }
+
+    /// The connection to a peer that can take requests.
+    pub fn towards(&self, listener: ListenerId, peer: SocketAddr) -> Option<Flow> {
+        self.in_slot(*self.by_peer.get(&(listener, peer))?)
+    }
+
+    /// Queues bytes; they leave with the next [`Streams::flush_listed`]. `carried` is what they were
+    /// made of, given back by [`Streams::remove`] if they never leave.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::ConnectionGone`]: not the same connection any more. [`DropReason::SlowPeer`]: its
+    /// queue is full. `carried` comes back with it.
+    pub fn enqueue(
+        &mut self,
+        flow: Flow,
+        bytes: &[u8],
+        carried: Option<Carried>,
+    ) -> Result<(), (DropReason, Option<Carried>)> {
+        let mut spare = self.spare.pop();
+        let result = match self.find(flow) {
+            None => Err((DropReason::ConnectionGone, carried)),
+            Some(it)
+                if !it.unsent.is_empty() && it.unsent.len() + bytes.len() > QUEUE_BYTES_MAX =>
+            {
+                Err((DropReason::SlowPeer, carried))
+            }
+            Some(it) => {
+                if it.unsent.capacity() == 0 {
+                    it.unsent = spare.take().unwrap_or_default();
+                }
+                it.unsent.extend_from_slice(bytes);
+                it.waiting.extend(carried.map(|carried| (it.unsent.len(), carried)));
+                Ok(!std::mem::replace(&mut it.is_listed, true))
+            }
+        };
+        self.spare.extend(spare);
+        if result? {
+            self.listed.push(flow.slot);
+        }
+        Ok(())
+    }
+
+    /// Sends what was queued since the last call, one write per connection. Calls `dead` for each that
+    /// turns out to be; returns how many writes left.
+    pub fn flush_listed(&mut self, mut dead: impl FnMut(Flow)) -> u64 {
+        let mut listed = std::mem::take(&mut self.listed);
+        let mut writes = 0;
+        for slot in listed.drain(..) {
+            let Some(flow) = self.in_slot(slot) else { continue };
+            if let Some(it) = self.find(flow) {
+                it.is_listed = false;
+            }
+            writes += 1;
+            if self.flush(flow) == Flushed::Dead {
+                dead(flow);
+            }
+        }
+        self.listed = listed;
+        writes
+    }
+
+    /// Sends what a connection's peer takes now.
+    pub fn flush(&mut self, flow: Flow) -> Flushed {
+        let Some(it) = self.find(flow) else { return Flushed::Done };
+        if it.phase == Phase::Connecting {
+            return Flushed::Blocked;
+        }
+        let mut sent = 0;
+        let outcome = loop {
+            match it.unsent.get(sent..) {
+                None | Some([]) => break Flushed::Done,
+                Some(rest) => match (&it.socket).write(rest) {
+                    Ok(count) => sent += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        break Flushed::Blocked;
+                    }
+                    Err(_) => break Flushed::Dead,
+                },
+            }
+        };
+        let mut left = std::mem::take(&mut it.waiting);
+        while left.front().is_some_and(|(end, _)| *end <= sent) {
+            let Some((_, carried)) = left.pop_front() else { break };
+            recycle(&mut self.spare, carried.bytes);
+        }
+        let Some(it) = self.find(flow) else { return outcome };
+        it.waiting = left;
+        if outcome == Flushed::Done {
+            it.unsent.clear();
+            let buffer = std::mem::take(&mut it.unsent);
+            recycle(&mut self.spare, buffer);
+        } else if sent > 0 {
+            it.unsent.drain(..sent);
+            it.waiting.iter_mut().for_each(|(end, _)| *end -= sent);
+        }
+        outcome
+    }
+
+    /// Whether everything queued has left.
+    pub fn is_flushed(&mut self, flow: Flow) -> bool {
+        self.find(flow).is_none_or(|it| it.unsent.is_empty())
+    }
+
+    /// The peer will send no more: it is no longer a connection for requests.
+    pub fn half_close(&mut self, flow: Flow) {
+        let Some(it) = self.find(flow) else { return };
+        it.phase = Phase::HalfClosed;
+        let key = (it.listener, it.peer);
+        self.forget_peer(key, flow.slot);
+    }
+
+    /// Closes a connection. Messages that did not leave whole go to `undelivered`.
+    pub fn remove(
+        &mut self,
+        flow: Flow,
+        undelivered: &mut VecDeque<Carried>,
+    ) -> Option<Connection> {
+        self.find(flow)?;
+        let slot = self.slots.get_mut(flow.slot as usize)?;
+        let mut it = slot.connection.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(flow.slot);
+        self.forget_peer((it.listener, it.peer), flow.slot);
+        undelivered.extend(it.waiting.drain(..).map(|(_, carried)| carried));
+        let (unsent, partial) = (std::mem::take(&mut it.unsent), std::mem::take(&mut it.partial));
+        recycle(&mut self.spare, unsent);
+        recycle(&mut self.spare, partial);
+        Some(it)
+    }
+
+    /// A copy of a message in a buffer that was used before.
+    pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.extend_from_slice(bytes);
+        copy
+    }
+
+    /// Takes a buffer back that is not needed any more.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        recycle(&mut self.spare, buffer);
+    }
+
+    fn forget_peer(&mut self, key: (ListenerId, SocketAddr), slot: u32) {
+        if self.by_peer.get(&key) == Some(&slot) {
+            self.by_peer.remove(&key);
+        }
+    }
+}
+
+fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    if buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX && spare.len() < SPARE_MAX {
+        buffer.clear();
+        spare.push(buffer);
+    }
+}
+
+/// Starts to connect to `to` from the address that `listener` is bound to, on any port.
+///
+/// # Errors
+///
+/// The connection was refused at once, or there is no way there. `WouldBlock` is never returned: a
+/// connection under way is a success.
+pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    if !listener.ip().is_unspecified() {
+        socket.bind(&SocketAddr::new(listener.ip(), 0).into())?;
+    }
+    match socket.connect(&to.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    debug_assert!(socket.as_raw_fd() >= 0);
+    Ok(socket.into())
+}
+
+/// Slots have 24 bits in an epoll token.
+pub const SLOTS_MAX: u32 = 1 << 24;
+/// Bytes that may wait for one peer; a message more and the peer is slow.
+pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// Spare buffers of a shard, and the largest that is kept: at most 4 MiB, if once they were needed.
+const SPARE_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocols::time::Time;
+    use std::io::Read as _;
+    use std::net::TcpListener;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    fn carried(text: &str) -> Carried {
+        let address = "127.0.0.1:1".parse().unwrap();
+        Carried {
+            arrival: Arrival {
+                now: Time::ZERO,
+                listener: ListenerId(0),
+                source: address,
+                flow: None,
+            },
+            bytes: text.as_bytes().to_vec(),
+            attempts: 0,
+            hop: Hop::Stream { from: ListenerId(0), to: address },
+        }
+    }
+
+    fn open(streams: &mut Streams, socket: TcpStream) -> Flow {
+        let peer = socket.peer_addr().unwrap();
+        streams.insert(socket, ListenerId(0), peer, Phase::Open, false).unwrap()
+    }
+
+    #[test]
+    fn a_number_used_again_is_not_the_old_connection() {
+        let mut streams = Streams::new(3);
+        let (ours, _theirs) = pair();
+        let peer = ours.peer_addr().unwrap();
+        let first = open(&mut streams, ours);
+        assert_eq!(streams.towards(ListenerId(0), peer), Some(first));
+        assert_eq!(streams.towards(ListenerId(1), peer), None);
+        streams.remove(first, &mut VecDeque::new()).unwrap();
+        assert!(streams.is_empty());
+        let (ours, _theirs) = pair();
+        let second = open(&mut streams, ours);
+        assert_eq!((first.slot, first.shard), (second.slot, 3));
+        assert!(streams.find(first).is_none() && streams.find(second).is_some());
+        assert!(streams.find(Flow { shard: 4, ..second }).is_none());
+        assert!(streams.remove(first, &mut VecDeque::new()).is_none());
+        let (reason, back) = streams.enqueue(first, b"x", Some(carried("x"))).unwrap_err();
+        assert_eq!((reason, back.is_some()), (DropReason::ConnectionGone, true));
+        assert_eq!(streams.towards(ListenerId(0), peer), None);
+        assert_eq!(streams.flows().collect::<Vec<_>>(), [second]);
+    }
+
+    #[test]
+    fn messages_leave_in_order_and_one_write_takes_them_all() {
+        let mut streams = Streams::new(0);
+        let (ours, mut theirs) = pair();
+        let flow = open(&mut streams, ours);
+        for text in ["one ", "two ", "three"] {
+            streams.enqueue(flow, text.as_bytes(), Some(carried(text))).unwrap();
+        }
+        assert!(!streams.is_flushed(flow));
+        assert_eq!(streams.flush_listed(|_| panic!("alive")), 1);
+        assert!(streams.is_flushed(flow));
+        let mut lost = VecDeque::new();
+        streams.remove(flow, &mut lost);
+        assert!(lost.is_empty());
+        let mut text = String::new();
+        theirs.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one two three");
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_slow_and_what_never_left_comes_back() {
+        let mut streams = Streams::new(0);
+        let (ours, mut theirs) = pair();
+        let flow = open(&mut streams, ours);
+        let message = "m".repeat(10_000);
+        let mut accepted = 0usize;
+        let reason = loop {
+            match streams.enqueue(flow, message.as_bytes(), Some(carried("m"))) {
+                Ok(()) => accepted += 1,
+                Err((reason, _)) => break reason,
+            }
+            streams.flush_listed(|_| panic!("alive"));
+            assert!(accepted < 100_000, "the queue has no end");
+        };
+        assert_eq!(reason, DropReason::SlowPeer);
+        assert_eq!(streams.flush(flow), Flushed::Blocked);
+        let mut undelivered = VecDeque::new();
+        streams.remove(flow, &mut undelivered);
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).unwrap();
+        assert_eq!(undelivered.len(), accepted - received.len() / 10_000, "whole messages only");
+        assert!(undelivered.len() >= 24, "{}", undelivered.len());
+    }
+
+    #[test]
+    fn a_reset_connection_is_dead_and_gives_its_requests_back() {
+        let mut streams = Streams::new(0);
+        let (ours, theirs) = pair();
+        let flow = open(&mut streams, ours);
+        streams.enqueue(flow, b"read by nobody", None).unwrap();
+        streams.flush_listed(|_| panic!("alive"));
+        drop(theirs); // with unread bytes: a reset
+        streams.enqueue(flow, b"request", Some(carried("request"))).unwrap();
+        let mut dead = Vec::new();
+        streams.flush_listed(|it| dead.push(it));
+        assert_eq!(dead, [flow]);
+        let mut undelivered = VecDeque::new();
+        streams.remove(flow, &mut undelivered);
+        assert_eq!(undelivered.pop_front().unwrap().bytes, b"request");
+    }
+
+    #[test]
+    fn nobody_listens_is_known_at_once_or_by_the_sockets_error() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = match connect("127.0.0.1:0".parse().unwrap(), closed) {
+            Err(error) => error,
+            Ok(socket) => loop {
+                if let Some(error) = socket.take_error().unwrap() {
+                    break error;
+                }
+            },
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
