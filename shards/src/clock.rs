@@ -174,7 +174,8 @@ impl Wheel {
 }
 
 impl Entry {
-    const IDLE: Entry = Entry { next: NONE, previous: NONE, filed: NOT_FILED, deadline: Time::ZERO };
+    const IDLE: Entry =
+        Entry { next: NONE, previous: NONE, filed: NOT_FILED, deadline: Time::ZERO };
 }
 
 /// The tick in which a deadline is over.

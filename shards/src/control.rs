@@ -28,10 +28,10 @@ use protocols::time::Time;
 
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
+use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::names::{Names, Sources};
-use crate::stand_in::Clock;
 use crate::{logs, probe, reload};
 
 /// The shards as control sees them. Dropping it joins their threads.

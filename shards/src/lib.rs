@@ -1,21 +1,20 @@
 //! The body: sockets, shards, timers and threads around the decisions of `engine`.
 
-pub mod clock;
-pub mod decide;
-pub mod mesh;
-pub mod publish;
-pub mod sys;
-pub mod tcp;
-pub mod udp;
-//! placeholder
-
 pub mod admin;
 pub mod args;
+pub mod clock;
 pub mod control;
+pub mod decide;
+pub mod demo;
 pub mod hosts;
 pub mod http;
 pub mod logs;
+pub mod mesh;
 pub mod names;
 pub mod probe;
+pub mod publish;
 pub mod reload;
 pub mod stand_in;
+pub mod sys;
+pub mod tcp;
+pub mod udp;

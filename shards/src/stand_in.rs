@@ -1,32 +1,16 @@
-//! Until the data path lands: its clock, and shards that carry nothing.
+//! Until the executor lands: shards that carry nothing.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use protocols::time::Time;
 
 use crate::admin::Response;
+use crate::clock::Clock;
 use crate::control::{Addressee, Explain, Facts, Page, Said, Shards, View};
-
-/// The process's clock: monotonic, counted from its start.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// Starts counting.
-    pub fn start() -> Clock {
-        Clock(Instant::now())
-    }
-
-    /// The moment.
-    pub fn now(self) -> Time {
-        Time::ZERO + self.0.elapsed()
-    }
-}
 
 /// Shards that carry nothing: one pretend shard, answering from the control thread.
 pub struct NoShards {
@@ -45,11 +29,6 @@ pub struct NoShards {
 pub fn start(clock: Clock, _: &View) -> Result<NoShards, String> {
     let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).map_err(|it| it.to_string())?;
     Ok(NoShards { bell, clock, said: VecDeque::new(), stopping: None, has_ended: false })
-}
-
-/// Where the demonstration goes.
-pub fn demo(_stay: bool) -> u8 {
-    crate::args::EXIT_USAGE
 }
 
 impl Shards for NoShards {

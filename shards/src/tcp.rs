@@ -192,7 +192,9 @@ impl Streams {
         let mut spare = self.spare.pop();
         let result = match self.find(flow) {
             None => Err((DropReason::ConnectionGone, carried)),
-            Some(it) if !it.unsent.is_empty() && it.unsent.len() + bytes.len() > QUEUE_BYTES_MAX => {
+            Some(it)
+                if !it.unsent.is_empty() && it.unsent.len() + bytes.len() > QUEUE_BYTES_MAX =>
+            {
                 Err((DropReason::SlowPeer, carried))
             }
             Some(it) => {
@@ -282,7 +284,11 @@ impl Streams {
     }
 
     /// Closes a connection. Messages that did not leave whole go to `undelivered`.
-    pub fn remove(&mut self, flow: Flow, undelivered: &mut VecDeque<Carried>) -> Option<Connection> {
+    pub fn remove(
+        &mut self,
+        flow: Flow,
+        undelivered: &mut VecDeque<Carried>,
+    ) -> Option<Connection> {
         self.find(flow)?;
         let slot = self.slots.get_mut(flow.slot as usize)?;
         let mut it = slot.connection.take()?;
@@ -329,8 +335,7 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 /// The connection was refused at once, or there is no way there. `WouldBlock` is never returned: a
 /// connection under way is a success.
 pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket =
-        Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
     if !listener.ip().is_unspecified() {
         socket.bind(&SocketAddr::new(listener.ip(), 0).into())?;
