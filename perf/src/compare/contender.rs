@@ -70,9 +70,12 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         target: BALANCER,
         blind: false,
         heartbeat_to: None,
-        command: |_| {
-            let rest = ["-DD", "-f", "kamailio.cfg", "-m", "64", "-M", "8", "-x", "fm", "-X", "fm"];
-            Some(("/usr/sbin/kamailio".into(), words(&rest)))
+        command: |arguments| {
+            let directory = absolute(&arguments.peers).to_string_lossy().into_owned();
+            let mut rest = words(&["-DD", "-f", "kamailio.cfg", "-m", "64", "-M", "8"]);
+            // The fast allocators; -w because it leaves its directory before it reads its lists.
+            rest.extend(words(&["-x", "fm", "-X", "fm", "-w", &directory]));
+            Some(("/usr/sbin/kamailio".into(), rest))
         },
     },
     Contender {
