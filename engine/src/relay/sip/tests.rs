@@ -42,9 +42,7 @@ impl World {
                 listeners.push(Listener { leg, transport, address });
             }
         }
-        let extra = config.extra_server_nodes.iter();
-        let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
-        let settings = Settings::new(config, listeners, extra, *b"0123456789abcdef");
+        let settings = Settings::new(config, listeners, *b"0123456789abcdef");
         World {
             relay: Relay::new(Arc::new(settings), Shard { index: 0, scattered: false }),
             snapshot: Snapshot::new(1, Vec::new(), &[]),
