@@ -600,14 +600,29 @@ fn a_new_version_gets_all_new_calls_and_old_dialogs_stay_in_theirs() {
     assert_eq!(nodes[2].count("UPDATE"), 0, "never another version");
 }
 
+#[test] // 5.9
+fn a_node_restarted_under_a_new_version_gets_no_dialogs_of_the_old_one() {
+    let lb = Setup::two_entry().start();
+    let mut nodes = lb.answering_nodes(2);
+    let caller = lb.caller("alice");
+    let mut old = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &old.call_id, "INVITE")[0];
+    nodes[home].set_property("version", "2");
+    nodes[home].restart(); // same address, and the old incarnation has not expired yet
+    nodes[home].answers_calls();
+    lb.wait_node("the new version", |it| it.property("version") == Some("2"));
+    caller.exchange(&mut old, "BYE");
+    assert_eq!(who_got(&nodes, &old.call_id, "BYE"), [1 - home]);
+}
+
 #[test] // static nodes: issue 2, section 3
 fn static_nodes_are_probed_and_taken_out_when_they_stop_answering() {
     let mut server = Peer::bind("third-party");
     server.answers_calls();
     let lb = Setup::two_entry()
         .set("staticNodes", &server.address().to_string())
-        .set("staticNodeProbeInterval", "100")
-        .set("staticNodeProbeTimeout", "300")
+        .set("probeInterval", "100")
+        .set("probeTimeout", "300")
         .start();
     lb.wait_nodes(1);
     let probe = server.expect("OPTIONS");

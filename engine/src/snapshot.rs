@@ -137,7 +137,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Builds the table. `nodes` past [`NODES_MAX`] are left out; the registry refuses them first.
+    /// Builds the table. `generation` differs from that of every other table in use: who sees it again
+    /// may take the table for unchanged. `nodes` past [`NODES_MAX`] are left out; the registry refuses them first.
     ///
     /// `remembered` are addresses of nodes that died a short while ago: responses from there still come
     /// from inside (`sip.md` 2.2).

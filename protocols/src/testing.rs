@@ -21,7 +21,7 @@ impl Random {
 
     /// Below `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        usize::try_from(self.next() % bound.max(1) as u64).unwrap()
     }
 
     /// `bytes` with a few of them changed, removed, doubled or cut off; what SIP is made of is
@@ -61,7 +61,7 @@ impl Random {
             let at = self.below(out.len());
             match self.below(6) {
                 0 => drop(out.splice(at..at, PIECES[self.below(PIECES.len())].iter().copied())),
-                1 if !out.is_empty() => out[at] = self.next() as u8,
+                1 if !out.is_empty() => out[at] = self.next().to_le_bytes()[0],
                 2 if !out.is_empty() => drop(out.drain(at..(at + self.below(20)).min(out.len()))),
                 3 => {
                     let end = (at + self.below(200)).min(out.len());
@@ -96,7 +96,7 @@ User-Agent: Trunkphone/4.2.1 (build 8841)\r\n\
 Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, UPDATE\r\n\
 Supported: replaces, timer\r\n\
 Content-Type: application/sdp\r\n\
-Content-Length: 189\r\n\
+Content-Length: 188\r\n\
 \r\n\
 v=0\r\n\
 o=alice 2890844526 2890844526 IN IP4 203.0.113.5\r\n\

@@ -20,9 +20,12 @@ use crate::{Node, PATIENCE, Peer, ports, wait_for};
 #[derive(Clone)]
 pub struct Setup {
     keys: Vec<(String, String)>,
-    text: Option<fn(&Addresses) -> String>,
+    text: Option<Text>,
     arguments: Vec<String>,
 }
+
+/// Makes a whole configuration file.
+type Text = Arc<dyn Fn(&Addresses) -> String + Send + Sync>;
 
 /// The ports one start attempt was given.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +62,12 @@ impl Setup {
     }
 
     /// A whole configuration file of any generation, made from the ports.
-    pub fn file(text: fn(&Addresses) -> String) -> Setup {
-        Setup { keys: vec![], text: Some(text), arguments: vec![] }
+    pub fn file(text: impl Fn(&Addresses) -> String + Send + Sync + 'static) -> Setup {
+        Setup { keys: vec![], text: Some(Arc::new(text)), arguments: vec![] }
     }
 
-    /// Sets a key; `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE` as value become the port. Empty removes it.
+    /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE` and
+    /// `SPARE_INTERNAL` as value become the port.
     pub fn set(mut self, key: &str, value: &str) -> Setup {
         self.keys.retain(|(it, _)| it != key);
         if !value.is_empty() {
@@ -120,7 +124,7 @@ impl Setup {
             spare: ports::free(),
             spare_internal: ports::free(),
         };
-        let text = match self.text {
+        let text = match &self.text {
             Some(text) => text(&addresses),
             None => properties(&self.keys, &addresses),
         };
@@ -163,6 +167,7 @@ fn properties(keys: &[(String, String)], addresses: &Addresses) -> String {
             "INTERNAL" => addresses.internal,
             "STATISTIC" => addresses.statistic,
             "SPARE" => addresses.spare,
+            "SPARE_INTERNAL" => addresses.spare_internal,
             text => return format!("{key}={text}\n"),
         };
         format!("{key}={port}\n")

@@ -77,7 +77,7 @@ mod tests {
         let cases: [Case; 3] = [
             ("graceful", |it| it.graceful = true, 1, 1),
             ("bad", |it| it.bad = Some(Bad::Errors), 1, 1),
-            ("suspect", |it| it.suspect = true, 2, 1),
+            ("suspect", |it| it.suspect = true, 2, 2),
         ];
         for (name, change, first, later) in cases {
             let before = snapshot(1, vec![node(1)]);
@@ -175,6 +175,22 @@ mod tests {
         assert_eq!(algorithm.answer(&response(b"call", 200), &table, None), ringing);
         let mut other = (ENTRY.build)(&config(), Shard { index: 1, ..SHARD });
         assert_eq!(other.answer(&response(b"call", 200), &table, None), ringing, "on any shard");
+    }
+
+    /// Where one source meets every shard, a dialog begun before its node wanted no more calls is found
+    /// by a shard that never heard of it.
+    #[test]
+    fn a_scattered_dialog_stays_with_a_node_that_is_leaving() {
+        let mut leaving = node(1);
+        leaving.graceful = true;
+        let before = snapshot(1, vec![node(1), node(2), node(3)]);
+        let during = snapshot(2, vec![leaving, node(2), node(3)]);
+        let shards = [0, 1].map(|index| Shard { index, scattered: true });
+        let [mut here, mut there] = shards.map(|it| (ENTRY.build)(&config(), it));
+        for call in 0..50u8 {
+            let home = number(&before, here.pick(&query(&[call]), &before));
+            assert_eq!(number(&during, there.pick(&in_dialog(&[call]), &during)), home);
+        }
     }
 
     /// `sip.md` 5.8.

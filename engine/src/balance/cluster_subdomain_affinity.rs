@@ -120,11 +120,19 @@ mod tests {
     #[test]
     fn several_partners_share_and_without_any_it_is_call_id_affinity() {
         let config = Config { subclusters: vec![ips(&[1, 2, 3])], ..config() };
+        let mut leaving = node(3);
+        leaving.graceful = true;
         let all = snapshot(1, (1..=5).map(node).collect());
         let dead = all.find(node(1).key).unwrap();
-        for (survivors, want) in [(vec![2, 3, 4, 5], vec![2, 3]), (vec![4, 5], vec![4, 5])] {
+        let cases = [
+            (vec![node(2), node(3), node(4), node(5)], vec![2, 3]),
+            (vec![node(2), leaving.clone(), node(4)], vec![2]),
+            (vec![leaving, node(4), node(5)], vec![3]),
+            (vec![node(4), node(5)], vec![4, 5]),
+        ];
+        for (survivors, want) in cases {
             let mut algorithm = build(ENTRY.name, &config);
-            let left = snapshot(2, survivors.into_iter().map(node).collect());
+            let left = snapshot(2, survivors);
             let mut calls = [0; 6];
             for call in 0..200u32 {
                 let text = call.to_be_bytes();

@@ -364,6 +364,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_table_full_of_calls_in_use_still_makes_room() {
+        let mut memory = Memory::new(100, Duration::from_secs(500));
+        for hash in 0..300 {
+            memory.store(at(hash), hash, &node(1));
+            for recent in hash.saturating_sub(99)..=hash {
+                memory.find(at(hash + 1), recent);
+            }
+            assert!(memory.len() <= 100, "call {hash}");
+            assert!(memory.find(at(hash + 1), hash).is_some(), "call {hash}");
+        }
+        assert_eq!(memory.len(), 100);
+    }
+
     /// Any order of operations, against a table that scans.
     #[test]
     fn it_does_what_a_plain_list_does() {

@@ -168,7 +168,7 @@ impl<'m> Message<'m> {
     /// The first header of that name, in full or compact form: reads all lines again.
     pub fn header_by_name(&self, name: &str) -> Option<Span> {
         let wanted = Wanted::new(name.as_bytes());
-        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value))
+        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value()))
     }
 
     /// All header lines again, in order.
@@ -240,43 +240,42 @@ impl<'m, 'n> Index<'m, 'n> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, line: &Line<'m>) -> Result<(), Malformed> {
         if let Some(wanted) = &self.wanted
             && self.custom.is_none()
             && wanted.is(line.name)
         {
-            self.custom = Some(line.value);
+            self.custom = Some(line.value());
         }
-        let name = Name::of(line.name);
-        if name == Name::Other {
+        if line.kind == Name::Other {
             return Ok(());
         }
         if line.lone_return {
             return Err(Malformed::LoneReturn { at: line.span.start });
         }
-        match name {
+        match line.kind {
             Name::Via => self.vias.note(self.bytes, line, true),
             Name::Route => self.routes.note(self.bytes, line, false),
             Name::RecordRoute => self.record_routes.note(self.bytes, line, false),
-            Name::From => once(&mut self.from, line.value, Field::From)?,
-            Name::To => once(&mut self.to, line.value, Field::To)?,
-            Name::CallId => once(&mut self.call_id, line.value, Field::CallId)?,
-            Name::Cseq => once(&mut self.cseq, line.value, Field::Cseq)?,
-            Name::MaxForwards => once(&mut self.max_forwards, line.value, Field::MaxForwards)?,
+            Name::From => once(&mut self.from, line.value(), Field::From)?,
+            Name::To => once(&mut self.to, line.value(), Field::To)?,
+            Name::CallId => once(&mut self.call_id, line.value(), Field::CallId)?,
+            Name::Cseq => once(&mut self.cseq, line.value(), Field::Cseq)?,
+            Name::MaxForwards => once(&mut self.max_forwards, line.value(), Field::MaxForwards)?,
             Name::ContentLength => {
-                once(&mut self.content_length, line.value, Field::ContentLength)?;
+                once(&mut self.content_length, line.value(), Field::ContentLength)?;
             }
             Name::Contact => {
-                let text = line.value.of(self.bytes);
-                if self.contact.is_none() && !text.is_empty() {
-                    let start = line.value.start as usize;
-                    let end = start + list_element(text, false);
+                let value = line.value();
+                if self.contact.is_none() && !value.is_empty() {
+                    let start = value.start as usize;
+                    let end = start + list_element(value.of(self.bytes), false);
                     self.contact = Some(trim_span(self.bytes, start, end));
                 }
             }
             Name::UserAgent => {
-                self.user_agent.get_or_insert(line.value);
+                self.user_agent.get_or_insert_with(|| line.value());
             }
             Name::Heartbeat => self.heartbeat = true,
             Name::InitialRemote => {
@@ -454,3 +453,312 @@ pub const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Max-Forwards starts at 70 (RFC 3261 §8.1.1.6): more hops than that are a loop.
 pub const VIAS_MAX: usize = 70;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::String;
+    use std::vec::Vec;
+    use std::{format, vec};
+
+    use super::*;
+    use crate::bytes::Edits;
+    use crate::testing::{INVITE, Random};
+
+    /// `INVITE` with one piece of text in place of another.
+    fn altered(from: &str, to: &str) -> Vec<u8> {
+        let text = core::str::from_utf8(INVITE).unwrap();
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1).into_bytes()
+    }
+
+    #[test]
+    fn a_request_is_indexed() {
+        let message = Message::parse(INVITE, Some(b"supported")).unwrap();
+        let text = |span: Span| core::str::from_utf8(span.of(INVITE)).unwrap();
+        assert!(message.is_request());
+        assert_eq!((message.method(), message.status()), (Method::Invite, None));
+        let Start::Request { uri, method_span, .. } = message.start else { panic!() };
+        assert_eq!((text(method_span), text(uri)), ("INVITE", "sip:bob@example.com"));
+        assert_eq!(
+            (message.vias.len(), message.routes.len(), message.record_routes.len()),
+            (2, 1, 0)
+        );
+        assert_eq!(message.via.branch, Some(b"z9hG4bK776asdhds".as_slice()));
+        assert_eq!(text(message.from), "\"Alice\" <sip:alice@example.com>;tag=1928301774");
+        assert_eq!(text(message.to), "Bob <sip:bob@example.com>");
+        assert_eq!(text(message.call_id), "a84b4c76e66710@pc33.example.com");
+        assert_eq!(text(message.cseq), "314159 INVITE");
+        assert_eq!((message.cseq_number(), message.cseq_method()), (314_159, b"INVITE".as_slice()));
+        assert_eq!(message.hops_left(), Some(70));
+        assert_eq!(text(message.contact.unwrap()), "<sip:alice@203.0.113.5:5062>");
+        assert_eq!(text(message.user_agent.unwrap()), "Trunkphone/4.2.1 (build 8841)");
+        assert_eq!(message.content_length, Some(188));
+        assert_eq!(text(message.custom.unwrap()), "replaces, timer");
+        assert_eq!(text(message.body).len(), 188);
+        assert!(text(message.body).starts_with("v=0\r\n"));
+        assert_eq!(&INVITE[message.first_header as usize..][..4], b"Via:");
+        assert_eq!(&INVITE[message.headers_end as usize..][..7], b"\r\nv=0\r\n");
+        assert_eq!(message.from_tag(), Some(b"1928301774".as_slice()));
+        assert_eq!((message.to_tag(), message.to_uri()), (None, b"sip:bob@example.com".as_slice()));
+        assert_eq!(text(message.header_by_name("ALLOW").unwrap()).len(), 65);
+        assert_eq!(message.header_by_name("Subject"), None);
+    }
+
+    #[test]
+    fn a_response_is_indexed() {
+        let cases: &[(&str, u16, &str)] = &[
+            ("SIP/2.0 200 OK", 200, "OK"),
+            ("sip/2.0 180 Ringing twice ", 180, "Ringing twice "),
+            ("SIP/2.0 100 ", 100, ""),
+            ("SIP/2.0 699", 699, ""),
+        ];
+        for (line, status, reason) in cases {
+            let bytes = altered("INVITE sip:bob@example.com SIP/2.0", line);
+            let message = Message::parse(&bytes, None).unwrap();
+            let Start::Response { reason: got, .. } = message.start else { panic!("{line}") };
+            assert_eq!((message.status(), message.text(got)), (Some(*status), reason.as_bytes()));
+            assert_eq!((message.method(), message.request_uri), (Method::Invite, None), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let long = format!("Subject: {}\r\nTo: ", "x".repeat(LINE_BYTES_MAX));
+        let many = format!("{}To: ", "A: 1\r\n".repeat(HEADER_LINES_MAX));
+        let loops = format!("Via: {}To: ", "SIP/2.0/UDP h,".repeat(VIAS_MAX) + "\r\n");
+        let spoofed = format!("{}To: ", "X-Sip-Balancer-InitialRemoteAddr: 1\r\n".repeat(9));
+        let to_at = offset(INVITE.windows(4).position(|it| it == b"To: ").unwrap());
+        let cases: &[(&str, &str, Malformed, Option<u16>)] = &[
+            (" SIP/2.0\r\n", " HTTP/1.1\r\n", Malformed::NotSip, None),
+            (" SIP/2.0\r\n", "\r\n", Malformed::NotSip, None),
+            (" SIP/2.0\r\n", " SIP/2.1\r\n", Malformed::Version, Some(505)),
+            ("INVITE sip", "SIP/1.0 sip", Malformed::Version, Some(505)),
+            ("INVITE sip", "SIP/2.0 99 sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", "SIP/2.0 2000 sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", " sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", "INV:TE sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", "INVITE\tsip", Malformed::StartLine, Some(400)),
+            ("INVITE sip:bob@example.com", "INVITE ", Malformed::StartLine, Some(400)),
+            ("sip:bob@example.com", "sip:bob\r@example.com", Malformed::NotSip, None),
+            ("sip:bob@example.com", "bob", Malformed::RequestUri, Some(400)),
+            ("To: ", "To ", Malformed::HeaderLine { at: to_at }, Some(400)),
+            ("To: ", "Sub\rject: \r\nTo: ", Malformed::HeaderLine { at: to_at }, Some(400)),
+            ("To: Bob", "To: B\rob", Malformed::LoneReturn { at: to_at }, Some(400)),
+            ("From: ", "Frm: ", Malformed::Missing(Field::From), None),
+            ("To: Bob <sip:bob@example.com>", "To: ", Malformed::Missing(Field::To), None),
+            ("Call-ID: ", "Call: ", Malformed::Missing(Field::CallId), None),
+            ("CSeq: ", "Seq: ", Malformed::Missing(Field::Cseq), None),
+            ("To: ", "To: x\r\nt: ", Malformed::Repeated(Field::To), Some(400)),
+            ("Max-Forwards: 70", "Max-Forwards: many", Malformed::MaxForwards, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 314159", Malformed::Cseq, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 4294967296 INVITE", Malformed::Cseq, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: INVITE 1", Malformed::Cseq, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 1 invite", Malformed::CseqMethod, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 1 INVITE x", Malformed::Cseq, Some(400)),
+            ("Via: SIP/2.0/UDP 2", "Via: SIP/2.0/UDP :2", Malformed::Via, Some(400)),
+            ("Length: 188", "Length: x", Malformed::ContentLength, Some(400)),
+            (
+                "Length: 188",
+                "Length: 190",
+                Malformed::BodyCut { said: 190, present: 188 },
+                Some(400),
+            ),
+            ("To: ", &long, Malformed::LineBytes { bytes: LINE_BYTES_MAX + 11 }, Some(513)),
+            ("To: ", &many, Malformed::HeaderLines, Some(513)),
+            ("To: ", &loops, Malformed::Vias { count: VIAS_MAX + 2 }, Some(513)),
+            ("To: ", &spoofed, Malformed::Repeated(Field::InitialRemote), Some(400)),
+        ];
+        for (from, to, want, status) in cases {
+            let bytes = altered(from, to);
+            let got = Message::parse(&bytes, None).map(|_| ()).unwrap_err();
+            assert_eq!(got, *want, "{from} -> {to:.60}");
+            assert_eq!(got.status(), *status, "{got}");
+        }
+        let no_via = String::from_utf8(INVITE.to_vec()).unwrap().replace("Via: ", "Vja: ");
+        let got = Message::parse(no_via.as_bytes(), None).map(|_| ());
+        assert_eq!(got, Err(Malformed::Missing(Field::Via)));
+        let large = vec![b'x'; MESSAGE_BYTES_MAX + 1];
+        let got = Message::parse(&large, None).map(|_| ());
+        assert_eq!(got, Err(Malformed::TooLarge { bytes: MESSAGE_BYTES_MAX + 1 }));
+        for empty in [b"".as_slice(), b"\r\n\r\n", b"\0\0\0\0", b"jaK"] {
+            let got = Message::parse(empty, None).map(|_| ());
+            assert_eq!(got, Err(Malformed::NotSip), "{}", empty.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_does_not_matter_here_passes() {
+        let cases: &[(&str, &str)] = &[
+            ("INVITE sip:bob@example.com SIP/2.0", "\r\n\r\n\nINVITE sip:bob@example.com SIP/2.0"),
+            ("INVITE sip:bob@example.com SIP/2.0\r\n", "INVITE tel:911 SIP/2.0\n"),
+            ("Supported: replaces, timer", "Supported: \"never closed, <\r\n ,,;;"),
+            ("Supported: replaces", "Supported: repl\races\0\u{7f}\u{ff}"),
+            ("Supported: replaces, timer", "Supported:\r\nsupported : x\r\nk:y"),
+            ("Contact: <sip:alice@203.0.113.5:5062>", "m: *"),
+            ("Max-Forwards: 70", "Max-Forwards: 300"),
+            ("Content-Length: 188\r\n", ""),
+            ("Content-Length: 188", "l :  000188  "),
+            ("To: Bob <sip:bob@example.com>", "t: \"Bob <<>"),
+        ];
+        for (from, to) in cases {
+            let bytes = altered(from, to);
+            let message = Message::parse(&bytes, None).unwrap_or_else(|it| panic!("{to}: {it}"));
+            assert_eq!((message.method(), message.body.len()), (Method::Invite, 188), "{to}");
+            assert_eq!(message.text(message.body), &INVITE[INVITE.len() - 188..], "{to}");
+        }
+    }
+
+    #[test]
+    fn line_ends_alone_make_the_same_message() {
+        let bare: Vec<u8> = INVITE.iter().copied().filter(|it| *it != b'\r').collect();
+        let bare = String::from_utf8(bare).unwrap().replace("Length: 188", "Length: 178");
+        let message = Message::parse(bare.as_bytes(), None).unwrap();
+        assert_eq!((message.vias.len(), message.routes.len(), message.body.len()), (2, 1, 178));
+    }
+
+    #[test]
+    fn what_surrounds_a_message_in_its_datagram_is_left_out() {
+        let datagram = [b"\r\n\r\n", INVITE, b"more than was promised"].concat();
+        assert!(Message::parse(&datagram, None).unwrap().bytes == INVITE);
+    }
+
+    #[test]
+    fn the_headers_that_balancers_write_and_read_are_found() {
+        let bytes = altered(
+            "Supported",
+            "x-sip-balancer-initialremoteaddr: 1.2.3.4\r\nMobicents-Heartbeat: 1\r\n\
+             X-Sip-Balancer-InitialRemotePort:\r\n 5\r\nRecord-Route: <sip:a>,<sip:b>,<sip:c>\r\nS",
+        );
+        let message = Message::parse(&bytes, Some(b"Call-ID")).unwrap();
+        let lines: Vec<_> =
+            message.initial_remote.as_slice().iter().map(|it| it.of(&bytes)).collect();
+        assert_eq!(
+            lines,
+            [
+                b"x-sip-balancer-initialremoteaddr: 1.2.3.4\r\n".as_slice(),
+                b"X-Sip-Balancer-InitialRemotePort:\r\n 5\r\n",
+            ]
+        );
+        assert!(message.heartbeat && !Message::parse(INVITE, None).unwrap().heartbeat);
+        assert_eq!(message.record_routes.len(), 3);
+        assert_eq!(message.custom, Some(message.call_id), "a header that is read anyway");
+        let compact = altered("Call-ID", "i");
+        let message = Message::parse(&compact, Some(b"Call-ID")).unwrap();
+        assert_eq!(message.custom, Some(message.call_id), "its compact form");
+        assert_eq!(Message::parse(INVITE, Some(b"X-None")).unwrap().custom, None);
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_case() {
+        for method in Method::ALL {
+            assert_eq!(Method::ALL[method.index()], method);
+            assert_eq!(Method::from_token(method.as_str().as_bytes()), method);
+            let lower = method.as_str().to_ascii_lowercase();
+            assert_eq!(Method::from_token(lower.as_bytes()), Method::Other, "{lower}");
+        }
+    }
+
+    #[test]
+    fn only_requests_that_may_be_answered_are_salvaged() {
+        let cases: &[(&str, &str, bool)] = &[
+            ("To: ", "broken\r\nTo: ", true),
+            ("INVITE sip", "INVITE  sip", true),
+            ("\r\n\r\nv=0", "\r\n", true),
+            ("INVITE sip", "SIP/2.0 200 sip", false),
+            ("INVITE sip", "ACK sip", false),
+            ("To: ", "To ", false),
+            ("Call-ID: a", "Call-ID: \ra", false),
+        ];
+        for (from, to, want) in cases {
+            assert_eq!(salvage(&altered(from, to)).is_some(), *want, "{from} -> {to}");
+        }
+        let bytes = [b"\r\n", INVITE].concat();
+        let salvage = salvage(&bytes).unwrap();
+        assert_eq!(salvage.via, b"SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bK776asdhds;rport");
+        assert_eq!(salvage.to, b"Bob <sip:bob@example.com>");
+        assert_eq!(salvage.cseq, b"314159 INVITE");
+        assert_eq!(salvage.bytes, INVITE);
+    }
+
+    /// The edits of a relay; every text they add holds a `#`.
+    fn relayed(message: &Message<'_>) -> Vec<u8> {
+        let mut edits = Edits::new();
+        edits.insert(message.first_header, b"#1\r\n");
+        if let Some(hops) = message.max_forwards {
+            edits.replace(hops, b"#69");
+        }
+        remove_values(&message.routes, 2, &mut edits);
+        edits.insert(message.vias.first().unwrap().span.start + message.via.params_end, b";#");
+        for line in message.initial_remote.as_slice() {
+            edits.remove(*line);
+        }
+        edits.insert(message.headers_end, b"#2\r\n");
+        let mut out = Vec::new();
+        edits.apply(message.bytes, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn any_bytes_are_indexed_within_bounds_or_refused() {
+        let mut read = 0;
+        for seed in 0..20_000 {
+            let bytes = Random::new(seed).mutate(INVITE);
+            let Ok(message) = Message::parse(&bytes, Some(b"Supported")) else { continue };
+            read += 1;
+            let length = message.bytes.len();
+            let spans = [message.from, message.to, message.call_id, message.cseq, message.body];
+            let more = [message.max_forwards, message.contact, message.user_agent, message.custom];
+            for span in spans.into_iter().chain(more.into_iter().flatten()) {
+                assert!(span.start <= span.end && span.range().end <= length, "seed {seed}");
+            }
+            for value in message.vias.as_slice().iter().chain(message.routes.as_slice()) {
+                let inside = value.line.start <= value.span.start && value.span.end <= value.next;
+                assert!(inside && value.next <= value.line.end, "seed {seed}");
+                assert!(value.line.range().end <= message.headers_end as usize, "seed {seed}");
+            }
+            assert!(message.headers_end <= message.body.start, "seed {seed}");
+            assert!(!relayed(&message).is_empty(), "seed {seed}");
+        }
+        assert!(read > 2_000, "only {read} mutations are still messages: the test tests nothing");
+    }
+
+    #[test]
+    fn output_less_our_lines_is_input_less_our_lines() {
+        for seed in 0..5_000 {
+            let mut random = Random::new(seed);
+            let (route_at, hops_at) = (random.below(5), random.below(5));
+            let filler = |random: &mut Random, number: usize| {
+                let blanks = ["", " ", "\t ", "\r\n  "][random.below(4)];
+                let end = ["\r\n", "\n", " \r\n"][random.below(3)];
+                format!("X-{number}{}:{blanks}v{number}{end}", ["", " "][random.below(2)])
+            };
+            let mut input = String::from("BYE sip:h SIP/2.0\r\n");
+            let mut want = input.clone() + "#1\r\n";
+            for at in 0..5 {
+                let other = filler(&mut random, at);
+                input += &other;
+                want += &other;
+                if at == route_at {
+                    let line =
+                        ["Route:<a>,\r\n <b>\r\n", "route : <a>\nROUTE:<b>\n"][random.below(2)];
+                    input += line;
+                }
+                if at == hops_at {
+                    input += "max-forwards :\t7 \r\n";
+                    want += "max-forwards :\t#69 \r\n";
+                }
+            }
+            let rest =
+                "v: SIP/2.0/UDP h;branch=b\r\nf: <a>;tag=1\r\nt: <b>\r\ni: 1\r\nCSeq: 1 BYE\r\n";
+            input += rest;
+            want += &rest.replace("branch=b", "branch=b;#");
+            input += "\r\nbody\0";
+            want += "#2\r\n\r\nbody\0";
+            let message = Message::parse(input.as_bytes(), None).unwrap();
+            let out = String::from_utf8(relayed(&message)).unwrap();
+            assert_eq!(out, want, "seed {seed}: {input}");
+        }
+    }
+}

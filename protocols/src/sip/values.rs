@@ -51,7 +51,7 @@ impl<const N: usize> Values<N> {
     }
 
     pub(crate) fn note(&mut self, bytes: &[u8], line: &Line<'_>, comments: bool) {
-        split_list(bytes, line.value, comments, |span, next| {
+        split_list(bytes, line.value(), comments, |span, next| {
             if let Some(free) = self.kept.get_mut(usize::from(self.count)) {
                 *free = Value { span, line: line.span, next: next.unwrap_or(line.span.end) };
             }
@@ -104,3 +104,61 @@ impl<const N: usize> HeaderLines<N> {
 }
 
 const ZERO: Span = Span { start: 0, end: 0 };
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::sip::message::Message;
+    use crate::testing::INVITE;
+
+    /// `INVITE` with other Route lines.
+    fn with_routes(lines: &[u8]) -> Vec<u8> {
+        let text = core::str::from_utf8(INVITE).unwrap();
+        let (before, rest) = text.split_once("Route: ").unwrap();
+        let (_, after) = rest.split_once("\r\n").unwrap();
+        [before.as_bytes(), lines, after.as_bytes()].concat()
+    }
+
+    #[test]
+    fn the_first_values_are_cut_and_nothing_else() {
+        let cases: &[(&str, usize, &str)] = &[
+            ("Route: <a>\r\n", 0, "Route: <a>\r\n"),
+            ("Route: <a>\r\n", 1, ""),
+            ("Route: <a>\r\n", 9, ""),
+            ("Route: <a>\r\nX: 1\r\nRoute: <b>\r\n", 1, "X: 1\r\nRoute: <b>\r\n"),
+            ("Route: <a>\r\nX: 1\r\nRoute: <b>\r\n", 2, "X: 1\r\n"),
+            ("Route: <a>,<b>\r\n", 1, "Route: <b>\r\n"),
+            ("Route : <a> , \r\n <b>;x=\",\" ,<c>\r\n", 1, "Route : <b>;x=\",\" ,<c>\r\n"),
+            ("Route : <a> , \r\n <b>;x=\",\" ,<c>\r\n", 2, "Route : <c>\r\n"),
+            ("Route: <a>, <b>\r\nroute: <c>, <d>\r\n", 3, "route: <d>\r\n"),
+            ("Route: <a>, <b>\r\nroute: <c>, <d>\r\n", 2, "route: <c>, <d>\r\n"),
+            ("Route: <a>,,<b>,\nRoute: <c>\n", 1, "Route: <b>,\nRoute: <c>\n"),
+            ("Route: <1>,<2>,<3>,<4>,<5>,<6>,<7>,<8>\r\n", 9, "Route: <7>,<8>\r\n"),
+        ];
+        for (lines, count, want) in cases {
+            let input = with_routes(lines.as_bytes());
+            let message = Message::parse(&input, None).unwrap();
+            let mut edits = Edits::new();
+            remove_values(&message.routes, *count, &mut edits);
+            let mut out = Vec::new();
+            edits.apply(message.bytes, &mut out).unwrap();
+            let want = with_routes(want.as_bytes());
+            assert_eq!(out, want, "{lines} less {count}: {}", out.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn more_values_than_are_kept_are_counted() {
+        let input = with_routes(b"Route: <1>,<2>,<3>\r\nRoute: <4>,<5>,<6>,<7>\r\nRoute:\r\n");
+        let routes = Message::parse(&input, None).unwrap().routes;
+        assert_eq!((routes.len(), routes.as_slice().len()), (7, 6));
+        let texts: Vec<_> = routes.as_slice().iter().map(|it| it.span.of(&input)).collect();
+        assert_eq!(texts.concat(), b"<1><2><3><4><5><6>");
+        assert_eq!(routes.get(5).unwrap().line.of(&input), b"Route: <4>,<5>,<6>,<7>\r\n");
+        assert_eq!(routes.get(6), None);
+    }
+}

@@ -481,7 +481,7 @@ impl Turns {
             calls.add(&caller.calls);
             calls.refused += host.refused;
             latencies.add(&caller.latencies);
-            // Both grow as they need, so adding cannot fail.
+            // Both have the same bounds, so adding cannot fail.
             let _ = lateness.add(&caller.lateness);
             for (node, count) in &caller.per_node {
                 *per_node.entry(*node).or_default() += count;

@@ -96,9 +96,9 @@ pub(super) const BEHAVIOUR: &[Key] = &[
     Key::new(
         &["isSend5xxResponse"],
         &["sip/isSend5xxResponse"],
-        "false",
-        "Answer 503 when a request cannot be sent on.",
         "true",
+        "Answer 503 when a request cannot be sent on; false drops it silently.",
+        "false",
         Kind::Flag(|it| &mut it.config.send_5xx),
     ),
     Key::new(

@@ -168,10 +168,9 @@ impl Settings {
     pub fn is_me(&self, host: &[u8], ip: Option<IpAddr>, port: u16) -> bool {
         match ip {
             Some(ip) => self.own.contains(&SocketAddr::new(ip, port)),
-            None => self
-                .own_names
-                .iter()
-                .any(|(name, ports)| name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)),
+            None => self.own_names.iter().any(|(name, ports)| {
+                name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)
+            }),
         }
     }
 
