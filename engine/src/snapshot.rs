@@ -83,6 +83,15 @@ impl Snapshot {
         it
     }
 
+    /// The same table with one node suspect: what a shard goes by from the moment that a node refuses
+    /// until the control executor publishes the next one.
+    pub fn suspecting(&self, key: NodeKey) -> Snapshot {
+        let mut nodes = self.nodes.clone();
+        nodes.iter_mut().filter(|it| it.key == key).for_each(|it| it.suspect = true);
+        let remembered: Vec<SocketAddr> = self.remembered.iter().copied().collect();
+        Snapshot::new(self.generation, nodes, &remembered)
+    }
+
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
     fn file(&mut self, id: NodeId, node: &Node) {
         self.by_key.insert(node.key, id);
