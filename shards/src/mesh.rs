@@ -116,8 +116,11 @@ pub struct Figures {
 
 /// Writes to any shard. One clone for each shard and for control.
 pub struct Post<D: Decide> {
-    boxes: Arc<[(Sender<Mail<D>>, Arc<EventFd>)]>,
+    boxes: Arc<[Slit<D>]>,
 }
+
+/// Where letters for one shard go in, and what wakes it.
+type Slit<D> = (Sender<Mail<D>>, Arc<EventFd>);
 
 impl<D: Decide> Clone for Post<D> {
     fn clone(&self) -> Self {
