@@ -14,9 +14,13 @@ pub(crate) fn markdown(
 ) -> String {
     let mut text = String::new();
     let Arguments { rounds, seconds, .. } = arguments;
+    let option = |name: &str, list: &Option<String>| {
+        list.as_deref().map_or(String::new(), |list| format!(" --{name} {list}"))
+    };
+    let chosen = option("only", &arguments.only) + &option("loads", &arguments.loads);
     let _ = writeln!(
         text,
-        "Made by `cargo run --release -p perf -- compare --rounds {rounds} --seconds {seconds}`, {machine}.\n\
+        "Made by `cargo run --release -p perf -- compare --rounds {rounds} --seconds {seconds}{chosen}`, {machine}.\n\
          Medians of {rounds} interleaved rounds. CPU in microseconds per call (of these in user space); latency \
          INVITE to 180 in microseconds, p50 / p99.\n"
     );
