@@ -15,11 +15,13 @@ pub mod listeners;
 pub mod logs;
 pub mod mesh;
 pub mod names;
+pub mod pool;
 pub mod probe;
+mod process;
 pub mod publish;
 pub mod reload;
 pub mod shard;
-pub mod stand_in;
+
 mod streaming;
 pub mod sys;
 pub mod tcp;

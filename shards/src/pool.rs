@@ -173,9 +173,13 @@ impl Shards for Pool {
             residence: &residence,
         };
         match page {
-            Page::Stat => Response::json(200, stats::lbstat(&scrape)),
-            Page::Info => Response::json(200, stats::lbinfo(&scrape)),
-            Page::Metrics => Response::metrics(stats::metrics(&scrape)),
+            Page::Stat => Response::json(stats::lbstat(&scrape)),
+            Page::Info => Response::json(stats::lbinfo(&scrape)),
+            Page::Metrics => Response {
+                status: 200,
+                media: "text/plain; version=0.0.4; charset=utf-8",
+                body: stats::metrics(&scrape),
+            },
             Page::Health => {
                 let (status, text) = stats::health(&scrape);
                 Response::text(status, text)

@@ -175,6 +175,8 @@ struct Rig {
     body: Body<Script>,
     listeners: Vec<Listener>,
     clock: Clock,
+    /// Notices that came while another kind was waited for.
+    set_aside: std::cell::RefCell<std::collections::VecDeque<Notice<Script>>>,
 }
 
 const TUNING: Tuning = Tuning {
@@ -213,7 +215,7 @@ fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
         seat,
     })
     .unwrap();
-    Rig { body, listeners, clock }
+    Rig { body, listeners, clock, set_aside: Default::default() }
 }
 
 impl Rig {
@@ -242,13 +244,22 @@ impl Rig {
     }
 
     fn statistics(&self, shard: u8) -> Box<Statistics<Counted>> {
-        let (sender, receiver) = bounded(1);
-        assert!(self.body.post.send(shard, Mail::Statistics(sender)).is_ok());
-        receiver.recv_timeout(PATIENCE).unwrap()
+        assert!(self.body.post.send(shard, Mail::Statistics { question: 7 }).is_ok());
+        let end = std::time::Instant::now() + PATIENCE;
+        loop {
+            match self.body.inbox.notices.recv_deadline(end).unwrap() {
+                Notice::Statistics { question, statistics } => {
+                    assert_eq!(question, 7);
+                    return statistics;
+                }
+                other => self.set_aside.borrow_mut().push_back(other),
+            }
+        }
     }
 
     fn notice(&self) -> Notice<Script> {
-        self.body.inbox.notices.recv_timeout(PATIENCE).unwrap()
+        let aside = self.set_aside.borrow_mut().pop_front();
+        aside.unwrap_or_else(|| self.body.inbox.notices.recv_timeout(PATIENCE).unwrap())
     }
 
     fn stop(self) {
