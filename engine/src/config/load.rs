@@ -189,7 +189,7 @@ impl Name {
         let Name::Element(path) = self else { return false };
         let is_below =
             |it: &&str| it.strip_prefix(path.as_str()).is_some_and(|it| it.starts_with('/'));
-        path == "sipStack" || keys().flat_map(|it| it.xml).any(|it| is_below(&it))
+        path == "sipStack" || keys().flat_map(|it| it.xml).any(is_below)
     }
 
     /// Its row, and its rank among the row's names.
