@@ -356,24 +356,25 @@ mod tests {
     #[test]
     fn rise_and_fall_decide() {
         use Pulse::{Dead, Full, Live};
-        let ok = "200 OK";
-        let cases: &[(&str, &[&str], &[Option<Pulse>])] = &[
-            ("the first answer is enough", &[ok, ok], &[Some(Live), None]),
+        const OK: &str = "200 OK";
+        type Row = (&'static str, &'static [&'static str], &'static [Option<Pulse>]);
+        let cases: &[Row] = &[
+            ("the first answer is enough", &[OK, OK], &[Some(Live), None]),
             ("any answer is one", &["404 Not Found"], &[Some(Live)]),
             (
                 "two failures are not three",
-                &[ok, "", "", ok, "", ""],
+                &[OK, "", "", OK, "", ""],
                 &[Some(Live), None, None, None, None, None],
             ),
-            ("three are", &[ok, "", "", "", ""], &[Some(Live), None, None, Some(Dead), None]),
+            ("three are", &[OK, "", "", "", ""], &[Some(Live), None, None, Some(Dead), None]),
             (
                 "the dead need two answers in a row",
-                &["", "", "", ok, "", ok, ok],
+                &["", "", "", OK, "", OK, OK],
                 &[None, None, Some(Dead), None, None, None, Some(Live)],
             ),
             (
                 "full is not dead",
-                &[ok, "503 Busy", "503 Busy", ok, "503 Busy", "", "", ""],
+                &[OK, "503 Busy", "503 Busy", OK, "503 Busy", "", "", ""],
                 &[Some(Live), Some(Full), None, Some(Live), Some(Full), None, None, Some(Dead)],
             ),
             (

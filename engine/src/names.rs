@@ -32,7 +32,7 @@ pub struct Answer {
 }
 
 /// What this process can send by; everything else is left out of the answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Reach {
     /// By [`Transport::index`].
     pub transports: [bool; 5],

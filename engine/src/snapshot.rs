@@ -1,8 +1,11 @@
 //! The node table as shards see it: immutable, replaced whole, indexed for every question asked of it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use protocols::sip::Transport;
+use protocols::time::Time;
 
 use crate::node::{Node, NodeKey, Version};
 
@@ -30,14 +33,91 @@ impl Family {
     }
 }
 
+/// What a message may ask of a node (`sip.md` 3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// May get new associations: live, not graceful, not bad, not suspect.
+    Eligible,
+    /// May serve the associations it has: live.
+    Usable,
+}
+
+/// Nodes that one message may choose from: same version, family and transport, in canonical order.
+///
+/// What a choice reads lies side by side, so that a scan of 1 000 nodes stays in the first-level cache.
+#[derive(Debug)]
+pub struct Candidates {
+    ids: Vec<NodeId>,
+    keys: Vec<NodeKey>,
+    joined: Vec<Time>,
+    oldest: Time,
+    youngest: Time,
+}
+
+impl Candidates {
+    const fn new() -> Candidates {
+        Candidates {
+            ids: Vec::new(),
+            keys: Vec::new(),
+            joined: Vec::new(),
+            oldest: Time::ZERO,
+            youngest: Time::ZERO,
+        }
+    }
+
+    fn push(&mut self, id: NodeId, node: &Node) {
+        self.oldest = if self.ids.is_empty() { node.joined } else { self.oldest.min(node.joined) };
+        self.youngest = self.youngest.max(node.joined);
+        self.ids.push(id);
+        self.keys.push(node.key);
+        self.joined.push(node.joined);
+    }
+
+    /// The nodes.
+    pub fn ids(&self) -> &[NodeId] {
+        &self.ids
+    }
+
+    /// Their identities, in the same order.
+    pub fn keys(&self) -> &[NodeKey] {
+        &self.keys
+    }
+
+    /// When they became members, in the same order.
+    pub fn joined(&self) -> &[Time] {
+        &self.joined
+    }
+
+    /// When the first and the last of them became members.
+    pub fn joined_between(&self) -> (Time, Time) {
+        (self.oldest, self.youngest)
+    }
+}
+
 /// The nodes of one version, by what a message needs of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cluster {
     version: Version,
-    /// Per family and transport: live nodes with such a port, canonical order.
-    usable: [[Vec<NodeId>; 5]; 2],
+    /// Per family and transport.
+    usable: [[Candidates; 5]; 2],
     /// The same without graceful, bad and suspect ones.
-    eligible: [[Vec<NodeId>; 5]; 2],
+    eligible: [[Candidates; 5]; 2],
+}
+
+impl Cluster {
+    const fn new(version: Version) -> Cluster {
+        const NONE: [[Candidates; 5]; 2] = [const { [const { Candidates::new() }; 5] }; 2];
+        Cluster { version, usable: NONE, eligible: NONE }
+    }
+}
+
+/// Pins affinity keys to a node (`/lbnoderegex`, `sip.md` 3.5).
+#[derive(Clone, Debug)]
+pub struct NodeRule {
+    /// Found anywhere in the key.
+    pub pattern: regex::bytes::Regex,
+    /// Any SIP address of the node.
+    pub node: SocketAddr,
 }
 
 /// Every live node at one moment. Never edited; the control executor publishes the next one whole.
@@ -47,14 +127,18 @@ pub struct Snapshot {
     nodes: Vec<Node>,
     by_key: ahash::HashMap<NodeKey, NodeId>,
     by_address: ahash::HashMap<SocketAddr, Vec<NodeId>>,
-    by_ip: ahash::HashSet<IpAddr>,
+    by_ip: ahash::HashMap<IpAddr, Vec<NodeId>>,
     remembered: ahash::HashSet<SocketAddr>,
     clusters: Vec<Cluster>,
     fingerprint: u64,
+    /// By [`NodeId`].
+    seniority: Vec<u64>,
+    rules: Arc<[NodeRule]>,
 }
 
 impl Snapshot {
-    /// Builds the table. `nodes` past [`NODES_MAX`] are left out; the registry refuses them first.
+    /// Builds the table. `generation` differs from that of every other table in use: who sees it again
+    /// may take the table for unchanged. `nodes` past [`NODES_MAX`] are left out; the registry refuses them first.
     ///
     /// `remembered` are addresses of nodes that died a short while ago: responses from there still come
     /// from inside (`sip.md` 2.2).
@@ -71,7 +155,7 @@ impl Snapshot {
         };
         for (index, node) in nodes.iter().enumerate() {
             let Ok(index) = u16::try_from(index) else { break };
-            it.file(NodeId(index), node);
+            it.file(NodeId(index), node, &nodes);
         }
         let identities: Vec<u8> = nodes
             .iter()
@@ -79,28 +163,52 @@ impl Snapshot {
             .flat_map(|it| it.key.0.to_be_bytes())
             .collect();
         it.fingerprint = crate::balance::hash(FINGERPRINT_SEED, &identities);
+        it.seniority = vec![0; nodes.len()];
         it.nodes = nodes;
         it
     }
 
-    /// The same table with one node suspect: what a shard goes by from the moment that a node refuses
-    /// until the control executor publishes the next one.
+    /// Takes over from the snapshot published before how long each node has been eligible without a
+    /// break: see [`Snapshot::seniority`]. Without it every node counts as eligible since ever.
+    pub fn after(mut self, previous: &Snapshot) -> Snapshot {
+        for (node, seniority) in self.nodes.iter().zip(&mut self.seniority) {
+            *seniority = match previous.find(node.key) {
+                Some(id) if previous.node(id).is_eligible() => previous.seniority(id),
+                None if node.joined < Time::ZERO + START_UP => 0,
+                _ => self.generation,
+            };
+        }
+        self
+    }
+
+    /// The same table with one node suspect: what a shard goes by, from the moment the node refused
+    /// it something until the control executor publishes its own view.
     pub fn suspecting(&self, key: NodeKey) -> Snapshot {
         let mut nodes = self.nodes.clone();
-        nodes.iter_mut().filter(|it| it.key == key).for_each(|it| it.suspect = true);
-        let remembered: Vec<SocketAddr> = self.remembered.iter().copied().collect();
-        Snapshot::new(self.generation, nodes, &remembered)
+        for node in nodes.iter_mut().filter(|it| it.key == key) {
+            node.suspect = true;
+        }
+        let mut it = Snapshot::new(self.generation, nodes, &[]);
+        it.remembered.clone_from(&self.remembered);
+        it.seniority.clone_from(&self.seniority);
+        it.rules = Arc::clone(&self.rules);
+        it
+    }
+
+    /// Publishes the regex table of `/lbnoderegex` along with the nodes; the first match wins.
+    pub fn with_rules(mut self, rules: Arc<[NodeRule]>) -> Snapshot {
+        self.rules = rules;
+        self
     }
 
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
-    fn file(&mut self, id: NodeId, node: &Node) {
+    fn file(&mut self, id: NodeId, node: &Node, all: &[Node]) {
         self.by_key.insert(node.key, id);
-        self.by_ip.insert(node.ip);
+        self.by_ip.entry(node.ip).or_default().push(id);
         let position = match self.clusters.binary_search_by_key(&node.version, |it| it.version) {
             Ok(position) => position,
             Err(position) => {
-                self.clusters
-                    .insert(position, Cluster { version: node.version, ..Cluster::default() });
+                self.clusters.insert(position, Cluster::new(node.version));
                 position
             }
         };
@@ -111,9 +219,20 @@ impl Snapshot {
             if !at.contains(&id) {
                 at.push(id);
             }
-            cluster.usable[family][transport.index()].push(id);
+            // Who refused a moment ago serves its calls only where nobody else could.
+            let is_last_hope = || {
+                !all.iter().any(|it| {
+                    !it.suspect
+                        && it.version == node.version
+                        && it.ip.is_ipv4() == node.ip.is_ipv4()
+                        && it.ports.of(transport).is_some()
+                })
+            };
+            if !node.suspect || is_last_hope() {
+                cluster.usable[family][transport.index()].push(id, node);
+            }
             if node.is_eligible() {
-                cluster.eligible[family][transport.index()].push(id);
+                cluster.eligible[family][transport.index()].push(id, node);
             }
         }
     }
@@ -161,7 +280,12 @@ impl Snapshot {
 
     /// Whether any live node has this IP address.
     pub fn has_ip(&self, ip: IpAddr) -> bool {
-        self.by_ip.contains(&ip)
+        self.by_ip.contains_key(&ip)
+    }
+
+    /// Live nodes with this IP address, whatever their version and ports, in canonical order.
+    pub fn on(&self, ip: IpAddr) -> &[NodeId] {
+        self.by_ip.get(&ip).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a node that died lately had this address.
@@ -179,28 +303,49 @@ impl Snapshot {
         self.clusters.binary_search_by_key(&version, |it| it.version).is_ok()
     }
 
+    /// Generation since which the node has been eligible without a break; 0 since ever. A pure function
+    /// of the snapshots published, so every shard knows the same, even one that skipped some.
+    ///
+    /// Two balancers started together hear the first heartbeats in different orders: nodes that joined
+    /// within 8 s of the process's start count as there since ever.
+    pub fn seniority(&self, id: NodeId) -> u64 {
+        self.seniority.get(usize::from(id.0)).copied().unwrap_or(0)
+    }
+
+    /// The regex table of `/lbnoderegex`.
+    pub fn rules(&self) -> &Arc<[NodeRule]> {
+        &self.rules
+    }
+
     /// Nodes that may get new associations, in canonical order.
     pub fn eligible(&self, version: Version, family: Family, transport: Transport) -> &[NodeId] {
-        self.cluster(version, |it| &it.eligible, family, transport)
+        self.candidates(Standing::Eligible, version, family, transport).ids()
     }
 
     /// Nodes that may serve existing associations, in canonical order.
     pub fn usable(&self, version: Version, family: Family, transport: Transport) -> &[NodeId] {
-        self.cluster(version, |it| &it.usable, family, transport)
+        self.candidates(Standing::Usable, version, family, transport).ids()
     }
 
+    /// The nodes that a message may choose from, with what choosing reads of them.
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
-    fn cluster(
+    pub fn candidates(
         &self,
+        standing: Standing,
         version: Version,
-        lists: impl Fn(&Cluster) -> &[[Vec<NodeId>; 5]; 2],
         family: Family,
         transport: Transport,
-    ) -> &[NodeId] {
-        match self.clusters.binary_search_by_key(&version, |it| it.version) {
-            Ok(position) => &lists(&self.clusters[position])[family as usize][transport.index()],
-            Err(_) => &[],
-        }
+    ) -> &Candidates {
+        static NONE: Candidates = Candidates::new();
+        let Ok(position) = self.clusters.binary_search_by_key(&version, |it| it.version) else {
+            return &NONE;
+        };
+        let cluster = &self.clusters[position];
+        let lists = match standing {
+            Standing::Eligible => &cluster.eligible,
+            Standing::Usable => &cluster.usable,
+        };
+        &lists[family as usize][transport.index()]
     }
 }
 
@@ -210,3 +355,120 @@ const _: () = assert!(NODES_MAX <= u16::MAX as usize);
 
 /// Keeps the fingerprint apart from every other use of the routing hash.
 const FINGERPRINT_SEED: u64 = 0x6669_6e67_6572;
+
+/// Longer than any heartbeat interval in use, shorter than a node needs to die and come back.
+const START_UP: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+    use crate::balance::testing::{identify, node, node_at};
+    use crate::node::Bad;
+
+    fn table(nodes: Vec<Node>) -> Snapshot {
+        Snapshot::new(1, nodes, &[])
+    }
+
+    fn at(number: u16, port: u16) -> SocketAddr {
+        SocketAddr::new(node(number).ip, port)
+    }
+
+    #[test]
+    fn the_order_of_arrival_does_not_matter() {
+        let six = node_at(IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
+        let nodes = [node(1), node(2), node_at(node(1).ip, 7), six];
+        let forward = table(nodes.to_vec());
+        let backward = table(nodes.iter().rev().chain(&nodes).cloned().collect());
+        let keys = |it: &Snapshot| it.nodes().iter().map(|it| it.key).collect::<Vec<_>>();
+        assert_eq!(keys(&forward), keys(&backward));
+        assert_eq!(forward.nodes().len(), 4, "announced twice is one node");
+        assert_eq!(forward.fingerprint(), backward.fingerprint());
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_the_eligible_members() {
+        let both = table(vec![node(1), node(2)]).fingerprint();
+        assert_ne!(both, table(vec![node(1), node(3)]).fingerprint());
+        let mut bad = node(3);
+        bad.bad = Some(Bad::Full);
+        assert_eq!(both, table(vec![node(1), node(2), bad]).fingerprint());
+    }
+
+    #[test]
+    fn lists_hold_what_can_take_the_message() {
+        let mut tcp_only = node(2);
+        tcp_only.ports.0[Transport::Udp.index()] = None;
+        identify(&mut tcp_only);
+        let mut leaving = node(3);
+        leaving.graceful = true;
+        let six = node_at(IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
+        let newer = node_at(node(4).ip, 1);
+        let it = table(vec![node(1), tcp_only, leaving, six, newer]);
+        let cases = [
+            (0, Family::V4, Transport::Udp, 1, 2),
+            (0, Family::V4, Transport::Tcp, 2, 3),
+            (0, Family::V4, Transport::Tls, 0, 0),
+            (0, Family::V6, Transport::Udp, 1, 1),
+            (1, Family::V4, Transport::Udp, 1, 1),
+            (1, Family::V6, Transport::Udp, 0, 0),
+            (2, Family::V4, Transport::Udp, 0, 0),
+        ];
+        for case @ (version, family, transport, eligible, usable) in cases {
+            let version = Version(version);
+            assert_eq!(it.eligible(version, family, transport).len(), eligible, "{case:?}");
+            assert_eq!(it.usable(version, family, transport).len(), usable, "{case:?}");
+            let list = it.candidates(Standing::Usable, version, family, transport);
+            for (id, key) in list.ids().iter().zip(list.keys()) {
+                assert_eq!(it.node(*id).key, *key, "{case:?}");
+            }
+        }
+        assert_eq!(it.latest(), Version(1));
+        assert!(it.has_version(Version(0)) && !it.has_version(Version(2)));
+    }
+
+    #[test]
+    fn nodes_are_found_by_any_of_their_names() {
+        let mut odd = node(1);
+        odd.ports.open(Transport::Tls, 5081);
+        identify(&mut odd);
+        let newer = node_at(node(1).ip, 3);
+        let it = Snapshot::new(1, vec![odd.clone(), newer.clone()], &[at(9, 5060)]);
+        let key = |id: Option<NodeId>| id.map(|it_| it.node(it_).key);
+        assert_eq!(key(it.find(odd.key)), Some(odd.key));
+        assert_eq!(it.find(node(2).key), None);
+        assert_eq!(key(it.at(at(1, 5081), None)), Some(odd.key));
+        assert_eq!(key(it.at(at(1, 5060), None)), Some(newer.key), "the newest");
+        assert_eq!(key(it.at(at(1, 5060), Some(Version(0)))), Some(odd.key));
+        assert_eq!(it.at(at(1, 5060), Some(Version(1))), None);
+        assert_eq!(it.at(at(1, 5082), None), None);
+        assert_eq!(it.on(node(1).ip).len(), 2);
+        assert!(it.on(node(2).ip).is_empty());
+        assert!(it.has_ip(node(1).ip) && !it.has_ip(node(9).ip));
+        assert!(it.remembers(at(9, 5060)) && !it.remembers(at(1, 5060)));
+    }
+
+    #[test]
+    fn seniority_survives_publication_and_ends_with_eligibility() {
+        let late = |number: u16| Node { joined: Time::from_millis(60_000), ..node(number) };
+        let mut bad = late(2);
+        bad.bad = Some(Bad::Errors);
+        let lives =
+            [vec![late(1), late(2)], vec![late(1), bad, late(3)], vec![late(1), late(2), late(3)]];
+        let mut table = Snapshot::default();
+        for (generation, nodes) in (1..).zip(lives) {
+            table = Snapshot::new(generation, nodes, &[]).after(&table);
+        }
+        let seniority = |it: u16| table.seniority(table.find(node(it).key).unwrap());
+        assert_eq!([seniority(1), seniority(2), seniority(3)], [1, 3, 2]);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let nodes = (0..NODES_MAX + 10).map(|it| node(u16::try_from(it).unwrap())).collect();
+        let it = table(nodes);
+        assert_eq!(it.nodes().len(), NODES_MAX);
+        assert_eq!(it.eligible(Version(0), Family::V4, Transport::Udp).len(), NODES_MAX);
+    }
+}

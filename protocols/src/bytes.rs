@@ -269,3 +269,182 @@ pub const EDITS_MAX: usize = 48;
 
 /// Two Vias, two Record-Routes, a Route and the small change.
 const TEXT_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    fn span(start: u32, end: u32) -> Span {
+        Span { start, end }
+    }
+
+    fn applied(edits: &mut Edits, input: &[u8]) -> Vec<u8> {
+        let mut out = b"> ".to_vec();
+        edits.apply(input, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn edits_meet_in_one_pass() {
+        type Asked = fn(&mut Edits);
+        let cases: &[(&str, Asked, &[u8])] = &[
+            ("nothing", |_| {}, b"> 0123456789"),
+            ("removal", |it| it.remove(span(2, 4)), b"> 01456789"),
+            ("replacement", |it| it.replace(span(2, 4), b"ab"), b"> 01ab456789"),
+            (
+                "at both ends",
+                |it| {
+                    it.insert(10, b"z");
+                    it.insert(0, b"a");
+                },
+                b"> a0123456789z",
+            ),
+            (
+                "two at one place keep their order",
+                |it| {
+                    it.insert(5, b"a");
+                    it.insert(5, b"b");
+                },
+                b"> 01234ab56789",
+            ),
+            (
+                "before and after a removal",
+                |it| {
+                    it.remove(span(2, 4));
+                    it.insert(4, b"b");
+                    it.insert(2, b"a");
+                },
+                b"> 01ab456789",
+            ),
+            (
+                "inside a removal the text goes",
+                |it| {
+                    it.insert(3, b"lost");
+                    it.remove(span(2, 5));
+                },
+                b"> 0156789",
+            ),
+            (
+                "overlapping, the bytes of both go",
+                |it| {
+                    it.replace(span(4, 8), b"lost");
+                    it.replace(span(2, 5), b"x");
+                },
+                b"> 01x89",
+            ),
+            (
+                "one within another",
+                |it| {
+                    it.remove(span(1, 9));
+                    it.remove(span(3, 4));
+                },
+                b"> 09",
+            ),
+            (
+                "twice the same",
+                |it| {
+                    it.remove(span(1, 9));
+                    it.remove(span(1, 9));
+                },
+                b"> 09",
+            ),
+            (
+                "beyond the end",
+                |it| {
+                    it.remove(span(8, 99));
+                    it.insert(50, b"z");
+                },
+                b"> 01234567z",
+            ),
+            ("back to front", |it| it.replace(span(6, 2), b"x"), b"> 012345x6789"),
+            (
+                "composed in place",
+                |it| it.write(span(0, 1), |out| write_decimal(out, 42u8)),
+                b"> 42123456789",
+            ),
+        ];
+        let mut edits = Edits::new();
+        for (name, ask, want) in cases {
+            edits.clear();
+            ask(&mut edits);
+            assert_eq!(applied(&mut edits, b"0123456789"), *want, "{name}");
+        }
+    }
+
+    #[test]
+    fn too_many_edits_write_nothing() {
+        let mut edits = Edits::new();
+        for at in 0..=EDITS_MAX {
+            edits.insert(offset(at), b"x");
+        }
+        let mut out = Vec::new();
+        assert_eq!(edits.apply(b"0123456789", &mut out), Err(Overflow));
+        assert!(out.is_empty());
+        edits.clear();
+        assert_eq!(edits.apply(b"0123456789", &mut out), Ok(()));
+        assert_eq!(out, b"0123456789");
+    }
+
+    #[test]
+    fn bytes_nobody_edits_come_through_in_order() {
+        for seed in 0..5_000 {
+            let mut random = Random::new(seed);
+            let input: Vec<u8> = (0..60).collect();
+            let mut kept = [true; 60];
+            let mut edits = Edits::new();
+            for _ in 0..random.below(12) {
+                let start = random.below(70);
+                let end = start + random.below(10);
+                edits.replace(Span::new(start, end), b"\xff\xfe");
+                kept.iter_mut().take(end).skip(start).for_each(|it| *it = false);
+            }
+            let mut out = Vec::new();
+            edits.apply(&input, &mut out).unwrap();
+            out.retain(|it| *it < 60);
+            let want: Vec<u8> = input.into_iter().filter(|it| kept[usize::from(*it)]).collect();
+            assert_eq!(out, want, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_and_written() {
+        let cases: &[(&[u8], Option<u16>)] = &[
+            (b"0", Some(0)),
+            (b"0068", Some(68)),
+            (b"65535", Some(65_535)),
+            (b"65536", None),
+            (b"99999999999999999999999", None),
+            (b"", None),
+            (b"-1", None),
+            (b"+1", None),
+            (b"1 ", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse_decimal::<u16>(text), *want, "{}", text.escape_ascii());
+        }
+        for value in [0, 7, 10, 65_535, u64::MAX] {
+            let mut out = Vec::new();
+            write_decimal(&mut out, value);
+            assert_eq!(parse_decimal(&out), Some(value));
+        }
+        let mut out = Vec::new();
+        write_hex(&mut out, 0x0123_4567_89ab_cdef);
+        assert_eq!(out, b"0123456789abcdef");
+    }
+
+    #[test]
+    fn addresses_are_written_as_each_place_wants_them() {
+        let cases = [
+            ("192.0.2.10", "192.0.2.10", "192.0.2.10"),
+            ("0.255.1.0", "0.255.1.0", "0.255.1.0"),
+            ("2001:db8::1", "2001:db8::1", "[2001:db8::1]"),
+        ];
+        for (ip, plain, host) in cases {
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            write_ip(&mut a, ip.parse().unwrap());
+            write_host(&mut b, ip.parse().unwrap());
+            assert_eq!((a.as_slice(), b.as_slice()), (plain.as_bytes(), host.as_bytes()));
+        }
+    }
+}

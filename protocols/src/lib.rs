@@ -8,3 +8,6 @@ pub mod bytes;
 pub mod heartbeat;
 pub mod sip;
 pub mod time;
+
+#[cfg(test)]
+mod testing;

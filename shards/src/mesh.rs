@@ -63,10 +63,12 @@ pub enum Notice<D: Decide> {
         /// What for.
         name: D::Name,
     },
-    /// A shard has ended, as it was told or because its driver failed.
+    /// A shard has ended.
     Ended {
         /// Which.
         shard: u8,
+        /// Not as it was told, but by a panic of its own.
+        is_failure: bool,
     },
 }
 

@@ -1,1 +1,59 @@
-//! placeholder
+//! The whole thing under test: a real `trunkline` process, scripted SIP peers, pretend nodes and a
+//! packet sprayer, all on loopback.
+//!
+//! Nothing here uses the parser or the relay under test: a harness that reads with the code it checks
+//! agrees with its mistakes. A play never sleeps a fixed time; it waits for an event with a generous
+//! deadline ([`PATIENCE`]), so a slow machine makes it slow, not red. That nothing happens is shown by
+//! a later event that must come after it, or by a counter of the balancer.
+
+mod balancer;
+mod dialog;
+mod message;
+mod node;
+mod peer;
+mod ports;
+mod sprayer;
+
+use std::time::{Duration, Instant};
+
+pub use balancer::{Balancer, NodeEntry, Setup};
+pub use dialog::Dialog;
+pub use message::{Message, Uri, param};
+pub use node::{Node, first_to_get, who_got};
+pub use peer::{Link, Peer, Received, Transport};
+pub use sprayer::Sprayer;
+
+/// How long an event may take before the play fails. Generous: the machine may be building elsewhere.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `happened` gives a value.
+///
+/// # Panics
+///
+/// After [`PATIENCE`], naming `what`.
+pub fn wait_for<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = happened() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether `program` can be started; if not, says so loudly. Under `CI` a missing peer is a failure,
+/// because a skipped test that nobody sees is a lie.
+///
+/// # Panics
+///
+/// When `CI` is set and the program is missing.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "{program} is not installed, and CI needs it");
+    eprintln!("SKIPPED: {program} is not installed");
+    false
+}

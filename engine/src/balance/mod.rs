@@ -1,10 +1,67 @@
 //! Which node gets a message that names none: one file and one table row per algorithm.
+//!
+//! Follows `sip.md` 3 with the behaviour marked \[R\]; `README.md` beside this file says how to add one.
+//! The building blocks are [`rendezvous`] (arithmetic), `rotation` (round robin), `memory` (remembered
+//! calls) and `association` (the three together).
+
+mod active_standby;
+mod association;
+mod call_id_affinity;
+mod cluster_subdomain_affinity;
+mod header_consistent_hash;
+mod memory;
+mod persistent_consistent_hash;
+mod pure_consistent_hash;
+pub mod rendezvous;
+mod rotation;
+mod user_based;
+mod worst_case_udp_test;
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use protocols::time::Time;
 
 use crate::config::Config;
 use crate::node::{NodeKey, Version};
-use crate::snapshot::{Family, NodeId, Snapshot};
+use crate::snapshot::{Candidates, Family, NodeId, Snapshot, Standing};
+
+/// Every algorithm; the first is the default.
+pub const ALGORITHMS: &[Entry] = &[
+    call_id_affinity::ENTRY,
+    header_consistent_hash::ENTRY,
+    persistent_consistent_hash::ENTRY,
+    pure_consistent_hash::ENTRY,
+    cluster_subdomain_affinity::ENTRY,
+    user_based::ENTRY,
+    active_standby::ENTRY,
+    worst_case_udp_test::ENTRY,
+];
+
+/// The row of this name: the last segment of a class name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    ALGORITHMS.iter().find(|it| it.name == name)
+}
+
+/// One shard's instance of the configured algorithm; the default if the name is unknown, which the
+/// configuration has refused already.
+pub fn build(config: &Config, shard: Shard) -> Box<dyn Algorithm> {
+    let entry = find(config.algorithm).unwrap_or(&call_id_affinity::ENTRY);
+    (entry.build)(config, shard)
+}
+
+/// Whether an instance made for `old` cannot serve `new`: what it remembers is lost with it.
+pub fn must_rebuild(old: &Config, new: &Config) -> bool {
+    let of = |it: &Config| {
+        (
+            (it.algorithm, it.call_idle, it.calls_max, it.group_failover),
+            (it.subclusters.clone(), it.early_dialog_worst_case, it.ramp_up),
+        )
+    };
+    of(old) != of(new)
+}
 
 /// What an algorithm may know of the message.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +83,39 @@ pub struct Query<'m> {
     pub is_first: bool,
     /// An ACK.
     pub is_ack: bool,
+    /// A request with a To tag, ACK excepted: its dialog may live on a node that gets no new calls.
+    /// CANCEL and ACK go where their INVITE went a moment ago.
+    pub in_dialog: bool,
+    /// Status of a response; `None` for requests.
+    pub status: Option<u16>,
+}
+
+impl Query<'_> {
+    /// Whether the node may take the message at all: version, family and an open port; one that refused
+    /// a moment ago only where nobody else could.
+    pub fn fits(&self, snapshot: &Snapshot, id: NodeId) -> bool {
+        let node = snapshot.node(id);
+        node.version == self.version
+            && Family::of(node.ip) == self.family
+            && node.ports.of(self.transport).is_some()
+            && (!node.suspect || self.among(Standing::Usable, snapshot).ids().contains(&id))
+    }
+
+    /// The nodes of one standing that may take the message.
+    pub fn among<'s>(&self, standing: Standing, snapshot: &'s Snapshot) -> &'s Candidates {
+        snapshot.candidates(standing, self.version, self.family, self.transport)
+    }
+
+    /// The nodes that arithmetic chooses from (`sip.md` 3.2): eligible ones for a new association, all
+    /// live ones in a dialog, and rather any live one than none for what cannot start a call.
+    pub fn candidates<'s>(&self, snapshot: &'s Snapshot) -> &'s Candidates {
+        let eligible = self.among(Standing::Eligible, snapshot);
+        if self.in_dialog || (eligible.ids().is_empty() && !self.is_first) {
+            self.among(Standing::Usable, snapshot)
+        } else {
+            eligible
+        }
+    }
 }
 
 /// Runs on every shard, with state of its own. Never blocks, never allocates once its tables are full.
@@ -44,7 +134,8 @@ pub trait Algorithm: Send {
         node
     }
 
-    /// Node that takes a response from outside whose own node is `named` (`None`: dead).
+    /// Node that takes a response from outside whose own node is `named` (`None`: dead). `query.is_first`
+    /// is false: responses meet any shard.
     fn answer(
         &mut self,
         query: &Query<'_>,
@@ -85,14 +176,15 @@ pub struct Shard {
     pub scattered: bool,
 }
 
-/// What may be relied on, checked by the contract test for every row.
+/// What may be relied on with several shards, checked by the contract test for every row.
 #[derive(Clone, Copy, Debug)]
 pub struct Promises {
     /// Fresh keys one after the other spread evenly over equal nodes.
     pub even: bool,
     /// Every shard and every balancer with the same members chooses alike.
     pub agreeing: bool,
-    /// Losing a node moves only its keys.
+    /// A key keeps its node while that lives; losing a node moves only its keys. If loads are even too,
+    /// they spread over all survivors.
     pub stable: bool,
 }
 

@@ -1,8 +1,26 @@
 //! What the operator wants: one key table, two readers, every value with its source.
+//!
+//! [`load`] reads a file of any generation (`sip.md` 1.2) and never fails: what is wrong stands in
+//! [`Loaded::findings`]. [`check`] prints what a file means, [`manual`] the example file, [`changed`] what
+//! a reload can apply. All of them walk [`SECTIONS`], the only place that knows the keys.
+
+mod contradictions;
+mod draft;
+mod keys;
+mod load;
+mod properties;
+mod report;
+#[cfg(test)]
+mod tests;
+mod value;
+mod xml;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use self::keys::{Key, Reload, SECTIONS, Section, Status, keys};
+pub use self::load::{Finding, Loaded, Origin, Setting, Severity, load};
+pub use self::report::{Changes, changed, check, manual};
 use crate::node::Ports;
 
 /// Everything the configuration says, after aliases, generations and defaults are resolved.
@@ -138,6 +156,15 @@ pub struct Config {
     pub udp_receive_buffer_bytes: usize,
     /// Kernel send buffer of UDP sockets, bytes.
     pub udp_send_buffer_bytes: usize,
+    /// Least severe log lines that are written.
+    pub log_level: log::LevelFilter,
+}
+
+impl Default for Config {
+    /// Every key at its default: no listener is open.
+    fn default() -> Self {
+        draft::Draft::defaults(keys::Generation::Properties).config
+    }
 }
 
 /// One leg: where it listens and how the world reaches it.
@@ -177,7 +204,8 @@ pub enum AffinityKey {
     Header(String),
 }
 
-/// A regular expression, compared by its text.
+/// A regular expression that must match the whole text (Java's `matches`): it is compiled between `\A`
+/// and `\z`, so `is_match` is enough. Compared by its text.
 #[derive(Clone, Debug)]
 pub struct Pattern(pub regex::bytes::Regex);
 
@@ -264,3 +292,15 @@ pub enum Steering {
     /// At random: one source spreads over all shards.
     Random,
 }
+
+/// Class names of `algorithmClass`, by their last segment.
+pub const ALGORITHM_NAMES: [&str; 8] = [
+    "CallIDAffinityBalancerAlgorithm",
+    "HeaderConsistentHashBalancerAlgorithm",
+    "PersistentConsistentHashBalancerAlgorithm",
+    "PureConsistentHashBalancerAlgorithm",
+    "ClusterSubdomainAffinityAlgorithm",
+    "UserBasedAlgorithm",
+    "ActiveStandbyAlgorithm",
+    "WorstCaseUdpTestAffinityAlgorithm",
+];

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use protocols::heartbeat::options;
 use protocols::sip::Transport;
 
 use crate::node::{NodeKey, PORT_PROPERTIES, Ports, Version};
@@ -44,7 +45,9 @@ impl Announcement {
         if body.len() > ANNOUNCEMENT_BYTES_MAX {
             return Err(BeatError::TooLong { bytes: body.len() });
         }
-        let properties = pairs(body)?;
+        let properties: BTreeMap<String, String> = options::pairs(body)
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect();
         let text =
             |name: &str| properties.get(name).map(|it| it.trim()).filter(|it| !it.is_empty());
         let ip = text("ip").ok_or(BeatError::NoIp)?;
@@ -105,8 +108,6 @@ impl Announcement {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum BeatError {
-    /// Not UTF-8.
-    Encoding,
     /// Longer than [`ANNOUNCEMENT_BYTES_MAX`].
     TooLong {
         /// Length of the body.
@@ -130,7 +131,6 @@ pub enum BeatError {
 impl fmt::Display for BeatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BeatError::Encoding => f.write_str("Heartbeat is not UTF-8"),
             BeatError::TooLong { bytes } => {
                 write!(f, "Heartbeat of {bytes} bytes, at most {ANNOUNCEMENT_BYTES_MAX}")
             }
@@ -167,71 +167,6 @@ fn port(text: Option<&str>) -> Result<Option<u16>, ()> {
     }
 }
 
-/// Splits Java properties text (`java.util.Properties.load`): `=`, `:` or a blank separates, `#` and
-/// `!` start comments, a backslash escapes and continues lines. The last of equal names wins.
-fn pairs(body: &[u8]) -> Result<BTreeMap<String, String>, BeatError> {
-    let body = std::str::from_utf8(body).map_err(|_| BeatError::Encoding)?;
-    let mut pairs = BTreeMap::new();
-    let mut rest = body.chars().peekable();
-    while rest.peek().is_some() {
-        while rest.next_if(|it| it.is_ascii_whitespace()).is_some() {}
-        if rest.peek().is_some_and(|it| matches!(it, '#' | '!')) {
-            while rest.next_if(|it| !is_line_end(*it)).is_some() {}
-            continue;
-        }
-        let name = word(&mut rest, |it| is_blank(it) || matches!(it, '=' | ':'));
-        while rest.next_if(|it| is_blank(*it)).is_some() {}
-        if rest.next_if(|it| matches!(it, '=' | ':')).is_some() {
-            while rest.next_if(|it| is_blank(*it)).is_some() {}
-        }
-        let value = word(&mut rest, |_| false);
-        if !name.is_empty() {
-            pairs.insert(name, value.trim_end().to_owned());
-        }
-    }
-    Ok(pairs)
-}
-
-/// Takes characters up to the end of the logical line or an unescaped one that `ends` it.
-fn word(
-    rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
-    ends: impl Fn(char) -> bool,
-) -> String {
-    let mut word = String::new();
-    while let Some(it) = rest.next_if(|it| !is_line_end(*it) && !ends(*it)) {
-        if it != '\\' {
-            word.push(it);
-            continue;
-        }
-        match rest.next() {
-            Some('t') => word.push('\t'),
-            Some('n') => word.push('\n'),
-            Some('r') => word.push('\r'),
-            Some('f') => word.push('\u{c}'),
-            Some('u') => {
-                let digits: String =
-                    (0..4).map_while(|_| rest.next_if(char::is_ascii_hexdigit)).collect();
-                let code = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
-                word.push(code.unwrap_or(char::REPLACEMENT_CHARACTER));
-            }
-            Some(end) if is_line_end(end) => {
-                while rest.next_if(|it| it.is_ascii_whitespace()).is_some() {}
-            }
-            Some(other) => word.push(other),
-            None => {}
-        }
-    }
-    word
-}
-
-const fn is_line_end(it: char) -> bool {
-    matches!(it, '\r' | '\n')
-}
-
-const fn is_blank(it: char) -> bool {
-    matches!(it, ' ' | '\t' | '\u{c}')
-}
-
 /// Ports of the other protocols on a node, as its properties spell them.
 const SERVICE_PORTS: [&str; 5] = ["httpPort", "sslPort", "smppPort", "smppSslPort", "sctpPort"];
 
@@ -248,7 +183,8 @@ mod tests {
     #[test]
     fn bodies_become_announcements() {
         let four: IpAddr = "127.0.0.1".parse().unwrap();
-        let cases: &[(&str, &str, (IpAddr, &str, &str, i32, Option<&str>, bool))] = &[
+        type Said<'a> = (IpAddr, &'a str, &'a str, i32, Option<&'a str>, bool);
+        let cases: &[(&str, &str, Said<'_>)] = &[
             (
                 "the guide's own",
                 "tcpPort=5070\nudpPort=5070\nhostname=sipHeartbeat\nip=127.0.0.1\n",
@@ -321,7 +257,7 @@ mod tests {
                 BeatError::BadVersion,
                 "Heartbeat version is not an integer",
             ),
-            (b"ip=\xff", BeatError::Encoding, "Heartbeat is not UTF-8"),
+            (b"ip=\xff\nudpPort=1", BeatError::BadIp, "Heartbeat ip is not an address"),
             (
                 long.as_bytes(),
                 BeatError::TooLong { bytes: long.len() },

@@ -439,7 +439,7 @@ impl Registry {
         {
             self.tell_change(Event::Changed { node: text.clone() });
         }
-        if node.graceful && !(before.graceful && !restarted) {
+        if node.graceful && (restarted || !before.graceful) {
             self.tell_change(Event::Graceful { node: text });
         }
     }

@@ -136,3 +136,73 @@ fn four_digits(text: &str) -> Option<(u16, &str)> {
     let legal = digits.bytes().all(|it| it.is_ascii_hexdigit());
     Some((u16::from_str_radix(digits, 16).ok().filter(|_| legal)?, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::testing::Random;
+
+    #[test]
+    fn bodies_become_pairs() {
+        type Pairs = &'static [(&'static str, &'static str)];
+        let cases: &[(&str, &[u8], Pairs)] = &[
+            ("nothing", b"", &[]),
+            (
+                "as the guide shows",
+                b"tcpPort=5070\nudpPort=5070\nhostname=sipHeartbeat\nip=127.0.0.1\n",
+                &[
+                    ("tcpPort", "5070"),
+                    ("udpPort", "5070"),
+                    ("hostname", "sipHeartbeat"),
+                    ("ip", "127.0.0.1"),
+                ],
+            ),
+            (
+                "CRLF, blanks, no last line end",
+                b" a = 1 \r\n\r\n b\t=\t2",
+                &[("a", "1"), ("b", "2")],
+            ),
+            ("lone CR", b"a=1\rb=2", &[("a", "1"), ("b", "2")]),
+            ("as Java writes it", b"#Sat Feb 13 2016\na=1\n!x\n", &[("a", "1")]),
+            (
+                "other separators",
+                b"a:1\nb 2\nc : 3\nd",
+                &[("a", "1"), ("b", "2"), ("c", "3"), ("d", "")],
+            ),
+            ("a value with separators", b"url=http\\://h:1/x=y", &[("url", "http://h:1/x=y")]),
+            (
+                "an IPv6 address",
+                b"ip=2001:db8::1\nip\\:x=1",
+                &[("ip", "2001:db8::1"), ("ip:x", "1")],
+            ),
+            ("no key", b"=1\na=2", &[("a", "2")]),
+            ("escapes", b"a=\\t\\n\\\\\\q", &[("a", "\t\n\\q")]),
+            ("unicode", b"a=\\u00e9\\ud83d\\ude00\\u12", &[("a", "\u{e9}\u{1f600}u12")]),
+            ("half a pair of surrogates", b"a=\\ud83dx", &[("a", "ud83dx")]),
+            ("continued", b"a=1,\\\r\n   2\nb=3", &[("a", "1,2"), ("b", "3")]),
+            ("a comment never continues", b"# x\\\na=1", &[("a", "1")]),
+            ("an even number of backslashes ends", b"a=1\\\\\nb=2", &[("a", "1\\"), ("b", "2")]),
+            ("UTF-8", "a=é".as_bytes(), &[("a", "é")]),
+            ("Latin-1", b"a=\xe9", &[("a", "é")]),
+        ];
+        for (name, body, want) in cases {
+            let got: Vec<_> = pairs(body).map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let want: Vec<_> = want.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            assert_eq!(got, want, "{name}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_end() {
+        for seed in 0..3_000 {
+            let body =
+                Random::new(seed).mutate(b"ip=1.2.3.4\r\nudpPort=5060\\\r\n \\u0031\nversion : 0");
+            assert!(pairs(&body).count() <= body.len(), "seed {seed}");
+        }
+    }
+}

@@ -8,13 +8,26 @@ use crate::bytes::{Span, offset};
 /// One header: `Name: value`, with its folded continuation lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Line<'m> {
+    pub(crate) kind: Name,
+    /// As written.
     pub(crate) name: &'m [u8],
-    /// Without blanks and line ends at both sides; may hold folds in the middle.
-    pub(crate) value: Span,
     /// From the first byte of the name to the next line, line end included.
     pub(crate) span: Span,
     /// A CR that ends no line, somewhere in it.
     pub(crate) lone_return: bool,
+    bytes: &'m [u8],
+    /// Just after the colon.
+    value_at: usize,
+    /// Where the line end begins.
+    end: usize,
+}
+
+impl Line<'_> {
+    /// The value without blanks and line ends at both sides; may hold folds in the middle.
+    #[inline]
+    pub(crate) fn value(&self) -> Span {
+        trim_span(self.bytes, self.value_at, self.end)
+    }
 }
 
 /// What comes next in a header section.
@@ -45,7 +58,7 @@ impl<'m> Lines<'m> {
         Lines { bytes, at }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn step(&mut self) -> Step<'m> {
         let start = self.at;
         let mut scan = start;
@@ -69,15 +82,59 @@ impl<'m> Lines<'m> {
         self.at = next;
         let span = Span::new(start, next);
         let text = self.bytes.get(start..end).unwrap_or_default();
-        let length = text.iter().position(|it| !is_token(*it)).unwrap_or(text.len());
-        let (name, rest) = text.split_at(length);
-        let blanks = rest.iter().position(|it| !is_blank(*it)).unwrap_or(rest.len());
-        if name.is_empty() || rest.get(blanks) != Some(&b':') {
-            return Step::Bad(span);
-        }
-        let value = trim_span(self.bytes, start + length + blanks + 1, end);
-        Step::Line(Line { name, value, span, lone_return })
+        let (kind, length, colon) = match usual_name(text) {
+            Some((kind, length)) => (kind, length, length),
+            None => {
+                let length = text.iter().position(|it| !is_token(*it)).unwrap_or(text.len());
+                let (name, rest) = text.split_at(length);
+                let blanks = rest.iter().position(|it| !is_blank(*it)).unwrap_or(rest.len());
+                if name.is_empty() || rest.get(blanks) != Some(&b':') {
+                    return Step::Bad(span);
+                }
+                (Name::of(name), length, length + blanks)
+            }
+        };
+        let name = text.get(..length).unwrap_or_default();
+        let value_at = start + colon + 1;
+        Step::Line(Line { kind, name, span, lone_return, bytes: self.bytes, value_at, end })
     }
+}
+
+/// The names a message always has, as nearly everybody spells them, and their lengths: what is found
+/// here needs no look at each byte.
+#[inline(always)]
+fn usual_name(text: &[u8]) -> Option<(Name, usize)> {
+    Some(match text.first()? {
+        b'V' if text.starts_with(b"Via:") => (Name::Via, 3),
+        b'F' if text.starts_with(b"From:") => (Name::From, 4),
+        b'T' if text.starts_with(b"To:") => (Name::To, 2),
+        b'C' if text.starts_with(b"CSeq:") => (Name::Cseq, 4),
+        b'C' if text.starts_with(b"Call-ID:") => (Name::CallId, 7),
+        b'C' if text.starts_with(b"Contact:") => (Name::Contact, 7),
+        b'C' if text.starts_with(b"Content-Length:") => (Name::ContentLength, 14),
+        b'C' if text.starts_with(b"Content-Type:") => (Name::Other, 12),
+        b'M' if text.starts_with(b"Max-Forwards:") => (Name::MaxForwards, 12),
+        b'R' if text.starts_with(b"Route:") => (Name::Route, 5),
+        b'R' if text.starts_with(b"Record-Route:") => (Name::RecordRoute, 12),
+        b'U' if text.starts_with(b"User-Agent:") => (Name::UserAgent, 10),
+        b'A' if text.starts_with(b"Allow:") => (Name::Other, 5),
+        b'S' if text.starts_with(b"Supported:") => (Name::Other, 9),
+        _ => return None,
+    })
+}
+
+/// The lines that can be read and have no stray CR: what may be copied into an answer.
+pub(crate) fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'_>> {
+    let mut lines = Lines::new(bytes, at);
+    core::iter::from_fn(move || {
+        loop {
+            match lines.step() {
+                Step::Line(line) if !line.lone_return => return Some(line),
+                Step::Line(_) | Step::Bad(_) => {}
+                Step::End { .. } | Step::Cut => return None,
+            }
+        }
+    })
 }
 
 /// The next line end at or after `from`: where it begins and where the next line does. A CR without
@@ -209,6 +266,9 @@ pub(crate) fn split_list(
 
 /// Bytes before the comma that ends the first element of `text`.
 pub(crate) fn list_element(text: &[u8], comments: bool) -> usize {
+    if memchr::memchr(b',', text).is_none() {
+        return text.len();
+    }
     let mut quoted = false;
     let mut angled = false;
     let mut depth = 0usize;
@@ -240,8 +300,13 @@ pub(crate) fn trim_span(bytes: &[u8], start: usize, end: usize) -> Span {
 }
 
 /// Without blanks and line ends at both sides.
+#[inline]
 pub(crate) fn trim(text: &[u8]) -> &[u8] {
-    trim_span(text, 0, text.len()).of(text)
+    match text {
+        [] => text,
+        [first, .., last] if !is_blank(*first) && !is_blank(*last) => text,
+        _ => trim_span(text, 0, text.len()).of(text),
+    }
 }
 
 /// Linear white space of a value: blank, tab, and the line ends of folds.
@@ -257,6 +322,7 @@ pub(crate) const fn is_token(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
 const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;
@@ -293,3 +359,165 @@ const COMPACT: &[(u8, &[u8])] = &[
     (b'x', b"Session-Expires"),
     (b'y', b"Identity"),
 ];
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::testing::Random;
+
+    #[test]
+    fn sections_become_lines() {
+        let text = b"A: 1\r\nb\t : \t2 \nC:\r\n  3\r\n\t4 \r\nD:5\r6\r\nE:\r\n\r\nbody";
+        let mut lines = Lines::new(text, 0);
+        type Row = (&'static [u8], &'static [u8], &'static [u8], bool);
+        let want: &[Row] = &[
+            (b"A", b"1", b"A: 1\r\n", false),
+            (b"b", b"2", b"b\t : \t2 \n", false),
+            (b"C", b"3\r\n\t4", b"C:\r\n  3\r\n\t4 \r\n", false),
+            (b"D", b"5\r6", b"D:5\r6\r\n", true),
+            (b"E", b"", b"E:\r\n", false),
+        ];
+        for (name, value, span, lone_return) in want {
+            let Step::Line(line) = lines.step() else { panic!("{}", name.escape_ascii()) };
+            let got = (line.name, line.value().of(text), line.span.of(text), line.lone_return);
+            assert_eq!(got, (*name, *value, *span, *lone_return));
+        }
+        assert_eq!(lines.step(), Step::End { empty_line: 40, body: 42 });
+    }
+
+    #[test]
+    fn what_is_no_header_is_said_to_be_none() {
+        for text in ["no colon\r\nx", " folded: first\r\nx", ": no name\r\nx", "a b: c\r\nx"] {
+            let step = Lines::new(text.as_bytes(), 0).step();
+            assert_eq!(step, Step::Bad(Span::new(0, text.len() - 1)), "{text}");
+        }
+        // A header is whole once the line after it is known not to continue it, or the bytes end.
+        for text in ["", "A: 1", "A: 1\r"] {
+            assert_eq!(Lines::new(text.as_bytes(), 0).step(), Step::Cut, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_known_in_any_case_and_in_short() {
+        let cases: &[(&str, Name)] = &[
+            ("Via", Name::Via),
+            ("v", Name::Via),
+            ("ROUTE", Name::Route),
+            ("record-route", Name::RecordRoute),
+            ("From", Name::From),
+            ("F", Name::From),
+            ("to", Name::To),
+            ("T", Name::To),
+            ("Call-ID", Name::CallId),
+            ("i", Name::CallId),
+            ("CSeq", Name::Cseq),
+            ("Max-Forwards", Name::MaxForwards),
+            ("Contact", Name::Contact),
+            ("m", Name::Contact),
+            ("User-Agent", Name::UserAgent),
+            ("Content-Length", Name::ContentLength),
+            ("L", Name::ContentLength),
+            ("X-Sip-Balancer-InitialRemoteAddr", Name::InitialRemote),
+            ("x-sip-balancer-initialremoteport", Name::InitialRemote),
+            ("Mobicents-Heartbeat", Name::Heartbeat),
+            ("Restcomm-Heartbeat", Name::Heartbeat),
+            ("Vias", Name::Other),
+            ("Vib", Name::Other),
+            ("Content", Name::Other),
+            ("Content-Type", Name::Other),
+            ("Allow", Name::Other),
+            ("Supported", Name::Other),
+            ("X-Sip-Balancer-InitialRemoteHost", Name::Other),
+            ("s", Name::Other),
+            ("", Name::Other),
+        ];
+        for (name, want) in cases {
+            assert_eq!(Name::of(name.as_bytes()), *want, "{name}");
+            let text = [name.as_bytes(), b":x\r\ny"].concat();
+            match Lines::new(&text, 0).step() {
+                Step::Line(line) => assert_eq!((line.kind, line.name), (*want, name.as_bytes())),
+                _ => assert_eq!(*name, ""),
+            }
+        }
+        for (wanted, name, want) in [
+            ("Subject", "s", true),
+            ("s", "SUBJECT", true),
+            ("Call-ID", "I", true),
+            ("X-Account", "x-account", true),
+            ("X-Account", "x", false),
+            ("x", "Session-Expires", true),
+            ("q", "Q", true),
+            ("Subject", "t", false),
+        ] {
+            assert_eq!(Wanted::new(wanted.as_bytes()).is(name.as_bytes()), want, "{wanted} {name}");
+        }
+    }
+
+    #[test]
+    fn lists_fall_apart_at_commas_that_join() {
+        let cases: &[(&str, bool, &[&str])] = &[
+            ("", false, &[]),
+            (" , ,", false, &[]),
+            ("a", false, &["a"]),
+            ("a,b ,\r\n c", false, &["a", "b", "c"]),
+            (",a,,b,", false, &["a", "b"]),
+            (
+                "<sip:a,b>, \"x, \\\" y\" <sip:c>;q=\",\"",
+                false,
+                &["<sip:a,b>", "\"x, \\\" y\" <sip:c>;q=\",\""],
+            ),
+            ("a (x, (y) \\), z), b", true, &["a (x, (y) \\), z)", "b"]),
+            ("<sip:a(b>, <sip:c)>", false, &["<sip:a(b>", "<sip:c)>"]),
+            ("\"open, b", false, &["\"open, b"]),
+        ];
+        for (text, comments, want) in cases {
+            let bytes = text.as_bytes();
+            let mut got = Vec::new();
+            let mut nexts = Vec::new();
+            split_list(bytes, Span::new(0, bytes.len()), *comments, |span, next| {
+                got.push(span);
+                nexts.push(next);
+            });
+            let texts: Vec<_> = got.iter().map(|it| it.of(bytes)).collect();
+            let want: Vec<_> = want.iter().map(|it| it.as_bytes()).collect();
+            let want_nexts: Vec<_> =
+                (1..=got.len()).map(|at| got.get(at).map(|it| it.start)).collect();
+            assert_eq!(texts, want, "{text}");
+            assert_eq!(nexts, want_nexts, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_and_what_is_between_them_are_all_the_bytes() {
+        for seed in 0..3_000 {
+            let text = Random::new(seed).mutate(b"A: 1\r\nVia : x,\r\n y\r\nb: \"c\"\r\n\r\nbody");
+            let mut lines = Lines::new(&text, 0);
+            let mut at = 0;
+            loop {
+                match lines.step() {
+                    Step::Line(line) => {
+                        let (span, value) = (line.span, line.value());
+                        assert_eq!(line.kind, Name::of(line.name), "seed {seed}");
+                        assert_eq!(span.start, at, "seed {seed}");
+                        assert!(value.start >= at && value.end <= span.end, "seed {seed}");
+                        at = span.end;
+                    }
+                    Step::Bad(span) => {
+                        assert_eq!(span.start, at, "seed {seed}");
+                        at = span.end;
+                    }
+                    Step::End { empty_line, body } => {
+                        assert_eq!(offset(empty_line), at, "seed {seed}");
+                        assert!(body <= text.len(), "seed {seed}");
+                        break;
+                    }
+                    Step::Cut => break,
+                }
+            }
+        }
+    }
+}

@@ -4,16 +4,17 @@
 //! pass, no allocation, byte ranges into the caller's buffer. Does not decode bodies and does not
 //! validate headers it never looks at: a proxy that "repairs" messages breaks them.
 
-use core::fmt;
-
 use super::header::{
-    Line, Lines, Name, Step, Wanted, is_blank, is_token, line_end, list_element, split_list,
+    Line, Lines, Name, Step, Wanted, good_lines, is_blank, is_token, line_end, list_element,
     trim_span,
 };
+pub use super::malformed::{Field, Malformed, Salvage, salvage};
+pub use super::method::Method;
 use super::route::NameAddr;
 use super::uri::Uri;
+pub use super::values::{HeaderLines, Value, Values, remove_values};
 use super::via::Via;
-use crate::bytes::{Edits, Span, offset, parse_decimal};
+use crate::bytes::{Span, offset, parse_decimal};
 
 /// A request or response, indexed. All spans are ranges into [`Message::bytes`].
 #[derive(Clone, Debug)]
@@ -82,7 +83,7 @@ impl<'m> Message<'m> {
         let (start, request_uri, first_header) = start_line(datagram)?;
         let mut index = Index::new(datagram, custom.map(Wanted::new));
         let mut lines = Lines::new(datagram, first_header);
-        let mut count = 0u16;
+        let mut count = 0;
         let (empty_line, body_at) = loop {
             match lines.step() {
                 Step::Line(line) => {
@@ -167,7 +168,7 @@ impl<'m> Message<'m> {
     /// The first header of that name, in full or compact form: reads all lines again.
     pub fn header_by_name(&self, name: &str) -> Option<Span> {
         let wanted = Wanted::new(name.as_bytes());
-        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value))
+        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value()))
     }
 
     /// All header lines again, in order.
@@ -195,380 +196,6 @@ pub enum Start {
         /// Reason phrase; any bytes, often empty.
         reason: Span,
     },
-}
-
-/// Methods by name (RFC 3261 §7.1: case matters). Unknown ones pass as [`Method::Other`].
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each is the method of its name")]
-pub enum Method {
-    Register,
-    Invite,
-    Ack,
-    Bye,
-    Cancel,
-    Message,
-    Info,
-    Subscribe,
-    Notify,
-    Update,
-    Publish,
-    Refer,
-    Prack,
-    Options,
-    /// Any other token.
-    Other,
-}
-
-impl Method {
-    /// Every method, in the order of the statistics (`http-smpp-registry.md` 4.3).
-    pub const ALL: [Method; 15] = [
-        Method::Register,
-        Method::Invite,
-        Method::Ack,
-        Method::Bye,
-        Method::Cancel,
-        Method::Message,
-        Method::Info,
-        Method::Subscribe,
-        Method::Notify,
-        Method::Update,
-        Method::Publish,
-        Method::Refer,
-        Method::Prack,
-        Method::Options,
-        Method::Other,
-    ];
-
-    /// The method of a token.
-    pub fn from_token(token: &[u8]) -> Method {
-        match token {
-            b"INVITE" => Method::Invite,
-            b"ACK" => Method::Ack,
-            b"BYE" => Method::Bye,
-            b"CANCEL" => Method::Cancel,
-            b"REGISTER" => Method::Register,
-            b"OPTIONS" => Method::Options,
-            b"MESSAGE" => Method::Message,
-            b"INFO" => Method::Info,
-            b"SUBSCRIBE" => Method::Subscribe,
-            b"NOTIFY" => Method::Notify,
-            b"UPDATE" => Method::Update,
-            b"PUBLISH" => Method::Publish,
-            b"REFER" => Method::Refer,
-            b"PRACK" => Method::Prack,
-            _ => Method::Other,
-        }
-    }
-
-    /// As the wire and the statistics spell it; `OTHER` for the rest.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Method::Register => "REGISTER",
-            Method::Invite => "INVITE",
-            Method::Ack => "ACK",
-            Method::Bye => "BYE",
-            Method::Cancel => "CANCEL",
-            Method::Message => "MESSAGE",
-            Method::Info => "INFO",
-            Method::Subscribe => "SUBSCRIBE",
-            Method::Notify => "NOTIFY",
-            Method::Update => "UPDATE",
-            Method::Publish => "PUBLISH",
-            Method::Refer => "REFER",
-            Method::Prack => "PRACK",
-            Method::Options => "OPTIONS",
-            Method::Other => "OTHER",
-        }
-    }
-
-    /// Position in [`Method::ALL`].
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// One value of a comma-joined header.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Value {
-    /// The value, without blanks around it.
-    pub span: Span,
-    /// The header line it stands in, with folds and line end.
-    pub line: Span,
-    /// Where the next value of the same line begins; the end of the line if it is the last one.
-    pub next: u32,
-}
-
-/// The values of a header, in order, over repeated lines. The first `N` are kept, all are counted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Values<const N: usize> {
-    kept: [Value; N],
-    count: u16,
-}
-
-impl<const N: usize> Values<N> {
-    const NONE: Self = Values { kept: [Value { span: ZERO, line: ZERO, next: 0 }; N], count: 0 };
-
-    /// The top one.
-    pub fn first(&self) -> Option<Value> {
-        self.get(0)
-    }
-
-    /// The one at that position, 0 at the top; `None` from `N` on even if there are more.
-    pub fn get(&self, at: usize) -> Option<Value> {
-        self.as_slice().get(at).copied()
-    }
-
-    /// Those kept.
-    pub fn as_slice(&self) -> &[Value] {
-        self.kept.get(..usize::from(self.count).min(N)).unwrap_or_default()
-    }
-
-    /// How many the message has, kept or not.
-    pub fn len(&self) -> usize {
-        usize::from(self.count)
-    }
-
-    /// Whether the message has none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    fn note(&mut self, bytes: &[u8], line: &Line<'_>, comments: bool) {
-        split_list(bytes, line.value, comments, |span, next| {
-            if let Some(free) = self.kept.get_mut(usize::from(self.count)) {
-                *free = Value { span, line: line.span, next: next.unwrap_or(line.span.end) };
-            }
-            self.count = self.count.saturating_add(1);
-        });
-    }
-}
-
-/// Cuts the first `count` values: lines that empty go whole, else each value with its comma. Lines of
-/// other headers in between stay. At most the `N` kept are cut.
-pub fn remove_values<const N: usize>(values: &Values<N>, count: usize, edits: &mut Edits) {
-    let all = values.as_slice();
-    let cut = all.get(..count).unwrap_or(all);
-    let mut cut = cut.iter().peekable();
-    while let Some(first) = cut.next() {
-        let mut last = first;
-        while let Some(more) = cut.next_if(|it| it.line == first.line) {
-            last = more;
-        }
-        if last.next == first.line.end {
-            edits.remove(first.line);
-        } else {
-            edits.remove(Span { start: first.span.start, end: last.next });
-        }
-    }
-}
-
-/// Header lines of one kind, whole; the first `N` are kept and a message with more is malformed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct HeaderLines<const N: usize> {
-    kept: [Span; N],
-    count: usize,
-}
-
-impl<const N: usize> HeaderLines<N> {
-    /// From the name to the line end.
-    pub fn as_slice(&self) -> &[Span] {
-        self.kept.get(..self.count).unwrap_or_default()
-    }
-}
-
-/// A header that every message has, or may have only once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "each is the header of its name")]
-pub enum Field {
-    Via,
-    From,
-    To,
-    CallId,
-    Cseq,
-    MaxForwards,
-    ContentLength,
-    InitialRemote,
-}
-
-/// Why bytes are not a message that can be forwarded. The message is answered or dropped; a datagram
-/// costs no other message anything.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Malformed {
-    /// No `SIP/` in the first line: some other protocol, or noise.
-    NotSip,
-    /// A SIP version other than 2.0.
-    Version,
-    /// The first line is no request line or status line.
-    StartLine,
-    /// The Request-URI cannot be read.
-    RequestUri,
-    /// A line that is not `name: value`.
-    HeaderLine {
-        /// Where it begins.
-        at: u32,
-    },
-    /// A CR without LF in a header that matters here.
-    LoneReturn {
-        /// Where the line begins.
-        at: u32,
-    },
-    /// The bytes end within the headers.
-    NoEmptyLine,
-    /// A header is not there that every message needs.
-    Missing(Field),
-    /// A header is there twice that may be there once.
-    Repeated(Field),
-    /// The top Via cannot be read.
-    Via,
-    /// CSeq is not a number below 2^32 and a method.
-    Cseq,
-    /// CSeq names another method than the first line.
-    CseqMethod,
-    /// Max-Forwards is no number.
-    MaxForwards,
-    /// Content-Length is no number.
-    ContentLength,
-    /// Content-Length promises more than there is.
-    BodyCut {
-        /// As the header says.
-        said: u32,
-        /// In the datagram.
-        present: u32,
-    },
-    /// Longer than [`MESSAGE_BYTES_MAX`].
-    TooLarge {
-        /// Its length.
-        bytes: usize,
-    },
-    /// More than [`HEADER_LINES_MAX`] headers.
-    HeaderLines,
-    /// A header longer than [`LINE_BYTES_MAX`].
-    LineBytes {
-        /// Its length.
-        bytes: usize,
-    },
-    /// More than [`VIAS_MAX`] Via values.
-    Vias {
-        /// How many.
-        count: u16,
-    },
-}
-
-impl Malformed {
-    /// What a request like this is answered with, if it has what an answer needs: see [`salvage`].
-    pub const fn status(&self) -> Option<u16> {
-        match self {
-            Malformed::NotSip | Malformed::Missing(_) => None,
-            Malformed::Version => Some(505),
-            Malformed::TooLarge { .. }
-            | Malformed::HeaderLines
-            | Malformed::LineBytes { .. }
-            | Malformed::Vias { .. } => Some(513),
-            _ => Some(400),
-        }
-    }
-}
-
-impl fmt::Display for Malformed {
-    /// In words for a reason phrase: no peer's bytes in it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Malformed::NotSip => f.write_str("not SIP"),
-            Malformed::Version => f.write_str("SIP version is not 2.0"),
-            Malformed::StartLine => f.write_str("start line cannot be read"),
-            Malformed::RequestUri => f.write_str("Request-URI cannot be read"),
-            Malformed::HeaderLine { at } => write!(f, "no header at byte {at}"),
-            Malformed::LoneReturn { at } => write!(f, "CR without LF in the header at byte {at}"),
-            Malformed::NoEmptyLine => f.write_str("no empty line after the headers"),
-            Malformed::Missing(field) => write!(f, "{} is missing", field.as_str()),
-            Malformed::Repeated(field) => write!(f, "{} is there more than once", field.as_str()),
-            Malformed::Via => f.write_str("top Via cannot be read"),
-            Malformed::Cseq => f.write_str("CSeq cannot be read"),
-            Malformed::CseqMethod => f.write_str("CSeq has another method"),
-            Malformed::MaxForwards => f.write_str("Max-Forwards is no number"),
-            Malformed::ContentLength => f.write_str("Content-Length is no number"),
-            Malformed::BodyCut { said, present } => {
-                write!(f, "Content-Length is {said} but the body has {present} bytes")
-            }
-            Malformed::TooLarge { bytes } => write!(f, "message of {bytes} bytes"),
-            Malformed::HeaderLines => write!(f, "more than {HEADER_LINES_MAX} headers"),
-            Malformed::LineBytes { bytes } => write!(f, "header of {bytes} bytes"),
-            Malformed::Vias { count } => write!(f, "{count} Via values"),
-        }
-    }
-}
-
-impl Field {
-    /// As the wire spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Field::Via => "Via",
-            Field::From => "From",
-            Field::To => "To",
-            Field::CallId => "Call-ID",
-            Field::Cseq => "CSeq",
-            Field::MaxForwards => "Max-Forwards",
-            Field::ContentLength => "Content-Length",
-            Field::InitialRemote => "X-Sip-Balancer-InitialRemote",
-        }
-    }
-}
-
-/// What is left of a malformed request: enough to answer it (`sip.md` 2.13).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Salvage<'m> {
-    /// All bytes received, without line ends in front.
-    pub bytes: &'m [u8],
-    /// Text of the top Via value.
-    pub via: &'m [u8],
-    /// Text of From.
-    pub from: &'m [u8],
-    /// Text of To.
-    pub to: &'m [u8],
-    /// Text of Call-ID.
-    pub call_id: &'m [u8],
-    /// Text of CSeq.
-    pub cseq: &'m [u8],
-    first_header: usize,
-}
-
-impl<'m> Salvage<'m> {
-    /// The header lines that can be read.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = Line<'m>> {
-        good_lines(self.bytes, self.first_header)
-    }
-}
-
-/// Looks in a malformed message for what an answer needs. `None`: a response, an ACK, or a header is
-/// missing; nothing may be sent.
-pub fn salvage(datagram: &[u8]) -> Option<Salvage<'_>> {
-    let datagram = datagram.get(..MESSAGE_BYTES_MAX).unwrap_or(datagram);
-    let bytes = datagram.get(leading_line_ends(datagram)..)?;
-    let (end, first_header) = line_end(bytes, 0)?;
-    let first_line = bytes.get(..end)?;
-    if starts_with_sip(first_line) || first_line.starts_with(b"ACK ") {
-        return None;
-    }
-    let (mut via, mut from, mut to, mut call_id, mut cseq) = (None, None, None, None, None);
-    for line in good_lines(bytes, first_header) {
-        let found = match Name::of(line.name) {
-            Name::Via => &mut via,
-            Name::From => &mut from,
-            Name::To => &mut to,
-            Name::CallId => &mut call_id,
-            Name::Cseq => &mut cseq,
-            _ => continue,
-        };
-        if found.is_none() && !line.value.is_empty() {
-            *found = Some(line.value.of(bytes));
-        }
-    }
-    let via = via?;
-    let via = via.get(..list_element(via, true))?;
-    let (from, to, call_id, cseq) = (from?, to?, call_id?, cseq?);
-    Some(Salvage { bytes, via, from, to, call_id, cseq, first_header })
 }
 
 /// What one pass over the headers has found so far.
@@ -607,58 +234,54 @@ impl<'m, 'n> Index<'m, 'n> {
             contact: None,
             user_agent: None,
             content_length: None,
-            initial_remote: HeaderLines { kept: [ZERO; 8], count: 0 },
+            initial_remote: HeaderLines::NONE,
             heartbeat: false,
             custom: None,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, line: &Line<'m>) -> Result<(), Malformed> {
         if let Some(wanted) = &self.wanted
             && self.custom.is_none()
             && wanted.is(line.name)
         {
-            self.custom = Some(line.value);
+            self.custom = Some(line.value());
         }
-        let name = Name::of(line.name);
-        if name == Name::Other {
+        if line.kind == Name::Other {
             return Ok(());
         }
         if line.lone_return {
             return Err(Malformed::LoneReturn { at: line.span.start });
         }
-        match name {
+        match line.kind {
             Name::Via => self.vias.note(self.bytes, line, true),
             Name::Route => self.routes.note(self.bytes, line, false),
             Name::RecordRoute => self.record_routes.note(self.bytes, line, false),
-            Name::From => once(&mut self.from, line.value, Field::From)?,
-            Name::To => once(&mut self.to, line.value, Field::To)?,
-            Name::CallId => once(&mut self.call_id, line.value, Field::CallId)?,
-            Name::Cseq => once(&mut self.cseq, line.value, Field::Cseq)?,
-            Name::MaxForwards => once(&mut self.max_forwards, line.value, Field::MaxForwards)?,
+            Name::From => once(&mut self.from, line.value(), Field::From)?,
+            Name::To => once(&mut self.to, line.value(), Field::To)?,
+            Name::CallId => once(&mut self.call_id, line.value(), Field::CallId)?,
+            Name::Cseq => once(&mut self.cseq, line.value(), Field::Cseq)?,
+            Name::MaxForwards => once(&mut self.max_forwards, line.value(), Field::MaxForwards)?,
             Name::ContentLength => {
-                once(&mut self.content_length, line.value, Field::ContentLength)?;
+                once(&mut self.content_length, line.value(), Field::ContentLength)?;
             }
             Name::Contact => {
-                let text = line.value.of(self.bytes);
-                if self.contact.is_none() && !text.is_empty() {
-                    let start = line.value.start as usize;
-                    let end = start + list_element(text, false);
+                let value = line.value();
+                if self.contact.is_none() && !value.is_empty() {
+                    let start = value.start as usize;
+                    let end = start + list_element(value.of(self.bytes), false);
                     self.contact = Some(trim_span(self.bytes, start, end));
                 }
             }
             Name::UserAgent => {
-                self.user_agent.get_or_insert(line.value);
+                self.user_agent.get_or_insert_with(|| line.value());
             }
             Name::Heartbeat => self.heartbeat = true,
             Name::InitialRemote => {
-                let lines = &mut self.initial_remote;
-                let Some(free) = lines.kept.get_mut(lines.count) else {
+                if !self.initial_remote.note(line.span) {
                     return Err(Malformed::Repeated(Field::InitialRemote));
-                };
-                *free = line.span;
-                lines.count += 1;
+                }
             }
             Name::Other => {}
         }
@@ -679,8 +302,8 @@ impl<'m, 'n> Index<'m, 'n> {
         let to = present(self.to, Field::To)?;
         let call_id = present(self.call_id, Field::CallId)?;
         let cseq = present(self.cseq, Field::Cseq)?;
-        if self.vias.count > VIAS_MAX {
-            return Err(Malformed::Vias { count: self.vias.count });
+        if self.vias.len() > VIAS_MAX {
+            return Err(Malformed::Vias { count: self.vias.len() });
         }
         let via = Via::parse(bytes.get(top.span.range()).unwrap_or_default());
         let via = via.ok_or(Malformed::Via)?;
@@ -810,39 +433,332 @@ fn status_line(line: &[u8]) -> Result<(u16, Span), Malformed> {
     Ok((status, Span::new(12.min(line.len()), line.len())))
 }
 
-fn starts_with_sip(line: &[u8]) -> bool {
+pub(crate) fn starts_with_sip(line: &[u8]) -> bool {
     line.get(..4).is_some_and(|it| it.eq_ignore_ascii_case(b"SIP/"))
 }
 
 /// Line ends that come before the message (RFC 3261 §7.5).
-fn leading_line_ends(bytes: &[u8]) -> usize {
+pub(crate) fn leading_line_ends(bytes: &[u8]) -> usize {
     bytes.iter().position(|it| !matches!(it, b'\r' | b'\n')).unwrap_or(bytes.len())
 }
-
-/// The lines that can be read and have no stray CR: what may be copied into an answer.
-fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'_>> {
-    let mut lines = Lines::new(bytes, at);
-    core::iter::from_fn(move || {
-        loop {
-            match lines.step() {
-                Step::Line(line) if !line.lone_return => return Some(line),
-                Step::Line(_) | Step::Bad(_) => {}
-                Step::End { .. } | Step::Cut => return None,
-            }
-        }
-    })
-}
-
-const ZERO: Span = Span { start: 0, end: 0 };
 
 /// A datagram cannot be longer, so neither is a stream's message.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// More than any network has been seen to use, folded lines counted once.
-pub const HEADER_LINES_MAX: u16 = 256;
+pub const HEADER_LINES_MAX: usize = 256;
 
 /// One header with its folds: certificates and Identity tokens fit several times over.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Max-Forwards starts at 70 (RFC 3261 §8.1.1.6): more hops than that are a loop.
-pub const VIAS_MAX: u16 = 70;
+pub const VIAS_MAX: usize = 70;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::String;
+    use std::vec::Vec;
+    use std::{format, vec};
+
+    use super::*;
+    use crate::bytes::Edits;
+    use crate::testing::{INVITE, Random};
+
+    /// `INVITE` with one piece of text in place of another.
+    fn altered(from: &str, to: &str) -> Vec<u8> {
+        let text = core::str::from_utf8(INVITE).unwrap();
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1).into_bytes()
+    }
+
+    #[test]
+    fn a_request_is_indexed() {
+        let message = Message::parse(INVITE, Some(b"supported")).unwrap();
+        let text = |span: Span| core::str::from_utf8(span.of(INVITE)).unwrap();
+        assert!(message.is_request());
+        assert_eq!((message.method(), message.status()), (Method::Invite, None));
+        let Start::Request { uri, method_span, .. } = message.start else { panic!() };
+        assert_eq!((text(method_span), text(uri)), ("INVITE", "sip:bob@example.com"));
+        assert_eq!(
+            (message.vias.len(), message.routes.len(), message.record_routes.len()),
+            (2, 1, 0)
+        );
+        assert_eq!(message.via.branch, Some(b"z9hG4bK776asdhds".as_slice()));
+        assert_eq!(text(message.from), "\"Alice\" <sip:alice@example.com>;tag=1928301774");
+        assert_eq!(text(message.to), "Bob <sip:bob@example.com>");
+        assert_eq!(text(message.call_id), "a84b4c76e66710@pc33.example.com");
+        assert_eq!(text(message.cseq), "314159 INVITE");
+        assert_eq!((message.cseq_number(), message.cseq_method()), (314_159, b"INVITE".as_slice()));
+        assert_eq!(message.hops_left(), Some(70));
+        assert_eq!(text(message.contact.unwrap()), "<sip:alice@203.0.113.5:5062>");
+        assert_eq!(text(message.user_agent.unwrap()), "Trunkphone/4.2.1 (build 8841)");
+        assert_eq!(message.content_length, Some(188));
+        assert_eq!(text(message.custom.unwrap()), "replaces, timer");
+        assert_eq!(text(message.body).len(), 188);
+        assert!(text(message.body).starts_with("v=0\r\n"));
+        assert_eq!(&INVITE[message.first_header as usize..][..4], b"Via:");
+        assert_eq!(&INVITE[message.headers_end as usize..][..7], b"\r\nv=0\r\n");
+        assert_eq!(message.from_tag(), Some(b"1928301774".as_slice()));
+        assert_eq!((message.to_tag(), message.to_uri()), (None, b"sip:bob@example.com".as_slice()));
+        assert_eq!(text(message.header_by_name("ALLOW").unwrap()).len(), 65);
+        assert_eq!(message.header_by_name("Subject"), None);
+    }
+
+    #[test]
+    fn a_response_is_indexed() {
+        let cases: &[(&str, u16, &str)] = &[
+            ("SIP/2.0 200 OK", 200, "OK"),
+            ("sip/2.0 180 Ringing twice ", 180, "Ringing twice "),
+            ("SIP/2.0 100 ", 100, ""),
+            ("SIP/2.0 699", 699, ""),
+        ];
+        for (line, status, reason) in cases {
+            let bytes = altered("INVITE sip:bob@example.com SIP/2.0", line);
+            let message = Message::parse(&bytes, None).unwrap();
+            let Start::Response { reason: got, .. } = message.start else { panic!("{line}") };
+            assert_eq!((message.status(), message.text(got)), (Some(*status), reason.as_bytes()));
+            assert_eq!((message.method(), message.request_uri), (Method::Invite, None), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let long = format!("Subject: {}\r\nTo: ", "x".repeat(LINE_BYTES_MAX));
+        let many = format!("{}To: ", "A: 1\r\n".repeat(HEADER_LINES_MAX));
+        let loops = format!("Via: {}To: ", "SIP/2.0/UDP h,".repeat(VIAS_MAX) + "\r\n");
+        let spoofed = format!("{}To: ", "X-Sip-Balancer-InitialRemoteAddr: 1\r\n".repeat(9));
+        let to_at = offset(INVITE.windows(4).position(|it| it == b"To: ").unwrap());
+        let cases: &[(&str, &str, Malformed, Option<u16>)] = &[
+            (" SIP/2.0\r\n", " HTTP/1.1\r\n", Malformed::NotSip, None),
+            (" SIP/2.0\r\n", "\r\n", Malformed::NotSip, None),
+            (" SIP/2.0\r\n", " SIP/2.1\r\n", Malformed::Version, Some(505)),
+            ("INVITE sip", "SIP/1.0 sip", Malformed::Version, Some(505)),
+            ("INVITE sip", "SIP/2.0 99 sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", "SIP/2.0 2000 sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", " sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", "INV:TE sip", Malformed::StartLine, Some(400)),
+            ("INVITE sip", "INVITE\tsip", Malformed::StartLine, Some(400)),
+            ("INVITE sip:bob@example.com", "INVITE ", Malformed::StartLine, Some(400)),
+            ("sip:bob@example.com", "sip:bob\r@example.com", Malformed::NotSip, None),
+            ("sip:bob@example.com", "bob", Malformed::RequestUri, Some(400)),
+            ("To: ", "To ", Malformed::HeaderLine { at: to_at }, Some(400)),
+            ("To: ", "Sub\rject: \r\nTo: ", Malformed::HeaderLine { at: to_at }, Some(400)),
+            ("To: Bob", "To: B\rob", Malformed::LoneReturn { at: to_at }, Some(400)),
+            ("From: ", "Frm: ", Malformed::Missing(Field::From), None),
+            ("To: Bob <sip:bob@example.com>", "To: ", Malformed::Missing(Field::To), None),
+            ("Call-ID: ", "Call: ", Malformed::Missing(Field::CallId), None),
+            ("CSeq: ", "Seq: ", Malformed::Missing(Field::Cseq), None),
+            ("To: ", "To: x\r\nt: ", Malformed::Repeated(Field::To), Some(400)),
+            ("Max-Forwards: 70", "Max-Forwards: many", Malformed::MaxForwards, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 314159", Malformed::Cseq, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 4294967296 INVITE", Malformed::Cseq, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: INVITE 1", Malformed::Cseq, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 1 invite", Malformed::CseqMethod, Some(400)),
+            ("CSeq: 314159 INVITE", "CSeq: 1 INVITE x", Malformed::Cseq, Some(400)),
+            ("Via: SIP/2.0/UDP 2", "Via: SIP/2.0/UDP :2", Malformed::Via, Some(400)),
+            ("Length: 188", "Length: x", Malformed::ContentLength, Some(400)),
+            (
+                "Length: 188",
+                "Length: 190",
+                Malformed::BodyCut { said: 190, present: 188 },
+                Some(400),
+            ),
+            ("To: ", &long, Malformed::LineBytes { bytes: LINE_BYTES_MAX + 11 }, Some(513)),
+            ("To: ", &many, Malformed::HeaderLines, Some(513)),
+            ("To: ", &loops, Malformed::Vias { count: VIAS_MAX + 2 }, Some(513)),
+            ("To: ", &spoofed, Malformed::Repeated(Field::InitialRemote), Some(400)),
+        ];
+        for (from, to, want, status) in cases {
+            let bytes = altered(from, to);
+            let got = Message::parse(&bytes, None).map(|_| ()).unwrap_err();
+            assert_eq!(got, *want, "{from} -> {to:.60}");
+            assert_eq!(got.status(), *status, "{got}");
+        }
+        let no_via = String::from_utf8(INVITE.to_vec()).unwrap().replace("Via: ", "Vja: ");
+        let got = Message::parse(no_via.as_bytes(), None).map(|_| ());
+        assert_eq!(got, Err(Malformed::Missing(Field::Via)));
+        let large = vec![b'x'; MESSAGE_BYTES_MAX + 1];
+        let got = Message::parse(&large, None).map(|_| ());
+        assert_eq!(got, Err(Malformed::TooLarge { bytes: MESSAGE_BYTES_MAX + 1 }));
+        for empty in [b"".as_slice(), b"\r\n\r\n", b"\0\0\0\0", b"jaK"] {
+            let got = Message::parse(empty, None).map(|_| ());
+            assert_eq!(got, Err(Malformed::NotSip), "{}", empty.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_does_not_matter_here_passes() {
+        let cases: &[(&str, &str)] = &[
+            ("INVITE sip:bob@example.com SIP/2.0", "\r\n\r\n\nINVITE sip:bob@example.com SIP/2.0"),
+            ("INVITE sip:bob@example.com SIP/2.0\r\n", "INVITE tel:911 SIP/2.0\n"),
+            ("Supported: replaces, timer", "Supported: \"never closed, <\r\n ,,;;"),
+            ("Supported: replaces", "Supported: repl\races\0\u{7f}\u{ff}"),
+            ("Supported: replaces, timer", "Supported:\r\nsupported : x\r\nk:y"),
+            ("Contact: <sip:alice@203.0.113.5:5062>", "m: *"),
+            ("Max-Forwards: 70", "Max-Forwards: 300"),
+            ("Content-Length: 188\r\n", ""),
+            ("Content-Length: 188", "l :  000188  "),
+            ("To: Bob <sip:bob@example.com>", "t: \"Bob <<>"),
+        ];
+        for (from, to) in cases {
+            let bytes = altered(from, to);
+            let message = Message::parse(&bytes, None).unwrap_or_else(|it| panic!("{to}: {it}"));
+            assert_eq!((message.method(), message.body.len()), (Method::Invite, 188), "{to}");
+            assert_eq!(message.text(message.body), &INVITE[INVITE.len() - 188..], "{to}");
+        }
+    }
+
+    #[test]
+    fn line_ends_alone_make_the_same_message() {
+        let bare: Vec<u8> = INVITE.iter().copied().filter(|it| *it != b'\r').collect();
+        let bare = String::from_utf8(bare).unwrap().replace("Length: 188", "Length: 178");
+        let message = Message::parse(bare.as_bytes(), None).unwrap();
+        assert_eq!((message.vias.len(), message.routes.len(), message.body.len()), (2, 1, 178));
+    }
+
+    #[test]
+    fn what_surrounds_a_message_in_its_datagram_is_left_out() {
+        let datagram = [b"\r\n\r\n", INVITE, b"more than was promised"].concat();
+        assert!(Message::parse(&datagram, None).unwrap().bytes == INVITE);
+    }
+
+    #[test]
+    fn the_headers_that_balancers_write_and_read_are_found() {
+        let bytes = altered(
+            "Supported",
+            "x-sip-balancer-initialremoteaddr: 1.2.3.4\r\nMobicents-Heartbeat: 1\r\n\
+             X-Sip-Balancer-InitialRemotePort:\r\n 5\r\nRecord-Route: <sip:a>,<sip:b>,<sip:c>\r\nS",
+        );
+        let message = Message::parse(&bytes, Some(b"Call-ID")).unwrap();
+        let lines: Vec<_> =
+            message.initial_remote.as_slice().iter().map(|it| it.of(&bytes)).collect();
+        assert_eq!(
+            lines,
+            [
+                b"x-sip-balancer-initialremoteaddr: 1.2.3.4\r\n".as_slice(),
+                b"X-Sip-Balancer-InitialRemotePort:\r\n 5\r\n",
+            ]
+        );
+        assert!(message.heartbeat && !Message::parse(INVITE, None).unwrap().heartbeat);
+        assert_eq!(message.record_routes.len(), 3);
+        assert_eq!(message.custom, Some(message.call_id), "a header that is read anyway");
+        let compact = altered("Call-ID", "i");
+        let message = Message::parse(&compact, Some(b"Call-ID")).unwrap();
+        assert_eq!(message.custom, Some(message.call_id), "its compact form");
+        assert_eq!(Message::parse(INVITE, Some(b"X-None")).unwrap().custom, None);
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_case() {
+        for method in Method::ALL {
+            assert_eq!(Method::ALL[method.index()], method);
+            assert_eq!(Method::from_token(method.as_str().as_bytes()), method);
+            let lower = method.as_str().to_ascii_lowercase();
+            assert_eq!(Method::from_token(lower.as_bytes()), Method::Other, "{lower}");
+        }
+    }
+
+    #[test]
+    fn only_requests_that_may_be_answered_are_salvaged() {
+        let cases: &[(&str, &str, bool)] = &[
+            ("To: ", "broken\r\nTo: ", true),
+            ("INVITE sip", "INVITE  sip", true),
+            ("\r\n\r\nv=0", "\r\n", true),
+            ("INVITE sip", "SIP/2.0 200 sip", false),
+            ("INVITE sip", "ACK sip", false),
+            ("To: ", "To ", false),
+            ("Call-ID: a", "Call-ID: \ra", false),
+        ];
+        for (from, to, want) in cases {
+            assert_eq!(salvage(&altered(from, to)).is_some(), *want, "{from} -> {to}");
+        }
+        let bytes = [b"\r\n", INVITE].concat();
+        let salvage = salvage(&bytes).unwrap();
+        assert_eq!(salvage.via, b"SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bK776asdhds;rport");
+        assert_eq!(salvage.to, b"Bob <sip:bob@example.com>");
+        assert_eq!(salvage.cseq, b"314159 INVITE");
+        assert_eq!(salvage.bytes, INVITE);
+    }
+
+    /// The edits of a relay; every text they add holds a `#`.
+    fn relayed(message: &Message<'_>) -> Vec<u8> {
+        let mut edits = Edits::new();
+        edits.insert(message.first_header, b"#1\r\n");
+        if let Some(hops) = message.max_forwards {
+            edits.replace(hops, b"#69");
+        }
+        remove_values(&message.routes, 2, &mut edits);
+        edits.insert(message.vias.first().unwrap().span.start + message.via.params_end, b";#");
+        for line in message.initial_remote.as_slice() {
+            edits.remove(*line);
+        }
+        edits.insert(message.headers_end, b"#2\r\n");
+        let mut out = Vec::new();
+        edits.apply(message.bytes, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn any_bytes_are_indexed_within_bounds_or_refused() {
+        let mut read = 0;
+        for seed in 0..20_000 {
+            let bytes = Random::new(seed).mutate(INVITE);
+            let Ok(message) = Message::parse(&bytes, Some(b"Supported")) else { continue };
+            read += 1;
+            let length = message.bytes.len();
+            let spans = [message.from, message.to, message.call_id, message.cseq, message.body];
+            let more = [message.max_forwards, message.contact, message.user_agent, message.custom];
+            for span in spans.into_iter().chain(more.into_iter().flatten()) {
+                assert!(span.start <= span.end && span.range().end <= length, "seed {seed}");
+            }
+            for value in message.vias.as_slice().iter().chain(message.routes.as_slice()) {
+                let inside = value.line.start <= value.span.start && value.span.end <= value.next;
+                assert!(inside && value.next <= value.line.end, "seed {seed}");
+                assert!(value.line.range().end <= message.headers_end as usize, "seed {seed}");
+            }
+            assert!(message.headers_end <= message.body.start, "seed {seed}");
+            assert!(!relayed(&message).is_empty(), "seed {seed}");
+        }
+        assert!(read > 2_000, "only {read} mutations are still messages: the test tests nothing");
+    }
+
+    #[test]
+    fn output_less_our_lines_is_input_less_our_lines() {
+        for seed in 0..5_000 {
+            let mut random = Random::new(seed);
+            let (route_at, hops_at) = (random.below(5), random.below(5));
+            let filler = |random: &mut Random, number: usize| {
+                let blanks = ["", " ", "\t ", "\r\n  "][random.below(4)];
+                let end = ["\r\n", "\n", " \r\n"][random.below(3)];
+                format!("X-{number}{}:{blanks}v{number}{end}", ["", " "][random.below(2)])
+            };
+            let mut input = String::from("BYE sip:h SIP/2.0\r\n");
+            let mut want = input.clone() + "#1\r\n";
+            for at in 0..5 {
+                let other = filler(&mut random, at);
+                input += &other;
+                want += &other;
+                if at == route_at {
+                    let line =
+                        ["Route:<a>,\r\n <b>\r\n", "route : <a>\nROUTE:<b>\n"][random.below(2)];
+                    input += line;
+                }
+                if at == hops_at {
+                    input += "max-forwards :\t7 \r\n";
+                    want += "max-forwards :\t#69 \r\n";
+                }
+            }
+            let rest =
+                "v: SIP/2.0/UDP h;branch=b\r\nf: <a>;tag=1\r\nt: <b>\r\ni: 1\r\nCSeq: 1 BYE\r\n";
+            input += rest;
+            want += &rest.replace("branch=b", "branch=b;#");
+            input += "\r\nbody\0";
+            want += "#2\r\n\r\nbody\0";
+            let message = Message::parse(input.as_bytes(), None).unwrap();
+            let out = String::from_utf8(relayed(&message)).unwrap();
+            assert_eq!(out, want, "seed {seed}: {input}");
+        }
+    }
+}

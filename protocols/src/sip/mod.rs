@@ -1,12 +1,17 @@
 //! SIP on the wire (RFC 3261): messages, URIs, Via and Route values, replies, stream framing.
 
 mod header;
+mod malformed;
 pub mod message;
+mod method;
 mod params;
 pub mod reply;
 pub mod route;
 pub mod stream;
+#[cfg(test)]
+mod torture;
 pub mod uri;
+mod values;
 pub mod via;
 
 /// The five SIP transports, in the fixed order of every port list (`sip.md` 1.1).

@@ -1,6 +1,6 @@
 //! Name-addr and addr-spec values: Route, Record-Route, From, To, Contact (RFC 3261 §20.10).
 
-use super::header::{list_element, trim, trim_span};
+use super::header::{trim, trim_span};
 use super::params::{Params, quote_end};
 use crate::bytes::{Span, offset};
 
@@ -83,7 +83,66 @@ fn angle(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// The first value of a comma-joined list, as Contact may hold it.
-pub fn first_value(list: &[u8]) -> &[u8] {
-    trim(list.get(..list_element(list, false)).unwrap_or_default())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    #[test]
+    fn values_fall_into_parts() {
+        type Parts = (&'static str, &'static str, &'static str);
+        let cases: &[(&str, Option<Parts>)] = &[
+            ("<sip:a;lr>", Some(("", "sip:a;lr", ""))),
+            ("<sip:a;lr>;x=1", Some(("", "sip:a;lr", "x=1"))),
+            ("\"A <b> \\\" c\" <sip:a>;tag=1", Some(("\"A <b> \\\" c\"", "sip:a", "tag=1"))),
+            ("Bob<sip:a> ; tag = 1", Some(("Bob", "sip:a", " tag = 1"))),
+            ("Bell, Alexander <sip:a>", Some(("Bell, Alexander", "sip:a", ""))),
+            ("< sip:a >", Some(("", "sip:a", ""))),
+            ("sip:a@b;tag=1", Some(("", "sip:a@b", "tag=1"))),
+            ("sip:a@b;x=\"<\"", Some(("", "sip:a@b", "x=\"<\""))),
+            ("*", Some(("", "*", ""))),
+            ("\"never closed <sip:a>", Some(("\"never closed", "sip:a", ""))),
+            ("<sip:a", None),
+            ("", None),
+            (" ;tag=1", None),
+        ];
+        for (text, want) in cases {
+            let got = NameAddr::parse(text.as_bytes());
+            let want = want.map(|(a, b, c)| (a.as_bytes(), b.as_bytes(), c.as_bytes()));
+            assert_eq!(got.map(|it| (it.display, it.uri, it.params)), want, "{text}");
+            if let Some(got) = got {
+                assert_eq!(got.uri_span.of(text.as_bytes()), got.uri, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_tag_is_the_headers_not_the_uris() {
+        let cases: &[(&str, Option<&str>)] = &[
+            ("<sip:a;tag=no>;tag=yes", Some("yes")),
+            ("<sip:a;tag=no>", None),
+            ("sip:a;TAG=yes", Some("yes")),
+            ("\";tag=no\" <sip:a>", None),
+            ("<sip:a>;x=\";tag=no\";tag=yes", Some("yes")),
+            ("<sip:a>;tag", Some("")),
+        ];
+        for (text, want) in cases {
+            let got = NameAddr::parse(text.as_bytes()).and_then(|it| it.tag());
+            assert_eq!(got, want.map(str::as_bytes), "{text}");
+        }
+        let value = NameAddr::parse(b"<sip:a>;q=1;expires=60").unwrap();
+        assert_eq!(value.param_span("q").unwrap().of(value.text), b";q=1");
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        for seed in 0..5_000 {
+            let text =
+                Random::new(seed).mutate(b"\"A \\\" b\" <sip:a@b;lr>;tag=1;x=\"y;z\", <sip:c>");
+            if let Some(value) = NameAddr::parse(&text) {
+                assert!(value.uri_span.range().end <= text.len(), "seed {seed}");
+                let _ = (value.tag(), value.param_span("x"));
+            }
+        }
+    }
 }

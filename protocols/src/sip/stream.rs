@@ -144,8 +144,8 @@ fn body_bytes(head: &[u8]) -> Option<usize> {
     let mut said = None;
     loop {
         match lines.step() {
-            Step::Line(line) if Name::of(line.name) == Name::ContentLength => {
-                let bytes: u32 = parse_decimal(line.value.of(head))?;
+            Step::Line(line) if line.kind == Name::ContentLength => {
+                let bytes: u32 = parse_decimal(line.value().of(head))?;
                 if said.is_some_and(|before| before != bytes) {
                     return None;
                 }
@@ -153,6 +153,112 @@ fn body_bytes(head: &[u8]) -> Option<usize> {
             }
             Step::Line(_) | Step::Bad(_) => {}
             Step::End { .. } | Step::Cut => return usize::try_from(said.unwrap_or(0)).ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::testing::{INVITE, Random};
+
+    #[test]
+    fn streams_become_frames() {
+        let cases: &[(&str, &[u8], Result<Frame<'_>, FramingError>)] = &[
+            ("nothing yet", b"", Ok(Frame::NeedMore)),
+            ("half a line end", b"\r", Ok(Frame::NeedMore)),
+            ("a pong, or half a ping", b"\r\n", Ok(Frame::NeedMore)),
+            ("three quarters of a ping", b"\r\n\r", Ok(Frame::NeedMore)),
+            ("a ping", b"\r\n\r\nX", Ok(Frame::Ping { bytes: 4 })),
+            ("a stray line end", b"\r\nBYE", Ok(Frame::Blank { bytes: 2 })),
+            ("a bare one", b"\nBYE", Ok(Frame::Blank { bytes: 1 })),
+            ("no body", b"A\r\nB: 1\r\n\r\nC", Ok(Frame::Message(b"A\r\nB: 1\r\n\r\n"))),
+            ("a body", b"A\r\nl: 2\r\n\r\nxyz", Ok(Frame::Message(b"A\r\nl: 2\r\n\r\nxy"))),
+            ("bare line ends", b"A\nl: 2\n\nxyz", Ok(Frame::Message(b"A\nl: 2\n\nxy"))),
+            ("half a body", b"A\r\nl: 2\r\n\r\nx", Ok(Frame::NeedMore)),
+            ("half a head", b"A\r\nl: 2\r\n\r", Ok(Frame::NeedMore)),
+            (
+                "the same length twice",
+                b"A\r\nl: 1\r\nContent-Length:\r\n 1\r\n\r\nx",
+                Ok(Frame::Message(b"A\r\nl: 1\r\nContent-Length:\r\n 1\r\n\r\nx")),
+            ),
+            (
+                "two lengths",
+                b"A\r\nl: 1\r\nl: 2\r\n\r\nx",
+                Err(FramingError::ContentLength { head: 17 }),
+            ),
+            ("no number", b"A\r\nl: -1\r\n\r\nx", Err(FramingError::ContentLength { head: 12 })),
+            (
+                "too much",
+                b"A\r\nl: 90\r\n\r\nx",
+                Err(FramingError::TooLarge { head: 12, bytes: 102 }),
+            ),
+            (
+                "far too much",
+                b"A\r\nl: 4294967295\r\n\r\nx",
+                Err(FramingError::TooLarge { head: 20, bytes: 4_294_967_315 }),
+            ),
+            ("a head without end", &[b'A'; 101], Err(FramingError::HeadTooLarge { bytes: 101 })),
+            ("TLS", b"\x16\x03\x01", Err(FramingError::NotSip)),
+        ];
+        for (name, stream, want) in cases {
+            assert_eq!(Framer::new(100).frame(stream), *want, "{name}");
+        }
+    }
+
+    /// All frames of a stream that arrives cut at random.
+    fn frames(stream: &[u8], random: &mut Random, piece_max: usize) -> Vec<Vec<u8>> {
+        let mut framer = Framer::new(MESSAGE_BYTES_MAX);
+        let (mut consumed, mut arrived) = (0, 0);
+        let mut frames = Vec::new();
+        while arrived < stream.len() {
+            arrived = (arrived + 1 + random.below(piece_max)).min(stream.len());
+            loop {
+                let bytes = match framer.frame(&stream[consumed..arrived]) {
+                    Ok(Frame::NeedMore) => break,
+                    Ok(Frame::Ping { bytes } | Frame::Blank { bytes }) => bytes,
+                    Ok(Frame::Message(message)) => {
+                        frames.push(message.to_vec());
+                        message.len()
+                    }
+                    Err(_) => return frames,
+                };
+                consumed += bytes;
+            }
+        }
+        frames
+    }
+
+    #[test]
+    fn where_the_network_cuts_a_stream_does_not_matter() {
+        for seed in 0..2_000 {
+            let mut random = Random::new(seed);
+            let mut stream = [INVITE, b"\r\n\r\n\r\n", INVITE, b"\r\n", INVITE].concat();
+            if seed % 2 == 1 {
+                stream = random.mutate(&stream);
+            }
+            let whole = frames(&stream, &mut random, usize::MAX >> 1);
+            let piece_max = [1, 7, 300][random.below(3)];
+            assert!(frames(&stream, &mut random, piece_max) == whole, "seed {seed}");
+            if seed % 2 == 0 {
+                assert!(whole == vec![INVITE; 3], "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_peer_is_not_read_again_from_the_start() {
+        let mut framer = Framer::new(MESSAGE_BYTES_MAX);
+        let mut seen = 0;
+        for end in 1..INVITE.len() - 200 {
+            assert_eq!(framer.frame(&INVITE[..end]), Ok(Frame::NeedMore), "byte {end}");
+            assert!(framer.scanned >= seen && framer.scanned + 2 >= end, "byte {end}");
+            seen = framer.scanned;
         }
     }
 }

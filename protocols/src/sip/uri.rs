@@ -6,7 +6,6 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Transport;
-use super::header::trim;
 use super::params::Params;
 use crate::bytes::{Span, offset, parse_decimal};
 
@@ -185,6 +184,9 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
         return Some(IpAddr::V6(ip));
     }
     let (before, after) = text.split_once(":::")?;
+    if !after.contains('.') {
+        return None;
+    }
     let mut buffer = [0u8; 48];
     let length = before.len() + 2 + after.len();
     let target = buffer.get_mut(..length)?;
@@ -225,5 +227,143 @@ pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     }
     let legal = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
     let length = rest.iter().position(|it| !legal(it)).unwrap_or(rest.len());
-    (length > 0).then(|| (trim(rest.get(..length).unwrap_or_default()), at + length))
+    (length > 0).then(|| (rest.get(..length).unwrap_or_default(), at + length))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::format;
+    use std::string::String;
+
+    use super::*;
+    use crate::testing::Random;
+
+    fn read(text: &[u8]) -> Option<String> {
+        let text_of = |it: &[u8]| String::from_utf8_lossy(it).into_owned();
+        Uri::parse(text).map(|it| {
+            let port = it.port.map_or("-".into(), |it| format!("{it}"));
+            let (scheme, user, host) = (it.scheme, text_of(it.user), text_of(it.host));
+            let host_port = text_of(it.host_port.of(text));
+            let (params, headers) = (text_of(it.params), text_of(it.headers));
+            format!("{scheme:?} {user}|{host}|{port}|{host_port}|{params}|{headers}")
+        })
+    }
+
+    #[test]
+    fn uris_fall_into_parts() {
+        let cases: &[(&str, Option<&str>)] = &[
+            ("sip:example.com", Some("Sip |example.com|-|example.com||")),
+            ("SIP:bob@example.com:5070", Some("Sip bob|example.com|5070|example.com:5070||")),
+            ("sips:a:b@h;lr;x=1?y=2", Some("Sips a:b|h|-|h|lr;x=1|y=2")),
+            ("sip:h?y=2;z", Some("Sip |h|-|h||y=2;z")),
+            ("sip:h;lr", Some("Sip |h|-|h|lr|")),
+            ("sip:u;p=1?q@h;x", Some("Sip u;p=1?q|h|-|h|x|")),
+            ("sip:[2001:db8::1]:5062;lr", Some("Sip |2001:db8::1|5062|[2001:db8::1]:5062|lr|")),
+            ("sip:a@[fe80::1%eth0]", Some("Sip a|fe80::1%eth0|-|[fe80::1%eth0]||")),
+            ("sip:node_1.lab", Some("Sip |node_1.lab|-|node_1.lab||")),
+            ("tel:+1-201-555;phone-context=x", Some("Tel +1-201-555||-||phone-context=x|")),
+            ("tel:911", Some("Tel 911||-|||")),
+            ("urn:service:sos", Some("Other ||-|||")),
+            ("sip:", None),
+            ("sip:@", None),
+            ("sip:a@", None),
+            ("sip:h:", None),
+            ("sip:h:65536", None),
+            ("sip:h:50x", None),
+            ("sip:2001:db8::1", None),
+            ("sip:[2001:db8::1", None),
+            ("sip:[h]", None),
+            ("sip:a@b@c", None),
+            ("sip:h h", None),
+            ("sip:a b@h", Some("Sip a b|h|-|h||")),
+            ("<sip:h>", None),
+            ("no scheme", None),
+            ("1x:y", None),
+            ("", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(read(text.as_bytes()).as_deref(), *want, "{text}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_found_by_name_and_by_place() {
+        let text = b"sip:h:1;LR;transport=TCP;q=\"a;b\";node_host=[::1]; x = y ?transport=udp";
+        let uri = Uri::parse(text).unwrap();
+        type Row = (&'static str, Option<&'static [u8]>, &'static [u8]);
+        let cases: &[Row] = &[
+            ("lr", Some(b""), b";LR"),
+            ("transport", Some(b"TCP"), b";transport=TCP"),
+            ("q", Some(b"a;b"), b";q=\"a;b\""),
+            ("node_host", Some(b"[::1]"), b";node_host=[::1]"),
+            ("x", Some(b"y"), b"; x = y"),
+            ("r", None, b""),
+            ("", None, b""),
+        ];
+        for (name, value, place) in cases {
+            assert_eq!(uri.param(name), *value, "{name}");
+            assert_eq!(uri.param_span(name).unwrap_or_default().of(text), *place, "{name}");
+        }
+        assert_eq!(uri.transport(), Some(Some(Transport::Tcp)));
+        assert_eq!(Uri::parse(b"sip:h;transport=sctp").unwrap().transport(), Some(None));
+        assert_eq!(Uri::parse(b"sip:h;x").unwrap().transport(), None);
+        assert_eq!(Uri::parse(b"sip:h").unwrap().param("lr"), None);
+    }
+
+    #[test]
+    fn a_port_that_is_not_written_follows_scheme_and_transport() {
+        let cases = [
+            ("sip:h", Transport::Udp, 5060),
+            ("sip:h", Transport::Tls, 5061),
+            ("sip:h", Transport::Wss, 443),
+            ("sips:h", Transport::Tcp, 5061),
+            ("sips:h", Transport::Ws, 443),
+            ("sips:h:5070", Transport::Tcp, 5070),
+        ];
+        for (text, transport, want) in cases {
+            let uri = Uri::parse(text.as_bytes()).unwrap();
+            assert_eq!(uri.effective_port(transport), want, "{text} {transport:?}");
+        }
+    }
+
+    #[test]
+    fn literals_are_addresses_and_names_are_not() {
+        let cases: &[(&str, Option<&str>)] = &[
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1.example.com", None),
+            ("192.0.2.256", None),
+            ("example.com", None),
+            ("::1", Some("::1")),
+            ("[::1]", Some("::1")),
+            ("fe80::1%2", Some("fe80::1")),
+            ("2001:db8:::192.0.2.1", Some("2001:db8::192.0.2.1")),
+            (":::", None),
+            ("1:::2:::3", None),
+            ("", None),
+            ("[]", None),
+        ];
+        for (text, want) in cases {
+            let want = want.map(|it| it.parse().unwrap());
+            assert_eq!(parse_ip(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        for seed in 0..5_000 {
+            let text = Random::new(seed)
+                .mutate(b"sip:alice:pw@[2001:db8::1]:5060;transport=udp;lr;x=\"y\"?Subject=z");
+            if let Some(uri) = Uri::parse(&text) {
+                assert!(uri.host_port.range().end <= text.len(), "seed {seed}");
+                assert!(uri.params_end as usize <= text.len(), "seed {seed}");
+                for name in ["lr", "transport", "x", ""] {
+                    let place = uri.param_span(name).unwrap_or_default();
+                    assert!(place.range().end <= text.len(), "seed {seed} {name}");
+                }
+                let _ = (uri.host_ip(), uri.transport());
+            }
+        }
+    }
 }

@@ -162,3 +162,96 @@ fn comment(text: &[u8], at: usize) -> usize {
     let quotes = before.iter().filter(|it| **it == b'"').count();
     if quotes % 2 == 0 { at + found } else { text.len() }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::format;
+    use std::string::String;
+
+    use super::*;
+    use crate::testing::Random;
+
+    fn read(text: &[u8]) -> Option<String> {
+        let text_of = |it: &[u8]| String::from_utf8_lossy(it).into_owned();
+        let param = |it: Option<&[u8]>| it.map_or("-".into(), |it| format!("={}", text_of(it)));
+        Via::parse(text).map(|it| {
+            let (transport, sent_by) = (text_of(it.transport_text), text_of(it.sent_by.of(text)));
+            let (host, port) = (text_of(it.host), it.port.map_or("-".into(), |it| format!("{it}")));
+            let (branch, received) = (param(it.branch), param(it.received));
+            let (rport, maddr) = (param(it.rport), param(it.maddr));
+            format!("{transport} {sent_by}|{host}|{port}|{branch}|{received}|{rport}|{maddr}")
+        })
+    }
+
+    #[test]
+    fn vias_fall_into_parts() {
+        let cases: &[(&str, Option<&str>)] = &[
+            ("SIP/2.0/UDP h", Some("UDP h|h|-|-|-|-|-")),
+            (
+                "SIP/2.0/UDP 192.0.2.1:5062;branch=z9hG4bK1;rport",
+                Some("UDP 192.0.2.1:5062|192.0.2.1|5062|=z9hG4bK1|-|=|-"),
+            ),
+            (
+                "sip/2.0/tls h;RPORT=5;Received=1.2.3.4;maddr=224.0.0.1;ttl=1;BRANCH=x",
+                Some("tls h|h|-|=x|=1.2.3.4|=5|=224.0.0.1"),
+            ),
+            (
+                "SIP / 2.0 / UDP  host : 5060 ; branch = x ;\r\n rport",
+                Some("UDP host : 5060|host|5060|=x|-|=|-"),
+            ),
+            (
+                "SIP/2.0/TCP [2001:db8::1]:7;x=[::2]",
+                Some("TCP [2001:db8::1]:7|2001:db8::1|7|-|-|-|-"),
+            ),
+            ("SIP/2.0/UDP h;branch=a;branch=b", Some("UDP h|h|-|=a|-|-|-")),
+            ("SIP/2.0/UDP h;branch=a;", Some("UDP h|h|-|=a|-|-|-")),
+            ("SIP/2.0/UDP h;branch=a (a; comment)", Some("UDP h|h|-|=a|-|-|-")),
+            ("SIP/2.0/UDP h (a)", Some("UDP h|h|-|-|-|-|-")),
+            ("SIP/2.0/UDP h;x=\"(;\";branch=a", Some("UDP h|h|-|=a|-|-|-")),
+            ("SIP/2.0/UDP h;;branch=a", None),
+            ("SIP/2.0/UDP h x", None),
+            ("SIP/2.0/UDP h:x", None),
+            ("SIP/2.0/UDP h:70000", None),
+            ("SIP/2.0/UDP", None),
+            ("SIP/2.0/UDP ;branch=x", None),
+            ("SIP/7.0/UDP h", None),
+            ("HTTP/2.0/UDP h", None),
+            ("SIP/2.0UDP h", None),
+            ("", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(read(text.as_bytes()).as_deref(), *want, "{text}");
+        }
+    }
+
+    #[test]
+    fn received_and_rport_can_be_cut_out_and_put_in() {
+        let text = b"SIP/2.0/UDP h:1 ;received=[::9] ; branch=b;rport = 7 ;";
+        let via = Via::parse(text).unwrap();
+        assert_eq!(via.received_span.unwrap().of(text), b";received=[::9]");
+        assert_eq!(via.rport_span.unwrap().of(text), b";rport = 7");
+        assert_eq!(&text[via.params_end as usize..], b" ;");
+        assert_eq!(via.received_ip(), Some("::9".parse().unwrap()));
+        assert_eq!(via.rport_port(), Some(7));
+        assert_eq!(via.param("Branch"), Some(b"b".as_slice()));
+        assert_eq!(via.param("alias"), None);
+        assert_eq!(Via::parse(b"SIP/2.0/UDP h;rport").unwrap().rport_port(), None);
+        assert_eq!(Via::parse(b"SIP/2.0/UDP 1.2.3.4 ").unwrap().params_end, 19);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        for seed in 0..5_000 {
+            let text = Random::new(seed).mutate(
+                b"SIP / 2.0/UDP [2001:db8::1]:5060;branch=z9hG4bK1;rport;received=1.2.3.4 (x)",
+            );
+            if let Some(via) = Via::parse(&text) {
+                assert!(via.params_end as usize <= text.len(), "seed {seed}");
+                assert!(via.sent_by.range().end <= text.len(), "seed {seed}");
+                let _ = (via.param("x"), via.host_ip(), via.received_ip());
+            }
+        }
+    }
+}

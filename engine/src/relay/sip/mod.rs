@@ -21,12 +21,15 @@ mod seen;
 mod settings;
 mod via;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protocols::bytes::Edits;
-use protocols::sip::message::{Malformed, Message, Start};
 use protocols::sip::Transport;
+use protocols::sip::message::{Malformed, Message, Start};
 use protocols::time::Time;
 
 pub use self::explain::{Explanation, explain};
@@ -171,6 +174,11 @@ impl Relay {
         Some(key)
     }
 
+    /// A new node table is in force: forgets what was counted of nodes that are gone for long.
+    pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+        self.counters.forget_dead(snapshot);
+    }
+
     /// Name that the last [`Verdict::Resolve`] waits for.
     pub fn wanted_name(&mut self) -> Option<Query> {
         self.wanted.take()
@@ -215,7 +223,12 @@ impl Relay {
         }
         let settings = Arc::clone(&self.settings);
         if bytes.len() > settings.config.message_bytes_max {
-            return self.refuse_malformed(arrival, bytes, Malformed::TooLarge { bytes: bytes.len() }, out);
+            return self.refuse_malformed(
+                arrival,
+                bytes,
+                Malformed::TooLarge { bytes: bytes.len() },
+                out,
+            );
         }
         let custom = match &settings.config.affinity_key {
             AffinityKey::Header(name) => Some(name.as_bytes()),
@@ -241,7 +254,12 @@ impl Relay {
                 self.request(&settings, &incoming, method, out, trace)
             }
             Start::Response { status, .. } => {
-                self.counters.response(status, incoming.leg, incoming.transport, message.body.len());
+                self.counters.response(
+                    status,
+                    incoming.leg,
+                    incoming.transport,
+                    message.body.len(),
+                );
                 self.response(&settings, &incoming, status, out, trace)
             }
         }

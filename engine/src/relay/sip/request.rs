@@ -1,8 +1,8 @@
 //! Requests: what both directions have in common (`sip.md` 2.1, 2.2, RFC 3261 §16.3, §16.4).
 
 use protocols::bytes::{Span, parse_decimal, write_decimal};
-use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::message::Method;
+use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
@@ -164,7 +164,12 @@ impl Relay {
     }
 
     /// Takes off the first `count` Routes, and the last one if it became the Request-URI.
-    pub(super) fn cut_routes(&mut self, message: &Message<'_>, request: &Request<'_>, count: usize) {
+    pub(super) fn cut_routes(
+        &mut self,
+        message: &Message<'_>,
+        request: &Request<'_>,
+        count: usize,
+    ) {
         let edits = &mut self.buffers.edits;
         let routes = message.routes.as_slice();
         let Some((last, before)) = routes.split_last().filter(|_| request.route_moved) else {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use protocols::bytes::{Span, write_decimal, write_host};
 use protocols::sip::Transport;
-use protocols::sip::message::{Start, remove_values};
 use protocols::sip::message::Method;
+use protocols::sip::message::{Start, remove_values};
 
 use super::explain::Trace;
 use super::next_hop;
@@ -13,7 +13,6 @@ use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
 use super::{Buffers, Incoming, Relay, flow};
 use crate::balance::Query;
-use crate::node::Version;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
 
@@ -54,7 +53,8 @@ impl Relay {
                 || settings.extra_servers.contains(&source)
         };
         if T::ON {
-            let side = if from_node { "from a node, to a client" } else { "from outside, to a node" };
+            let side =
+                if from_node { "from a node, to a client" } else { "from outside, to a node" };
             trace.say(format_args!("response {status}: {side}; {ours} Via of ours removed"));
         }
         let out_leg = if from_node { Leg::External } else { Leg::Internal };
@@ -62,13 +62,13 @@ impl Relay {
             return Verdict::Drop(DropReason::NoListener);
         };
         let token = last.via.param("flow").and_then(|it| flow::read(it, &settings.secret));
-        let next = Next { target: via::response_target(&next, transport), via: next, transport, place };
+        let next =
+            Next { target: via::response_target(&next, transport), via: next, transport, place };
         let hop = if from_node {
             self.from_node(settings, incoming, status, &next, trace);
             next.hop(token)
         } else {
-            let version = incoming.via.via.branch.and_then(via::branch_version);
-            self.to_node(settings, incoming, version, &next, token, trace)
+            self.to_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
         if self.buffers.edits.apply(message.bytes, out).is_err() {
@@ -116,7 +116,7 @@ impl Relay {
         &mut self,
         settings: &Settings,
         incoming: &Incoming<'_>,
-        version: Option<Version>,
+        status: u16,
         next: &Next<'_>,
         token: Option<crate::relay::Flow>,
         trace: &mut T,
@@ -132,6 +132,7 @@ impl Relay {
             let port = next.target.sent_by_port;
             settings.extra_servers.contains(&SocketAddr::new(ip, port))
         });
+        let version = incoming.via.via.branch.and_then(via::branch_version);
         let version = version.filter(|it| snapshot.has_version(*it));
         let query = Query {
             now: incoming.arrival.now,
@@ -142,6 +143,8 @@ impl Relay {
             transport: next.transport,
             is_first: false,
             is_ack: false,
+            in_dialog: false,
+            status: Some(status),
         };
         let taker = if is_server && named.is_none() {
             None
@@ -159,7 +162,10 @@ impl Relay {
         let port = node.ports.of(next.transport)?;
         if T::ON {
             let gone = if named.is_some() { "overruled" } else { "dead" };
-            trace.say(format_args!("the node of the Via is {gone}; to {} {}", node.host_name, node.ip));
+            trace.say(format_args!(
+                "the node of the Via is {gone}; to {} {}",
+                node.host_name, node.ip
+            ));
         }
         let start = next.via.span.start;
         let via = &next.via.via;

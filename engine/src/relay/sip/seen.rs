@@ -97,7 +97,13 @@ impl Sightings {
                 if let Some(node) = node
                     && (alive || answered || errors > 0 || requests > 0)
                 {
-                    return Some(Report::Seen { node: node.key, alive, errors, requests, answered });
+                    return Some(Report::Seen {
+                        node: node.key,
+                        alive,
+                        errors,
+                        requests,
+                        answered,
+                    });
                 }
             }
         }
@@ -150,7 +156,7 @@ mod tests {
     fn a_node_is_told_of_once_a_period_with_everything_seen() {
         let nodes = snapshot(1, 3);
         let mut it = Sightings::default();
-        let at = |millis| Time::from_millis(1_000 + millis);
+        let at = |millis: u64| Time::from_millis(1_000 + millis);
         assert_eq!(it.poll(at(0), &nodes), None, "nothing seen");
         it.asked(&nodes, NodeId(2));
         it.asked(&nodes, NodeId(2));

@@ -9,7 +9,7 @@ use protocols::sip::Transport;
 use protocols::sip::uri::Uri;
 use regex::bytes::Regex;
 
-use crate::config::{Config, Pattern};
+use crate::config::{Config, Network, Pattern};
 use crate::relay::{Leg, Listener, ListenerId};
 use crate::snapshot::Family;
 
@@ -168,10 +168,9 @@ impl Settings {
     pub fn is_me(&self, host: &[u8], ip: Option<IpAddr>, port: u16) -> bool {
         match ip {
             Some(ip) => self.own.contains(&SocketAddr::new(ip, port)),
-            None => self
-                .own_names
-                .iter()
-                .any(|(name, ports)| name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)),
+            None => self.own_names.iter().any(|(name, ports)| {
+                name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)
+            }),
         }
     }
 
@@ -260,13 +259,22 @@ impl Settings {
     /// Whether heartbeats from this address are believed.
     pub fn believes_heartbeats_of(&self, source: IpAddr) -> bool {
         self.config.heartbeat_sources.is_empty()
-            || self.config.heartbeat_sources.iter().any(|it| it.contains(source))
+            || self.config.heartbeat_sources.iter().any(|it| contains(it, source))
     }
 }
 
 /// Java's `matches()`: the pattern must cover the whole text.
 fn whole(pattern: &Pattern) -> Option<Regex> {
     Regex::new(&format!("^(?:{})$", pattern.0.as_str())).ok()
+}
+
+fn contains(network: &Network, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(it) => u128::from(it.to_bits()) << 96,
+        IpAddr::V6(it) => it.to_bits(),
+    };
+    let differing = bits(network.ip) ^ bits(ip);
+    network.ip.is_ipv4() == ip.is_ipv4() && differing.leading_zeros() >= u32::from(network.prefix)
 }
 
 fn bracketed(host: &str) -> String {

@@ -1,0 +1,134 @@
+//! Calls or users that stay with the node they were given: memory, then round robin for what may be new
+//! and arithmetic for what may not (`sip.md` 3.1, 8.2). CallIDAffinity, ClusterSubdomainAffinity and
+//! UserBased differ only in the text they follow and in who inherits a dead node's calls.
+
+use std::net::IpAddr;
+
+use super::memory::{Home, Memory};
+use super::rendezvous::{choose_weighted, draw};
+use super::rotation::Rotation;
+use super::{Query, Shard};
+use crate::config::{Config, RampUp};
+use crate::node::{Node, NodeKey};
+use crate::snapshot::{NodeId, Snapshot, Standing};
+
+/// One shard's associations.
+pub(crate) struct Association {
+    memory: Memory,
+    rotation: Rotation,
+    ramp_up: Option<RampUp>,
+    group_failover: bool,
+    scattered: bool,
+}
+
+impl Association {
+    /// As configured.
+    pub(crate) fn new(config: &Config, shard: Shard) -> Association {
+        Association {
+            memory: Memory::new(config.calls_max, config.call_idle),
+            rotation: Rotation::new(config.ramp_up, shard),
+            ramp_up: config.ramp_up,
+            group_failover: config.group_failover,
+            scattered: shard.scattered,
+        }
+    }
+
+    /// The node of the association, made now if there is none.
+    ///
+    /// `stays` tells whether an association may keep its live node for this message; `heirs` are the
+    /// addresses whose nodes inherit a dead node's calls, given its own.
+    pub(crate) fn pick<'h>(
+        &mut self,
+        query: &Query<'_>,
+        key: u64,
+        snapshot: &Snapshot,
+        stays: impl Fn(&Node) -> bool,
+        heirs: impl Fn(IpAddr) -> &'h [IpAddr],
+    ) -> Option<NodeId> {
+        let id = match self.memory.find(query.now, key) {
+            None => self.begin(query, key, snapshot)?,
+            Some(home) => match snapshot.find(home.node) {
+                Some(id) if query.fits(snapshot, id) => {
+                    if stays(snapshot.node(id)) {
+                        return Some(id); // the memory knows
+                    }
+                    self.begin(query, key, snapshot)?
+                }
+                Some(_) => self.begin(query, key, snapshot)?,
+                None => self.fail_over(query, key, snapshot, home, &heirs)?,
+            },
+        };
+        self.memory.store(query.now, key, snapshot.node(id));
+        Some(id)
+    }
+
+    /// The association lives on this node, as the message itself says.
+    pub(crate) fn learn(&mut self, query: &Query<'_>, key: u64, node: &Node) {
+        self.memory.store(query.now, key, node);
+    }
+
+    /// All associations of one node move to another (`sip.md` 5.8).
+    pub(crate) fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
+        self.memory.move_all(from, to, None);
+    }
+
+    /// Remembered associations.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Round robin for what may be the first message, unless its like may meet other shards. What is not
+    /// the first was decided elsewhere or long ago: arithmetic, so that every shard says the same.
+    fn begin(&mut self, query: &Query<'_>, key: u64, snapshot: &Snapshot) -> Option<NodeId> {
+        let eligible = query.among(Standing::Eligible, snapshot);
+        if query.is_first && !self.scattered {
+            return self.rotation.next(query, eligible);
+        }
+        // Where calls begin by arithmetic, their dialogs are found by the same. Where they begin by round
+        // robin there is nothing to find, and nodes that want no calls are spared.
+        let among = if eligible.ids().is_empty() || self.scattered {
+            query.candidates(snapshot)
+        } else {
+            eligible
+        };
+        choose_weighted(key, among, self.ramp_up, query.now)
+    }
+
+    /// The node is dead: to an heir, or with all its associations to the least busy node, or each to its
+    /// own next node.
+    fn fail_over<'h>(
+        &mut self,
+        query: &Query<'_>,
+        key: u64,
+        snapshot: &Snapshot,
+        dead: Home,
+        heirs: &impl Fn(IpAddr) -> &'h [IpAddr],
+    ) -> Option<NodeId> {
+        if let Some(ip) = dead.ip
+            && let Some(id) = inherit(query, key, snapshot, heirs(ip))
+        {
+            return Some(id);
+        }
+        let eligible = query.among(Standing::Eligible, snapshot);
+        if !self.group_failover || eligible.ids().is_empty() {
+            return self.begin(query, key, snapshot);
+        }
+        let idlest = (eligible.ids().iter().zip(eligible.keys()))
+            .min_by_key(|(_, node)| self.memory.calls_of(**node))
+            .map(|(id, _)| *id)?;
+        let to = snapshot.node(idlest);
+        self.memory.move_all(dead.node, to.key, Some(to.ip));
+        Some(idlest)
+    }
+}
+
+/// Every heir takes its share, by rendezvous; eligible ones first.
+fn inherit(query: &Query<'_>, key: u64, snapshot: &Snapshot, heirs: &[IpAddr]) -> Option<NodeId> {
+    heirs
+        .iter()
+        .flat_map(|ip| snapshot.on(*ip))
+        .filter(|id| query.fits(snapshot, **id))
+        .map(|id| (*id, snapshot.node(*id)))
+        .max_by_key(|(_, node)| (node.is_eligible(), draw(key, node.key)))
+        .map(|(id, _)| id)
+}

@@ -1,0 +1,517 @@
+//! Where we listen and how the world reaches us: hosts, ports, the IP load balancer in front.
+
+use super::{Key, Kind};
+use crate::config::draft::Draft;
+use crate::config::value;
+
+pub(super) const HOSTS: &[Key] = &[
+    host(
+        &["host"],
+        &["common/host"],
+        "Address that both legs listen on unless they have their own. Without any host the file is refused.",
+        "192.0.2.1",
+        |it| &mut it.config.host,
+    )
+    .xml_default("127.0.0.1"),
+    host(
+        &["ipv6Host"],
+        &["common/ipv6Host"],
+        "IPv6 address that both legs listen on unless they have their own; only used where an IPv6 port is open.",
+        "2001:db8::1",
+        |it| &mut it.config.ipv6_host,
+    )
+    .defaulting("::1"),
+    host(
+        &["externalHost"],
+        &["sip/external/host"],
+        "Address of the client side.",
+        "192.0.2.1",
+        |it| &mut it.config.external.host,
+    ),
+    host(
+        &["internalHost"],
+        &["sip/internal/host"],
+        "Address of the node side.",
+        "192.0.2.1",
+        |it| &mut it.config.internal.host,
+    ),
+    host(
+        &["externalIpv6Host"],
+        &["sip/external/ipv6Host"],
+        "IPv6 address of the client side.",
+        "2001:db8::1",
+        |it| &mut it.config.external.ipv6_host,
+    ),
+    host(
+        &["internalIpv6Host"],
+        &["sip/internal/ipv6Host"],
+        "IPv6 address of the node side.",
+        "2001:db8::1",
+        |it| &mut it.config.internal.ipv6_host,
+    ),
+];
+
+pub(super) const PORTS: &[Key] = &[
+    Key::new(
+        &["isTransportWs"],
+        &[],
+        "false",
+        "externalPort and internalPort open WebSocket instead of TCP, the secure ports WebSocket over TLS.",
+        "true",
+        Kind::Flag(|it| &mut it.is_transport_ws),
+    )
+    .restart()
+    .deprecated("externalWsPort, externalWssPort, internalWsPort, internalWssPort"),
+    group(
+        &["externalPort"],
+        "Port of the client side for UDP and TCP alike. externalUdpPort and externalTcpPort say it apart and win over it.",
+        "5060",
+        |draft, text| draft.open_group(|it| &mut it.external.ports, false, text),
+        &["externalUdpPort", "externalTcpPort", "externalWsPort"],
+    )
+    .restart(),
+    group(
+        &["externalSecurePort"],
+        "Port of the client side for TLS.",
+        "5061",
+        |draft, text| draft.open_group(|it| &mut it.external.ports, true, text),
+        &["externalTlsPort", "externalWssPort"],
+    )
+    .later("TLS"),
+    group(
+        &["internalPort"],
+        "Port of the node side for UDP and TCP alike. internalUdpPort and internalTcpPort say it apart and win over it. Without any internal port, one leg serves both sides.",
+        "5065",
+        |draft, text| draft.open_group(|it| &mut it.internal.ports, false, text),
+        &["internalUdpPort", "internalTcpPort", "internalWsPort"],
+    )
+    .restart(),
+    group(
+        &["internalSecurePort"],
+        "Port of the node side for TLS.",
+        "5066",
+        |draft, text| draft.open_group(|it| &mut it.internal.ports, true, text),
+        &["internalTlsPort", "internalWssPort"],
+    )
+    .later("TLS"),
+    port(
+        &["externalUdpPort"],
+        &["sip/external/udpPort"],
+        "Port of the client side for UDP.",
+        "5070",
+        |it| &mut it.config.external.ports.0[0],
+    )
+    .xml_default("5060"),
+    port(
+        &["externalTcpPort"],
+        &["sip/external/tcpPort"],
+        "Port of the client side for TCP.",
+        "5070",
+        |it| &mut it.config.external.ports.0[1],
+    )
+    .xml_default("5060"),
+    port(
+        &["externalTlsPort"],
+        &["sip/external/tlsPort"],
+        "Port of the client side for TLS.",
+        "5070",
+        |it| &mut it.config.external.ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["externalWsPort"],
+        &["sip/external/wsPort"],
+        "Port of the client side for WebSocket.",
+        "5070",
+        |it| &mut it.config.external.ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["externalWssPort"],
+        &["sip/external/wssPort"],
+        "Port of the client side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.external.ports.0[4],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalUdpPort"],
+        &["sip/internal/udpPort"],
+        "Port of the node side for UDP.",
+        "5070",
+        |it| &mut it.config.internal.ports.0[0],
+    ),
+    port(
+        &["internalTcpPort"],
+        &["sip/internal/tcpPort"],
+        "Port of the node side for TCP.",
+        "5070",
+        |it| &mut it.config.internal.ports.0[1],
+    ),
+    port(
+        &["internalTlsPort"],
+        &["sip/internal/tlsPort"],
+        "Port of the node side for TLS.",
+        "5070",
+        |it| &mut it.config.internal.ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["internalWsPort"],
+        &["sip/internal/wsPort"],
+        "Port of the node side for WebSocket.",
+        "5070",
+        |it| &mut it.config.internal.ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalWssPort"],
+        &["sip/internal/wssPort"],
+        "Port of the node side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.internal.ports.0[4],
+    )
+    .later("WebSocket"),
+    port(
+        &["externalIpv6UdpPort"],
+        &["sip/external/ipv6UdpPort"],
+        "IPv6 port of the client side for UDP.",
+        "5070",
+        |it| &mut it.config.external.ipv6_ports.0[0],
+    ),
+    port(
+        &["externalIpv6TcpPort"],
+        &["sip/external/ipv6TcpPort"],
+        "IPv6 port of the client side for TCP.",
+        "5070",
+        |it| &mut it.config.external.ipv6_ports.0[1],
+    ),
+    port(
+        &["externalIpv6TlsPort"],
+        &["sip/external/ipv6TlsPort"],
+        "IPv6 port of the client side for TLS.",
+        "5070",
+        |it| &mut it.config.external.ipv6_ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["externalIpv6WsPort"],
+        &["sip/external/ipv6WsPort"],
+        "IPv6 port of the client side for WebSocket.",
+        "5070",
+        |it| &mut it.config.external.ipv6_ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["externalIpv6WssPort"],
+        &["sip/external/ipv6WssPort"],
+        "IPv6 port of the client side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.external.ipv6_ports.0[4],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalIpv6UdpPort"],
+        &["sip/internal/ipv6UdpPort"],
+        "IPv6 port of the node side for UDP.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_ports.0[0],
+    ),
+    port(
+        &["internalIpv6TcpPort"],
+        &["sip/internal/ipv6TcpPort"],
+        "IPv6 port of the node side for TCP.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_ports.0[1],
+    ),
+    port(
+        &["internalIpv6TlsPort"],
+        &["sip/internal/ipv6TlsPort"],
+        "IPv6 port of the node side for TLS.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["internalIpv6WsPort"],
+        &["sip/internal/ipv6WsPort"],
+        "IPv6 port of the node side for WebSocket.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalIpv6WssPort"],
+        &["sip/internal/ipv6WssPort"],
+        "IPv6 port of the node side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_ports.0[4],
+    )
+    .later("WebSocket"),
+];
+
+pub(super) const IP_LOAD_BALANCER: &[Key] = &[
+    balancer(
+        &["externalIpLoadBalancerAddress"],
+        &["sip/external/ipLoadBalancerAddress"],
+        "Address of the IP load balancer on the client side. The first is written into headers, all are recognised as ours.",
+        "192.0.2.10",
+        |it| &mut it.config.external.balancer,
+    ),
+    balancer(
+        &["externalIpv6LoadBalancerAddress"],
+        &["sip/external/ipv6LoadBalancerAddress"],
+        "IPv6 address of the IP load balancer on the client side.",
+        "2001:db8::10",
+        |it| &mut it.config.external.ipv6_balancer,
+    ),
+    group(
+        &["externalIpLoadBalancerPort", "externalLoadBalancerPort"],
+        "Port of the IP load balancer on the client side, for UDP and TCP alike.",
+        "5060",
+        |draft, text| draft.open_group(|it| &mut it.external.balancer_ports, false, text),
+        &["externalIpLoadBalancerUdpPort", "externalIpLoadBalancerTcpPort", "externalIpLoadBalancerWsPort"],
+    )
+    .restart(),
+    group(
+        &["externalSecureIpLoadBalancerPort", "externalSecureLoadBalancerPort"],
+        "Port of the IP load balancer on the client side, for TLS.",
+        "5061",
+        |draft, text| draft.open_group(|it| &mut it.external.balancer_ports, true, text),
+        &["externalIpLoadBalancerTlsPort", "externalIpLoadBalancerWssPort"],
+    )
+    .later("TLS"),
+    balancer(
+        &["internalIpLoadBalancerAddress"],
+        &["sip/internal/ipLoadBalancerAddress"],
+        "Address of the IP load balancer on the node side. The first is written into headers, all are recognised as ours.",
+        "192.0.2.10",
+        |it| &mut it.config.internal.balancer,
+    ),
+    balancer(
+        &["internalIpv6LoadBalancerAddress"],
+        &["sip/internal/ipv6LoadBalancerAddress"],
+        "IPv6 address of the IP load balancer on the node side.",
+        "2001:db8::10",
+        |it| &mut it.config.internal.ipv6_balancer,
+    ),
+    group(
+        &["internalIpLoadBalancerPort", "internalLoadBalancerPort"],
+        "Port of the IP load balancer on the node side, for UDP and TCP alike.",
+        "5060",
+        |draft, text| draft.open_group(|it| &mut it.internal.balancer_ports, false, text),
+        &["internalIpLoadBalancerUdpPort", "internalIpLoadBalancerTcpPort", "internalIpLoadBalancerWsPort"],
+    )
+    .restart(),
+    group(
+        &["internalSecureIpLoadBalancerPort", "internalSecureLoadBalancerPort"],
+        "Port of the IP load balancer on the node side, for TLS.",
+        "5061",
+        |draft, text| draft.open_group(|it| &mut it.internal.balancer_ports, true, text),
+        &["internalIpLoadBalancerTlsPort", "internalIpLoadBalancerWssPort"],
+    )
+    .later("TLS"),
+    port(
+        &["externalIpLoadBalancerUdpPort"],
+        &["sip/external/ipLoadBalancerUdpPort"],
+        "Port of the IP load balancer on the client side for UDP.",
+        "5070",
+        |it| &mut it.config.external.balancer_ports.0[0],
+    ),
+    port(
+        &["externalIpLoadBalancerTcpPort"],
+        &["sip/external/ipLoadBalancerTcpPort"],
+        "Port of the IP load balancer on the client side for TCP.",
+        "5070",
+        |it| &mut it.config.external.balancer_ports.0[1],
+    ),
+    port(
+        &["externalIpLoadBalancerTlsPort"],
+        &["sip/external/ipLoadBalancerTlsPort"],
+        "Port of the IP load balancer on the client side for TLS.",
+        "5070",
+        |it| &mut it.config.external.balancer_ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["externalIpLoadBalancerWsPort"],
+        &["sip/external/ipLoadBalancerWsPort"],
+        "Port of the IP load balancer on the client side for WebSocket.",
+        "5070",
+        |it| &mut it.config.external.balancer_ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["externalIpLoadBalancerWssPort"],
+        &["sip/external/ipLoadBalancerWssPort"],
+        "Port of the IP load balancer on the client side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.external.balancer_ports.0[4],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalIpLoadBalancerUdpPort"],
+        &["sip/internal/ipLoadBalancerUdpPort"],
+        "Port of the IP load balancer on the node side for UDP.",
+        "5070",
+        |it| &mut it.config.internal.balancer_ports.0[0],
+    ),
+    port(
+        &["internalIpLoadBalancerTcpPort"],
+        &["sip/internal/ipLoadBalancerTcpPort"],
+        "Port of the IP load balancer on the node side for TCP.",
+        "5070",
+        |it| &mut it.config.internal.balancer_ports.0[1],
+    ),
+    port(
+        &["internalIpLoadBalancerTlsPort"],
+        &["sip/internal/ipLoadBalancerTlsPort"],
+        "Port of the IP load balancer on the node side for TLS.",
+        "5070",
+        |it| &mut it.config.internal.balancer_ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["internalIpLoadBalancerWsPort"],
+        &["sip/internal/ipLoadBalancerWsPort"],
+        "Port of the IP load balancer on the node side for WebSocket.",
+        "5070",
+        |it| &mut it.config.internal.balancer_ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalIpLoadBalancerWssPort"],
+        &["sip/internal/ipLoadBalancerWssPort"],
+        "Port of the IP load balancer on the node side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.internal.balancer_ports.0[4],
+    )
+    .later("WebSocket"),
+    port(
+        &["externalIpv6LoadBalancerUdpPort"],
+        &["sip/external/ipv6LoadBalancerUdpPort"],
+        "IPv6 port of the IP load balancer on the client side for UDP.",
+        "5070",
+        |it| &mut it.config.external.ipv6_balancer_ports.0[0],
+    ),
+    port(
+        &["externalIpv6LoadBalancerTcpPort"],
+        &["sip/external/ipv6LoadBalancerTcpPort"],
+        "IPv6 port of the IP load balancer on the client side for TCP.",
+        "5070",
+        |it| &mut it.config.external.ipv6_balancer_ports.0[1],
+    ),
+    port(
+        &["externalIpv6LoadBalancerTlsPort"],
+        &["sip/external/ipv6LoadBalancerTlsPort"],
+        "IPv6 port of the IP load balancer on the client side for TLS.",
+        "5070",
+        |it| &mut it.config.external.ipv6_balancer_ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["externalIpv6LoadBalancerWsPort"],
+        &["sip/external/ipv6LoadBalancerWsPort"],
+        "IPv6 port of the IP load balancer on the client side for WebSocket.",
+        "5070",
+        |it| &mut it.config.external.ipv6_balancer_ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["externalIpv6LoadBalancerWssPort"],
+        &["sip/external/ipv6LoadBalancerWssPort"],
+        "IPv6 port of the IP load balancer on the client side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.external.ipv6_balancer_ports.0[4],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalIpv6LoadBalancerUdpPort"],
+        &["sip/internal/ipv6LoadBalancerUdpPort"],
+        "IPv6 port of the IP load balancer on the node side for UDP.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_balancer_ports.0[0],
+    ),
+    port(
+        &["internalIpv6LoadBalancerTcpPort"],
+        &["sip/internal/ipv6LoadBalancerTcpPort"],
+        "IPv6 port of the IP load balancer on the node side for TCP.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_balancer_ports.0[1],
+    ),
+    port(
+        &["internalIpv6LoadBalancerTlsPort"],
+        &["sip/internal/ipv6LoadBalancerTlsPort"],
+        "IPv6 port of the IP load balancer on the node side for TLS.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_balancer_ports.0[2],
+    )
+    .later("TLS"),
+    port(
+        &["internalIpv6LoadBalancerWsPort"],
+        &["sip/internal/ipv6LoadBalancerWsPort"],
+        "IPv6 port of the IP load balancer on the node side for WebSocket.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_balancer_ports.0[3],
+    )
+    .later("WebSocket"),
+    port(
+        &["internalIpv6LoadBalancerWssPort"],
+        &["sip/internal/ipv6LoadBalancerWssPort"],
+        "IPv6 port of the IP load balancer on the node side for WebSocket over TLS.",
+        "5070",
+        |it| &mut it.config.internal.ipv6_balancer_ports.0[4],
+    )
+    .later("WebSocket"),
+    Key::new(
+        &["useIpLoadBalancerAddressInViaHeaders"],
+        &["sip/useIpLoadBalancerAddressInViaHeaders"],
+        "false",
+        "Write the IP load balancer's address into Via too, so that responses may enter through any balancer.",
+        "true",
+        Kind::Flag(|it| &mut it.config.ip_load_balancer_in_via),
+    )
+    .restart(),
+];
+
+const fn host(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    help: &'static str,
+    example: &'static str,
+    at: fn(&mut Draft) -> &mut Option<String>,
+) -> Key {
+    Key::new(names, xml, "", help, example, Kind::Host(at)).restart()
+}
+
+const fn port(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    help: &'static str,
+    example: &'static str,
+    at: fn(&mut Draft) -> &mut Option<u16>,
+) -> Key {
+    Key::new(names, xml, "", help, example, Kind::Port(at)).restart()
+}
+
+const fn balancer(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    help: &'static str,
+    example: &'static str,
+    at: fn(&mut Draft) -> &mut Vec<String>,
+) -> Key {
+    Key::new(names, xml, "", help, example, Kind::Hosts(at)).restart()
+}
+
+const fn group(
+    names: &'static [&'static str],
+    help: &'static str,
+    example: &'static str,
+    set: fn(&mut Draft, &str) -> Result<(), String>,
+    covers: &'static [&'static str],
+) -> Key {
+    // What it opens is compared under the keys that it covers.
+    let kind = Kind::Other { allowed: value::PORT, set, differs: |_, _| false };
+    Key::new(names, &[], "", help, example, kind).covering(covers)
+}

@@ -1,0 +1,441 @@
+//! Keys that this build checks but does not serve, and keys that have nothing left to do.
+
+use super::{Key, Kind};
+use crate::config::value;
+
+pub(super) const TLS: &[Key] = &[
+    text(
+        &["javax.net.ssl.keyStore"],
+        &["ssl/keyStore"],
+        "File with our certificate and key.",
+        "/etc/lb/keystore.jks",
+    )
+    .later("TLS"),
+    text(
+        &["javax.net.ssl.keyStorePassword"],
+        &["ssl/keyStorePassword"],
+        "Password of that file.",
+        "123456",
+    )
+    .secret()
+    .later("TLS"),
+    text(
+        &["javax.net.ssl.trustStore"],
+        &["ssl/trustStore"],
+        "File with the certificates that we trust.",
+        "/etc/lb/truststore.jks",
+    )
+    .later("TLS"),
+    text(
+        &["javax.net.ssl.trustStorePassword"],
+        &["ssl/trustStorePassword"],
+        "Password of that file.",
+        "123456",
+    )
+    .secret()
+    .later("TLS"),
+    text(
+        &["gov.nist.javax.sip.TLS_CLIENT_PROTOCOLS", "tlsClientProtocols"],
+        &["ssl/tlsClientProtocols"],
+        "TLS versions, a comma list.",
+        "TLSv1.2",
+    )
+    .later("TLS"),
+    text(
+        &["gov.nist.javax.sip.ENABLED_CIPHER_SUITES", "enabledCipherSuites"],
+        &["ssl/enabledCipherSuites"],
+        "Cipher suites by their JSSE names, a comma list.",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    )
+    .later("TLS"),
+    checked(
+        &["gov.nist.javax.sip.TLS_CLIENT_AUTH_TYPE"],
+        &[],
+        "",
+        "Whether clients must have certificates.",
+        "Enabled",
+        "Enabled, Want, Disabled or DisabledAll",
+        |text| match text {
+            "Enabled" | "Want" | "Disabled" | "DisabledAll" => Ok(()),
+            _ => Err(format!("\"{text}\"; allowed is Enabled, Want, Disabled or DisabledAll")),
+        },
+    )
+    .later("TLS"),
+    Key::new(
+        &["terminateTLSTraffic"],
+        &["ssl/terminateTLSTraffic"],
+        "false",
+        "TLS becomes TCP and WebSocket over TLS becomes WebSocket towards nodes.",
+        "true",
+        Kind::Flag(|it| &mut it.config.terminate_tls),
+    )
+    .later("TLS"),
+    number(
+        &["gov.nist.javax.sip.SSL_HANDSHAKE_TIMEOUT"],
+        &[],
+        "-1",
+        "Longest TLS handshake, seconds.",
+        "10",
+    )
+    .later("TLS"),
+    flag(
+        &["gov.nist.javax.sip.USE_TLS_GATEWAY"],
+        &[],
+        "false",
+        "The WebSocket port speaks TLS and the other way round.",
+    )
+    .later("TLS"),
+    flag(
+        &["gov.nist.javax.sip.PATCH_SIP_WEBSOCKETS_HEADERS"],
+        &[],
+        "true",
+        "Replace .invalid hosts of WebSocket clients.",
+    )
+    .later("WebSocket"),
+    text(&["javax.net.debug"], &[], "ssl logs TLS in detail.", "ssl").later("TLS"),
+];
+
+pub(super) const HEARTBEATS: &[Key] = &[
+    port(
+        &["rmiRegistryPort"],
+        &["heartbeat/heartbeatConfig/rmiRegistryPort"],
+        "2000",
+        "Port of the RMI registry that Java nodes send their heartbeats to.",
+    )
+    .later("RMI heartbeats"),
+    port(
+        &["rmiRemoteObjectPort", "rmiRemoteOjectPort"],
+        &["heartbeat/heartbeatConfig/rmiRemoteObjectPort"],
+        "2001",
+        "Port of the RMI object.",
+    )
+    .later("RMI heartbeats"),
+    port(
+        &["heartbeatPort"],
+        &["heartbeat/heartbeatConfig/heartbeatPort"],
+        "",
+        "Port of heartbeats by HTTP.",
+    )
+    .xml_default("2610")
+    .later("HTTP heartbeats"),
+    text(
+        &["heartbeat.configclass"],
+        &["heartbeat@configclass"],
+        "Java class that says how nodes send their heartbeats.",
+        "HeartbeatConfigHttp",
+    )
+    .later("heartbeats other than SIP"),
+    text(
+        &["heartbeat.protocolClassName"],
+        &[
+            "heartbeat/heartbeatConfig/protocolClassName",
+            "heartbeat/heartbeatConfig/ProtocolClassName",
+        ],
+        "Java class of the heartbeat protocol.",
+        "ServerController",
+    )
+    .later("heartbeats other than SIP"),
+    number(
+        &["heartbeat.pullPeriod"],
+        &["heartbeat/heartbeatConfig/pullPeriod"],
+        "5000",
+        "From one look at Kubernetes to the next, milliseconds.",
+        "1000",
+    )
+    .later("Kubernetes"),
+    text(
+        &["heartbeat.nodeName"],
+        &["heartbeat/heartbeatConfig/nodeName"],
+        "Beginning of the names of pods that are nodes.",
+        "restcomm",
+    )
+    .later("Kubernetes"),
+];
+
+pub(super) const HTTP: &[Key] = &[
+    port(&["httpPort"], &["http/httpPort"], "2080", "Port of HTTP.").later("HTTP"),
+    port(&["httpsPort"], &["http/httpsPort"], "", "Port of HTTPS.").later("HTTP"),
+    number(
+        &["maxContentLength"],
+        &["http/maxContentLength"],
+        "1048576",
+        "Longest body, bytes.",
+        "10000",
+    )
+    .later("HTTP"),
+    text(
+        &["unavailableHost"],
+        &["http/unavailableHost"],
+        "Where requests are redirected to when there is no node.",
+        "sorry.example.com",
+    )
+    .later("HTTP"),
+    text(
+        &["requestCheckPattern"],
+        &["http/requestCheckPattern"],
+        "Requests whose error responses take a node out.",
+        "/restcomm/.*",
+    )
+    .later("HTTP"),
+    text(
+        &["http.urlrewrite"],
+        &["http/urlrewrite", "http/urlrewrite/*"],
+        "Rules that rewrite request targets.",
+        "rules",
+    )
+    .later("HTTP"),
+    flag(&["isRemoteServerSsl"], &[], "false", "HTTP and SMPP reach their servers by TLS.")
+        .later("HTTP and SMPP"),
+];
+
+pub(super) const SMPP: &[Key] = &[
+    text(&["smppName"], &[], "Name in log lines.", "SMPP").later("SMPP"),
+    host(&["smppHost"], &["smpp/smppHost"], "Listening address.").later("SMPP"),
+    host(&["smppInternalHost"], &["smpp/smppInternalHost"], "Source address towards servers.")
+        .later("SMPP"),
+    host(&["smppExternalHost"], &["smpp/smppExternalHost"], "Listening address for clients.")
+        .later("SMPP"),
+    port(&["smppPort"], &["smpp/smppPort"], "", "Port of SMPP.").later("SMPP"),
+    port(&["smppSslPort"], &["smpp/smppSslPort"], "", "Port of SMPP over TLS.").later("SMPP"),
+    checked(
+        &["remoteServers"],
+        &["smpp/remoteServers"],
+        "",
+        "SMPP servers.",
+        "192.0.2.30:2775",
+        "a comma list of host:port",
+        |text| value::list(text, value::host_and_port).map(drop),
+    )
+    .later("SMPP"),
+    number(&["maxConnectionSize"], &["smpp/maxConnectionSize"], "10", "Kept for old files.", "20")
+        .later("SMPP"),
+    flag(
+        &["nonBlockingSocketsEnabled"],
+        &["smpp/nonBlockingSocketsEnabled"],
+        "true",
+        "Kept for old files.",
+    )
+    .later("SMPP"),
+    flag(
+        &["defaultSessionCountersEnabled"],
+        &["smpp/defaultSessionCountersEnabled"],
+        "true",
+        "Kept for old files.",
+    )
+    .later("SMPP"),
+    number(
+        &["timeoutResponse"],
+        &["smpp/timeoutResponse"],
+        "3000",
+        "Longest wait for a response, milliseconds.",
+        "10000",
+    )
+    .later("SMPP"),
+    number(
+        &["timeoutConnection"],
+        &["smpp/timeoutConnection"],
+        "1000",
+        "Longest wait for a bind, milliseconds.",
+        "2000",
+    )
+    .later("SMPP"),
+    number(
+        &["timeoutEnquire"],
+        &["smpp/timeoutEnquire"],
+        "10000",
+        "Silence after which a connection is checked, milliseconds.",
+        "50000",
+    )
+    .later("SMPP"),
+    number(
+        &["reconnectPeriod"],
+        &["smpp/reconnectPeriod"],
+        "500",
+        "From one attempt to reach a server to the next, milliseconds.",
+        "1000",
+    )
+    .later("SMPP"),
+    number(
+        &["timeoutConnectionCheckClientSide"],
+        &["smpp/timeoutConnectionCheckClientSide"],
+        "3000",
+        "Longest wait for a client's answer to such a check, milliseconds.",
+        "1000",
+    )
+    .later("SMPP"),
+    number(
+        &["timeoutConnectionCheckServerSide"],
+        &["smpp/timeoutConnectionCheckServerSide"],
+        "3000",
+        "Longest wait for a server's answer to such a check, milliseconds.",
+        "1000",
+    )
+    .later("SMPP"),
+    flag(
+        &["muxMode"],
+        &["smpp/muxMode"],
+        "false",
+        "Sessions with one system_id share connections to servers.",
+    )
+    .xml_default("true")
+    .later("SMPP"),
+    text(
+        &["toNodeAlgorithmClass"],
+        &["smpp/toNodeAlgorithmClass"],
+        "How the client of a server's request is chosen.",
+        "SmppToNodeRoundRobinAlgorithm",
+    )
+    .later("SMPP"),
+    text(
+        &["toProviderAlgorithmClass"],
+        &["smpp/toProviderAlgorithmClass"],
+        "How the server of a client is chosen.",
+        "SmppToProviderRoundRobinAlgorithm",
+    )
+    .later("SMPP"),
+    flag(
+        &["isUseRrSendSmppRequestToClient"],
+        &["smpp/isUseRrSendSmppRequestToClient"],
+        "false",
+        "Requests of a server go to its clients in turn.",
+    )
+    .later("SMPP"),
+];
+
+pub(super) const IGNORED: &[Key] = &[
+    Key::ignored(
+        &["internalTransport"],
+        &[],
+        "the port keys say which transports are open; it never had an effect (sip.internalTransport is \
+         another key)",
+    ),
+    Key::ignored(
+        &["externalTransport"],
+        &[],
+        "the port keys say which transports are open; it never had an effect",
+    ),
+    Key::ignored(&["usePrettyEncoding"], &["sip/usePrettyEncoding"], NOT_OURS),
+    Key::ignored(
+        &["persistentConsistentHashCacheConfiguration"],
+        &["sip/algorithm/persistentConsistentHashCacheConfiguration"],
+        "balancers agree by arithmetic; there is no shared cache to configure",
+    ),
+    Key::ignored(&["cacheConfiguration"], &["common/cacheConfiguration"], NO_CACHE),
+    Key::ignored(&["cacheConfigFile"], &["common/cacheConfigFile"], NO_CACHE),
+    Key::ignored(
+        &["jmxHtmlAdapterPort"],
+        &["common/jmxHtmlAdapterPort"],
+        "there is no Java machine to look into; statisticPort shows the same figures",
+    ),
+    Key::ignored(&[], &["common/rmiRegistryPort"], ELSEWHERE),
+    Key::ignored(&[], &["common/rmiRemoteObjectPort"], ELSEWHERE),
+    Key::ignored(
+        &["gov.nist.javax.sip.SIP_MESSAGE_VALVE"],
+        &[],
+        "valves are Java classes; see blocked-values, sourceRateMax and totalRateMax",
+    ),
+    Key::ignored(
+        &["org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS"],
+        &[],
+        "valves are Java classes; see blocked-values",
+    ),
+    Key::ignored(
+        &["org.mobicents.ext.javax.sip.congestion.*"],
+        &[],
+        "valves are Java classes; see sourceRateMax and totalRateMax",
+    ),
+    Key::ignored(&["javax.sip.STACK_NAME"], &[], STACK),
+    Key::ignored(&["javax.sip.AUTOMATIC_DIALOG_SUPPORT"], &[], STACK),
+    Key::ignored(&["javax.sip.IP_ADDRESS"], &[], STACK),
+    Key::ignored(&["javax.sip.ROUTER_PATH"], &[], STACK),
+    Key::ignored(&["javax.sip.FORKABLE_EVENTS"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.TRACE_LEVEL"], &[], "logLevel says what is logged"),
+    Key::ignored(&["gov.nist.javax.sip.LOG_MESSAGE_CONTENT"], &[], "messages are never logged"),
+    Key::ignored(&["gov.nist.javax.sip.DEBUG_LOG"], &[], "logLevel says what is logged"),
+    Key::ignored(&["gov.nist.javax.sip.SERVER_LOG"], &[], "messages are never logged"),
+    Key::ignored(&["gov.nist.javax.sip.LOG_FACTORY"], &[], "logLevel says what is logged"),
+    Key::ignored(&["gov.nist.javax.sip.STACK_LOGGER"], &[], "logLevel says what is logged"),
+    Key::ignored(&["gov.nist.javax.sip.SERVER_LOGGER"], &[], "logLevel says what is logged"),
+    Key::ignored(&["gov.nist.javax.sip.THREAD_POOL_SIZE"], &[], THREADS),
+    Key::ignored(&["gov.nist.javax.sip.TCP_POST_PARSING_THREAD_POOL_SIZE"], &[], THREADS),
+    Key::ignored(&["gov.nist.javax.sip.REENTRANT_LISTENER"], &[], THREADS),
+    Key::ignored(&["gov.nist.javax.sip.THREAD_PRIORITY"], &[], THREADS),
+    Key::ignored(&["gov.nist.javax.sip.THREAD_AUDIT_INTERVAL_IN_MILLISECS"], &[], THREADS),
+    Key::ignored(&["gov.nist.javax.sip.TIMER_CLASS_NAME"], &[], THREADS),
+    Key::ignored(&["gov.nist.javax.sip.AGGRESSIVE_CLEANUP"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.MESSAGE_PROCESSOR_FACTORY"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.MAX_FORK_TIME_SECONDS"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.CACHE_CLIENT_CONNECTIONS"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.CACHE_SERVER_CONNECTIONS"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.PASS_INVITE_NON_2XX_ACK_TO_LISTENER"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.DELIVER_UNSOLICITED_NOTIFY"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.AUTOMATIC_DIALOG_ERROR_HANDLING"], &[], STACK),
+    Key::ignored(&["gov.nist.javax.sip.IS_BACK_TO_BACK_USER_AGENT"], &[], STACK),
+    Key::ignored(&["pathName"], &[], STACK),
+];
+
+const fn text(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    help: &'static str,
+    example: &'static str,
+) -> Key {
+    checked(names, xml, "", help, example, "text", |it| value::text(it).map(drop))
+}
+
+const fn host(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    help: &'static str,
+) -> Key {
+    let allowed = "an address or a host name";
+    checked(names, xml, "", help, "192.0.2.1", allowed, |it| value::host(it).map(drop))
+}
+
+const fn port(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    checked(names, xml, default, help, "7000", value::PORT, |it| value::port(it).map(drop))
+}
+
+const fn flag(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    checked(names, xml, default, help, "true", "true or false", |it| value::flag(it).map(drop))
+}
+
+const fn number(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    default: &'static str,
+    help: &'static str,
+    example: &'static str,
+) -> Key {
+    checked(names, xml, default, help, example, "a whole number", |it| {
+        value::number::<i64>(it, -1, i64::from(i32::MAX)).map(drop)
+    })
+}
+
+const fn checked(
+    names: &'static [&'static str],
+    xml: &'static [&'static str],
+    default: &'static str,
+    help: &'static str,
+    example: &'static str,
+    allowed: &'static str,
+    check: fn(&str) -> Result<(), String>,
+) -> Key {
+    Key::new(names, xml, default, help, example, Kind::Unkept { allowed, check })
+}
+
+const NOT_OURS: &str = "it only changed how headers look; we leave them as they are";
+const NO_CACHE: &str = "there is no shared cache to configure";
+const ELSEWHERE: &str = "it was never read from here; it belongs in heartbeat/heartbeatConfig";
+const STACK: &str = "it tuned the Java SIP stack, which is gone";
+const THREADS: &str = "it tuned Java threads; see shards";

@@ -1,0 +1,168 @@
+//! The statistics port's JSON: members, order and meaning of the original first, then ours.
+
+use std::fmt::Write;
+
+use protocols::sip::message::Method;
+
+use super::Scrape;
+use crate::node::Node;
+use crate::relay::DropReason;
+use crate::snapshot::Family;
+
+/// `/lbstat` (`http-smpp-registry.md` 4.1): one object `Metrics`. Values are integers but for the names
+/// in front. HTTP and SMPP members are 0 until something counts there.
+pub fn lbstat(scrape: &Scrape<'_>) -> String {
+    let totals = scrape.totals();
+    let process = &scrape.process;
+    let latest = scrape.snapshot.latest();
+    let active = scrape.snapshot.nodes().iter().filter(|it| it.version == latest).count();
+    let calls = totals.remembered_calls.map_or(-1, |it| i64::try_from(it).unwrap_or(i64::MAX));
+    let mut it = Object::default();
+    it.text("releaseName", process.name);
+    it.text("releaseVersion", process.version);
+    it.raw("activeNodes", active);
+    it.raw("JvmCpuUsage", process.cpu_percent);
+    it.raw("JvmHeapSize", process.resident_bytes);
+    it.raw("NumberOfActiveHttpConnections", 0);
+    it.raw("NumberOfActiveSipConnections", scrape.connections());
+    it.raw("NumberOfActiveSmppConnections", 0);
+    it.raw("NumberOfBytesTransferred", totals.content_bytes);
+    it.raw("NumberOfHttpBytesToClient", 0);
+    it.raw("NumberOfHttpBytesToServer", 0);
+    it.raw("NumberOfHttpRequests", 0);
+    it.raw("NumberOfRequestsProcessed", totals.all_requests());
+    it.raw("NumberOfResponsesProcessed", totals.all_responses());
+    it.raw("NumberOfSmppBytesToClient", 0);
+    it.raw("NumberOfSmppBytesToServer", 0);
+    it.raw("NumberOfSmppRequestsToClient", 0);
+    it.raw("NumberOfSmppRequestsToServer", 0);
+    it.raw("NumberOfActiveCalls", calls);
+
+    let mut methods = Object::default();
+    for method in Method::ALL {
+        methods.raw(method.as_str(), totals.requests(method));
+    }
+    it.raw("NumberOfRequestsProcessedByMethod", methods.end());
+    let mut classes = Object::default();
+    for class in 1..=9 {
+        classes.raw(&format!("{class}XX"), totals.codes.class(class));
+    }
+    it.raw("NumberOfResponsesProcessedByStatusCode", classes.end());
+    let mut drops = Object::default();
+    for reason in DropReason::ALL {
+        drops.raw(reason.as_str(), totals.drops(reason));
+    }
+    it.raw("NumberOfMessagesDropped", drops.end());
+    let residence = &scrape.residence;
+    let mut micros = Object::default();
+    for (name, time) in [
+        ("p50", residence.p50),
+        ("p99", residence.p99),
+        ("p999", residence.p999),
+        ("max", residence.max),
+    ] {
+        micros.raw(name, time.as_micros());
+    }
+    it.raw("ResidenceMicros", micros.end());
+    it.raw("UptimeSeconds", scrape.now.as_secs());
+    let mut whole = Object::default();
+    whole.raw("Metrics", it.end());
+    whole.end()
+}
+
+/// `/lbinfo` (`http-smpp-registry.md` 4.2): the nodes of the latest version, then the fingerprint over
+/// all eligible nodes, by which two balancers see that they decide alike.
+pub fn lbinfo(scrape: &Scrape<'_>) -> String {
+    let snapshot = scrape.snapshot;
+    let list = |family: Family| {
+        let nodes: Vec<String> = snapshot
+            .nodes()
+            .iter()
+            .filter(|it| it.version == snapshot.latest() && Family::of(it.ip) == family)
+            .map(|it| node(scrape, it))
+            .collect();
+        format!("[{}]", nodes.join(","))
+    };
+    let mut lists = Object::default();
+    lists.raw("nodesIPv4", list(Family::V4));
+    lists.raw("nodesIPv6", list(Family::V6));
+    lists.raw("smppRemoteServers", "[]");
+    let mut whole = Object::default();
+    whole.raw("Nodes info", lists.end());
+    whole.text("fingerprint", &format!("{:016x}", snapshot.fingerprint()));
+    whole.raw("generation", snapshot.generation());
+    whole.raw("latestVersion", snapshot.latest().0);
+    whole.raw("nodes", snapshot.nodes().len());
+    whole.end()
+}
+
+/// `/health`: HTTP status and body. 503 only while stopping: having no nodes is no reason to restart us
+/// or to move an address to a balancer that has none either.
+pub fn health(scrape: &Scrape<'_>) -> (u16, String) {
+    let nodes = scrape.snapshot.nodes();
+    let eligible = nodes.iter().filter(|it| it.is_eligible()).count();
+    let (code, status) = match (scrape.process.is_stopping, eligible) {
+        (true, _) => (503, "stopping"),
+        (false, 0) => (200, "no nodes"),
+        (false, _) => (200, "ok"),
+    };
+    let mut it = Object::default();
+    it.text("status", status);
+    it.raw("nodes", nodes.len());
+    it.raw("eligibleNodes", eligible);
+    (code, it.end())
+}
+
+fn node(scrape: &Scrape<'_>, node: &Node) -> String {
+    let record = scrape.registry.health(scrape.now, node.key);
+    let wall = |time| scrape.wall_ms(time);
+    let counter = |value: u64| format!("{{\"value\":{value}}}");
+    let mut properties = Object::default();
+    for (name, value) in &node.properties {
+        properties.text(name, value);
+    }
+    let last_sign = record.map_or(node.joined, |it| it.last_sign);
+    let last_response = record.and_then(|it| it.last_response).unwrap_or(node.joined);
+    let last_error = record.and_then(|it| it.last_error).unwrap_or(node.joined);
+    let mut it = Object::default();
+    it.text("hostName", &node.host_name);
+    it.text("ip", &node.ip.to_string());
+    it.raw("timeStamp", wall(last_sign));
+    it.raw("properties", properties.end());
+    it.raw("gracefulShutdown", node.graceful);
+    it.raw("bad", node.bad.is_some());
+    it.raw("failCounter", counter(record.map_or(0, |it| it.errors.into())));
+    it.raw("weightIndex", record.map_or(0, |it| it.weight));
+    it.raw("requestNumberWithoutResponse", counter(record.map_or(0, |it| it.unanswered.into())));
+    it.raw("lastTimeResponse", counter(wall(last_response)));
+    it.raw("lastTimeError", counter(wall(last_error)));
+    it.text("key", &format!("{:016x}", node.key.0));
+    it.raw("version", node.version.0);
+    it.raw("suspect", node.suspect);
+    it.raw("joined", wall(node.joined));
+    it.end()
+}
+
+/// One JSON object, members in order of their writing, no blanks.
+#[derive(Debug, Default)]
+struct Object(String);
+
+impl Object {
+    /// A value that is JSON already.
+    fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
+        let comma = if self.0.is_empty() { "" } else { "," };
+        let _ = write!(self.0, "{comma}{}:{value}", quoted(name)); // a String takes everything
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.raw(name, quoted(value));
+    }
+
+    fn end(self) -> String {
+        format!("{{{}}}", self.0)
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,242 @@
+//! `/metrics` in the Prometheus text exposition format, version 0.0.4.
+
+use std::fmt::{Display, Write};
+
+use protocols::sip::Transport;
+use protocols::sip::message::Method;
+
+use super::{RESIDENCE_BOUNDS, Scrape};
+use crate::node::Node;
+use crate::relay::{DropReason, Leg};
+
+/// Every figure there is. Rows that would be 0 for want of traffic on a transport, of a status code or of
+/// a node's response class are left out; the rest is always there.
+pub fn metrics(scrape: &Scrape<'_>) -> String {
+    let mut page = Page::default();
+    messages(&mut page, scrape);
+    nodes(&mut page, scrape);
+    shards(&mut page, scrape);
+    residence(&mut page, scrape);
+    process(&mut page, scrape);
+    page.text
+}
+
+fn messages(page: &mut Page, scrape: &Scrape<'_>) {
+    let totals = scrape.totals();
+    page.family("trunkline_sip_messages_total", "counter", "SIP messages taken in.");
+    for transport in Transport::ALL {
+        for (leg, leg_name) in LEGS {
+            let (requests, responses) = totals.messages(transport, leg);
+            for (kind, count) in [("request", requests), ("response", responses)] {
+                if count > 0 {
+                    page.row(
+                        &[("leg", leg_name), ("transport", transport.as_param()), ("kind", kind)],
+                        count,
+                    );
+                }
+            }
+        }
+    }
+    page.family("trunkline_sip_requests_total", "counter", "SIP requests taken in, by method.");
+    for method in Method::ALL {
+        for (leg, leg_name) in LEGS {
+            let count = totals.methods.get(method.index()).and_then(|it| it.get(leg as usize));
+            let labels = [("method", method.as_str()), ("leg", leg_name)];
+            page.row(&labels, count.copied().unwrap_or(0));
+        }
+    }
+    page.family(
+        "trunkline_sip_responses_total",
+        "counter",
+        "SIP responses taken in or made here, by status class and code.",
+    );
+    for (code, count) in totals.codes.iter() {
+        let class = format!("{}xx", code / 100);
+        page.row(&[("class", &class), ("code", &code.to_string())], count);
+    }
+    page.family("trunkline_sip_dropped_total", "counter", "SIP messages dropped, by reason.");
+    for reason in DropReason::ALL {
+        page.row(&[("reason", reason.as_str())], totals.drops(reason));
+    }
+    page.family(
+        "trunkline_sip_content_bytes_total",
+        "counter",
+        "Bytes of SIP message bodies taken in.",
+    );
+    page.row(&[], totals.content_bytes);
+    if let Some(calls) = totals.remembered_calls {
+        page.family("trunkline_calls", "gauge", "Calls that the algorithm remembers.");
+        page.row(&[], calls);
+    }
+}
+
+fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
+    let totals = scrape.totals();
+    let snapshot = scrape.snapshot;
+    page.family("trunkline_nodes", "gauge", "Live nodes, by state.");
+    for state in STATES {
+        let count = snapshot.nodes().iter().filter(|it| state_of(it) == state).count();
+        page.row(&[("state", state)], count);
+    }
+    let labels: Vec<[String; 3]> = snapshot
+        .nodes()
+        .iter()
+        .map(|it| [format!("{:016x}", it.key.0), it.host_name.clone(), it.version.0.to_string()])
+        .collect();
+    let with = |[key, name, version]: &[String; 3]| {
+        [("node", key.clone()), ("name", name.clone()), ("version", version.clone())]
+    };
+    let rows = || labels.iter().zip(snapshot.nodes());
+    page.family("trunkline_node_state", "gauge", "1 for the state that a live node is in.");
+    for (label, node) in rows() {
+        let [key, name, version] = &with(label);
+        let state = ("state", state_of(node).to_owned());
+        let address = ("ip", node.ip.to_string());
+        page.owned_row(&[key.clone(), name.clone(), version.clone(), address, state], 1);
+    }
+    page.family("trunkline_node_calls_total", "counter", "Calls given to a live node.");
+    for (label, node) in rows() {
+        page.owned_row(&with(label), totals.node(node.key).calls);
+    }
+    page.family("trunkline_node_requests_total", "counter", "Requests sent to a live node.");
+    for (label, node) in rows() {
+        page.owned_row(&with(label), totals.node(node.key).requests);
+    }
+    page.family(
+        "trunkline_node_responses_total",
+        "counter",
+        "Responses of a live node, by status class.",
+    );
+    for (label, node) in rows() {
+        for (class, count) in (1..).zip(totals.node(node.key).responses) {
+            if count > 0 {
+                let [key, name, version] = with(label);
+                page.owned_row(&[key, name, version, ("class", format!("{class}xx"))], count);
+            }
+        }
+    }
+    page.family(
+        "trunkline_nodes_fingerprint",
+        "gauge",
+        "1; balancers whose fingerprints are equal choose alike.",
+    );
+    page.owned_row(&[("fingerprint", format!("{:016x}", snapshot.fingerprint()))], 1);
+}
+
+fn shards(page: &mut Page, scrape: &Scrape<'_>) {
+    /// Name, type, help and where the value is found.
+    type Row = (&'static str, &'static str, &'static str, fn(&super::Load) -> u64);
+    let rows: [Row; 10] = [
+        ("datagrams_total", "counter", "Datagrams received.", |it| it.datagrams),
+        ("batches_total", "counter", "Receive calls that brought datagrams.", |it| it.batches),
+        ("stream_messages_total", "counter", "Messages received on streams.", |it| {
+            it.stream_messages
+        }),
+        ("sent_total", "counter", "Datagrams and stream writes that left.", |it| it.sent),
+        ("wakeups_total", "counter", "Turns of the driver.", |it| it.turns),
+        ("receive_drops_total", "counter", "Datagrams that the kernel dropped unread.", |it| {
+            it.receive_drops
+        }),
+        ("hops_total", "counter", "Messages handed to another shard.", |it| it.hops),
+        ("connections", "gauge", "Open stream connections.", |it| it.connections),
+        ("refused_connections_total", "counter", "Stream connections refused.", |it| {
+            it.refused_connections
+        }),
+        ("retried_total", "counter", "Messages decided again after a refusal.", |it| it.retried),
+    ];
+    for (name, kind, help, value) in rows {
+        page.family(&format!("trunkline_shard_{name}"), kind, help);
+        for (index, (_, load)) in scrape.shards.iter().enumerate() {
+            page.row(&[("shard", &index.to_string())], value(load));
+        }
+    }
+    page.family("trunkline_shard_busy_seconds_total", "counter", "Time between wake-up and sleep.");
+    for (index, (_, load)) in scrape.shards.iter().enumerate() {
+        page.row(&[("shard", &index.to_string())], load.busy.as_secs_f64());
+    }
+}
+
+fn residence(page: &mut Page, scrape: &Scrape<'_>) {
+    let it = scrape.residence;
+    page.family(
+        "trunkline_residence_seconds",
+        "histogram",
+        "Time from receiving a message to sending it on.",
+    );
+    for (bound, count) in RESIDENCE_BOUNDS.iter().zip(it.at_most) {
+        page.suffixed_row("_bucket", &[("le", &bound.as_secs_f64().to_string())], count);
+    }
+    page.suffixed_row("_bucket", &[("le", "+Inf")], it.count);
+    page.suffixed_row("_sum", &[], it.sum.as_secs_f64());
+    page.suffixed_row("_count", &[], it.count);
+}
+
+fn process(page: &mut Page, scrape: &Scrape<'_>) {
+    let process = &scrape.process;
+    page.family("trunkline_build_info", "gauge", "1, with name and version of the program.");
+    page.row(&[("name", process.name), ("version", process.version)], 1);
+    page.family("trunkline_uptime_seconds", "gauge", "Time since the start of the process.");
+    page.row(&[], scrape.now.as_secs());
+    page.family("trunkline_cpu_percent", "gauge", "CPU of the process, percent of all cores.");
+    page.row(&[], process.cpu_percent);
+    page.family("trunkline_resident_bytes", "gauge", "Resident memory.");
+    page.row(&[], process.resident_bytes);
+    page.family("trunkline_stopping", "gauge", "1 while the process drains.");
+    page.row(&[], u8::from(process.is_stopping));
+}
+
+const LEGS: [(Leg, &str); 2] = [(Leg::External, "external"), (Leg::Internal, "internal")];
+
+const STATES: [&str; 4] = ["eligible", "graceful", "bad", "suspect"];
+
+/// One state each, the most lasting first.
+const fn state_of(node: &Node) -> &'static str {
+    if node.graceful {
+        "graceful"
+    } else if node.bad.is_some() {
+        "bad"
+    } else if node.suspect {
+        "suspect"
+    } else {
+        "eligible"
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// Name of the family that rows belong to.
+    name: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        name.clone_into(&mut self.name);
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n"); // never fails
+    }
+
+    fn row(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.suffixed_row("", labels, value);
+    }
+
+    fn owned_row(&mut self, labels: &[(&str, String)], value: impl Display) {
+        let labels: Vec<(&str, &str)> = labels.iter().map(|it| (it.0, it.1.as_str())).collect();
+        self.suffixed_row("", &labels, value);
+    }
+
+    fn suffixed_row(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(&self.name);
+        self.text.push_str(suffix);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{label}=\"{}\"", escaped(text)); // never fails
+        }
+        self.text.push_str(if labels.is_empty() { " " } else { "} " });
+        let _ = writeln!(self.text, "{value}"); // never fails
+    }
+}
+
+/// Backslash, quote and line feed, as the format asks. Nodes write some of these texts.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

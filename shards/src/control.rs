@@ -1,0 +1,631 @@
+//! The control thread: owns the node table, publishes what shards go by, serves the statistics port,
+//! reloads the configuration, starts and stops the process in the original's words and order
+//! (`http-smpp-registry.md` 5.2, 5.4).
+//!
+//! One epoll set, no timers of its own while nothing is due. Everything that decides is a state machine
+//! of the engine; everything that carries traffic is behind [`Shards`].
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::config::{Config, LegConfig};
+use engine::lifecycle::Prober;
+use engine::names::{Answer, Query, Reach, Unresolved, literal};
+use engine::node::Ports;
+use engine::registry::{Registry, Rules};
+use engine::relay::{Leg, Report};
+use engine::snapshot::Snapshot;
+use log::{error, info, warn};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+use crate::admin::{Command, Credentials, Response};
+use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
+use crate::clock::Clock;
+use crate::hosts::Hosts;
+use crate::http::{Connection, Server};
+use crate::names::{Names, Sources};
+use crate::{logs, probe, reload};
+
+/// The shards as control sees them. Dropping it joins their threads.
+pub trait Shards {
+    /// One shard's counters and figures.
+    type Figures;
+
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Readable when [`Shards::poll`] has something.
+    fn waker(&self) -> BorrowedFd<'_>;
+
+    /// The next thing that a shard says; puts the waker to rest when there is nothing.
+    fn poll(&mut self) -> Option<Said<Self::Figures>>;
+
+    /// What every shard goes by from its next batch on.
+    fn publish(&mut self, view: &View);
+
+    /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
+    /// are not delivered any more.
+    fn ask_figures(&mut self);
+
+    /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
+    fn addressee(&self, shard: u8) -> Addressee;
+
+    /// Ties users that match a regular expression to a node, or unties them (`/lbnoderegex`).
+    ///
+    /// # Errors
+    ///
+    /// Why not, for the administrator.
+    fn tie(&mut self, regex: &str, node: Option<SocketAddr>) -> Result<(), String>;
+
+    /// One page of the statistics port.
+    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
+
+    /// The routing decision for one message, step by step.
+    fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response;
+}
+
+/// Takes what the resolver says to one shard's question.
+pub type Addressee = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
+
+/// What shards tell control.
+#[derive(Debug)]
+pub enum Said<F> {
+    /// Something about nodes.
+    Report(Report),
+    /// A message waits for a name.
+    Resolve {
+        /// Who asks.
+        shard: u8,
+        /// What for.
+        query: Query,
+    },
+    /// An answer to [`Shards::ask_figures`].
+    Figures(F),
+    /// It has ended, as it was told or because it failed.
+    Ended {
+        /// Which.
+        shard: u8,
+        /// Why, if it was not told to.
+        failure: Option<String>,
+    },
+}
+
+/// What shards go by.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The node table.
+    pub snapshot: Arc<Snapshot>,
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
+    pub stopping: Option<Time>,
+}
+
+/// A page of the statistics port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Page {
+    /// `/lbstat`.
+    Stat,
+    /// `/lbinfo`.
+    Info,
+    /// `/metrics`.
+    Metrics,
+    /// `/health`; made without figures.
+    Health,
+}
+
+/// What pages are made of, besides the shards' figures.
+#[derive(Clone, Copy)]
+pub struct Facts<'c> {
+    /// When.
+    pub now: Time,
+    /// What shards go by.
+    pub view: &'c View,
+    /// The records of all nodes.
+    pub registry: &'c Registry,
+}
+
+/// A message to be explained; see [`Command::Explain`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Explain {
+    /// As if it came from here.
+    pub source: Option<SocketAddr>,
+    /// As if it came in here.
+    pub listener: Option<(SocketAddr, Transport)>,
+    /// As if it came in on this leg.
+    pub leg: Option<Leg>,
+    /// The message.
+    pub message: Vec<u8>,
+}
+
+/// Blocks the signals that [`run`] takes from its epoll set. Call it before any thread is started: threads
+/// inherit the mask.
+pub fn block_signals() {
+    // Fails only for signal numbers that do not exist.
+    let _ = signals().thread_block();
+}
+
+/// Runs the service until it is told to stop; returns the exit code.
+///
+/// `start` opens the listeners and starts the shards, on what `View` says; its error names what the
+/// operator has to change.
+pub fn run<S: Shards>(
+    run: Run,
+    sources: Sources,
+    start: impl FnOnce(Clock, &View) -> Result<S, String>,
+) -> u8 {
+    logs::start(None);
+    let clock = Clock::start();
+    let (file, loaded) = match reload::File::open(run.file, run.overrides, clock.now()) {
+        Ok(it) => it,
+        Err(errors) => {
+            errors.iter().for_each(|it| error!("{it}"));
+            return EXIT_CONFIG;
+        }
+    };
+    if reload::names_log_level(&loaded) {
+        logs::set_level(loaded.config.log_level);
+    } else if let Some(path) = &run.log_config {
+        log4j(path);
+    }
+    match Control::start(clock, file, sources, start) {
+        Ok(control) => control.run(),
+        Err(why) => {
+            error!("An unexpected error occurred while starting the load balancer: {why}");
+            EXIT_CONFIG
+        }
+    }
+}
+
+fn log4j(path: &Path) {
+    match std::fs::read_to_string(path) {
+        Ok(xml) => {
+            let read = logs::log4j(&xml);
+            if let Some(level) = read.root {
+                logs::set_level(level);
+            }
+            read.warnings.iter().for_each(|it| warn!("{}: {it}", path.display()));
+        }
+        Err(error) => warn!("{}: {error}", path.display()),
+    }
+}
+
+struct Control<S: Shards> {
+    clock: Clock,
+    epoll: Epoll,
+    signals: SignalFd,
+    bell: Arc<EventFd>,
+    file: reload::File,
+    view: View,
+    /// The view has changed since it was published.
+    is_stale: bool,
+    registry: Registry,
+    prober: Prober,
+    probes: probe::Sockets,
+    names: Names,
+    hosts: Hosts,
+    server: Option<Server>,
+    gathering: Option<Gathering<S::Figures>>,
+    shards: S,
+    shards_running: usize,
+    refused_logged: Option<Time>,
+    exit: Option<u8>,
+}
+
+/// Figures on their way from the shards to pages.
+struct Gathering<F> {
+    figures: Vec<F>,
+    missing: usize,
+    deadline: Time,
+    pages: Vec<(Connection, Page)>,
+}
+
+impl<S: Shards> Control<S> {
+    fn start(
+        clock: Clock,
+        file: reload::File,
+        sources: Sources,
+        start: impl FnOnce(Clock, &View) -> Result<S, String>,
+    ) -> Result<Self, String> {
+        let kernel = |error: &dyn std::fmt::Display| error.to_string();
+        let config = Arc::clone(file.config());
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|it| kernel(&it))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&signals(), flags).map_err(|it| kernel(&it))?;
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let bell = Arc::new(EventFd::from_flags(flags).map_err(|it| kernel(&it))?);
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&signals, readable(SIGNALS)).map_err(|it| kernel(&it))?;
+        epoll.add(&bell, readable(BELL)).map_err(|it| kernel(&it))?;
+        let names = Names::start(sources).map_err(|it| kernel(&it))?;
+
+        let now = clock.now();
+        info!("nodeTimeout={}", config.node_timeout.as_millis());
+        info!("heartbeatInterval={}", config.heartbeat_interval.as_millis());
+        info!("Node registry starting...");
+        let mut hosts = Hosts::new(Arc::clone(&bell));
+        hosts.configure(now, &config);
+        let mut registry = Registry::new(now, Rules::from(&*config), &hosts.addresses());
+        info!("Node expiration task created");
+        info!("Node registry started");
+        let own = config.internal.host.as_deref().or(config.host.as_deref()).and_then(literal);
+        let probes = probe::Sockets::open(own, &epoll);
+        let local = probes.local(registry.probed().next().map(|it| it.1));
+        let mut prober = Prober::new(seed(), local, config.probe);
+        prober.configure(now, config.probe, registry.probed());
+
+        let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
+        let view = View { snapshot, config: Arc::clone(&config), stopping: None };
+        // Whatever can be refused comes before the first thread that carries traffic.
+        let bind = |port| {
+            Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
+        };
+        let server = config.statistic_port.map(bind).transpose()?;
+        let shards = start(clock, &view)?;
+        epoll.add(shards.waker(), readable(SHARDS)).map_err(|it| kernel(&it))?;
+        info!("{}", started(&config));
+        if let Some(server) = &server {
+            info!("Load balancer statistic on port : {}", server.address().port());
+        }
+        Ok(Control {
+            shards_running: shards.count(),
+            clock,
+            epoll,
+            signals,
+            bell,
+            file,
+            view,
+            is_stale: true,
+            registry,
+            prober,
+            probes,
+            names,
+            hosts,
+            server,
+            gathering: None,
+            shards,
+            refused_logged: None,
+            exit: None,
+        })
+    }
+
+    fn run(mut self) -> u8 {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            self.handle_shards();
+            self.handle_timeouts();
+            self.publish();
+            if let Some(code) = self.exit {
+                self.stop();
+                return code;
+            }
+            // An interruption counts as no event.
+            let count = self.epoll.wait(&mut events, self.wait()).unwrap_or(0);
+            let now = self.clock.now();
+            for event in events.iter().take(count) {
+                match event.data() {
+                    SIGNALS => self.handle_signals(now),
+                    BELL => {
+                        let _ = self.bell.read();
+                        if self.hosts.handle_answers(now) {
+                            self.configure_nodes(now);
+                        }
+                    }
+                    SHARDS => {} // Looked at in every turn.
+                    token if probe::Sockets::owns(token) => {
+                        self.probes.handle_ready(now, token, &mut self.prober, &self.epoll);
+                    }
+                    token => self.handle_http(now, token),
+                }
+            }
+        }
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&self) -> EpollTimeout {
+        let gathering = self.gathering.as_ref().map(|it| it.deadline);
+        let next = [
+            Some(self.file.poll_timeout()),
+            self.registry.poll_timeout(),
+            self.prober.poll_timeout(),
+            self.hosts.poll_timeout(),
+            self.server.as_ref().and_then(Server::poll_timeout),
+            gathering,
+            self.view.stopping.map(|it| it + STOP_GRACE),
+        ];
+        let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
+        // Rounded up: waking before the time would be a busy loop.
+        let millis = next.since(self.clock.now()).as_nanos().div_ceil(1_000_000);
+        EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+    }
+
+    fn handle_shards(&mut self) {
+        let now = self.clock.now();
+        for _ in 0..NOTICES_PER_TURN {
+            match self.shards.poll() {
+                Some(Said::Report(report)) => {
+                    if let Err(refused) = self.registry.handle_report(now, report)
+                        && self.refused_logged.is_none_or(|it| now.since(it) >= REFUSED_LOG_PERIOD)
+                    {
+                        self.refused_logged = Some(now);
+                        warn!("Heartbeat refused: {refused}");
+                    }
+                }
+                Some(Said::Resolve { shard, query }) => {
+                    let addressee = self.shards.addressee(shard);
+                    self.names.ask(query, reach(&self.view.config), addressee);
+                }
+                Some(Said::Figures(figures)) => {
+                    if let Some(gathering) = &mut self.gathering {
+                        gathering.figures.push(figures);
+                        gathering.missing = gathering.missing.saturating_sub(1);
+                    }
+                }
+                Some(Said::Ended { shard, failure }) => self.handle_end(shard, failure),
+                None => break,
+            }
+        }
+    }
+
+    fn handle_end(&mut self, shard: u8, failure: Option<String>) {
+        self.shards_running = self.shards_running.saturating_sub(1);
+        let is_expected = self.view.stopping.is_some() && failure.is_none();
+        if !is_expected {
+            // Its share of the traffic is lost: better to end and be started again.
+            let why = failure.unwrap_or_else(|| "it ended on its own".to_owned());
+            error!("Shard {shard} has failed: {why}");
+            self.exit = Some(EXIT_FAILED);
+        } else if self.shards_running == 0 {
+            self.exit.get_or_insert(EXIT_OK);
+        }
+    }
+
+    fn handle_timeouts(&mut self) {
+        let now = self.clock.now();
+        if let Some(config) = self.file.handle_timeout(now) {
+            self.configure(now, config);
+        }
+        self.hosts.handle_timeout(now, &self.names);
+        self.registry.handle_timeout(now);
+        while let Some(action) = self.prober.poll_action(now) {
+            self.probes.send(now, action, &mut self.prober, &self.epoll);
+        }
+        while let Some((node, pulse)) = self.prober.poll_pulse() {
+            self.registry.handle_pulse(now, node, pulse);
+        }
+        while let Some(event) = self.registry.poll_event() {
+            log::log!(event.level(), "{event}");
+        }
+        if let Some(server) = &mut self.server {
+            server.handle_timeout(now);
+        }
+        if self.gathering.as_ref().is_some_and(|it| it.missing == 0 || it.deadline <= now)
+            && let Some(gathering) = self.gathering.take()
+        {
+            for (connection, page) in gathering.pages {
+                let response = self.page(now, page, &gathering.figures);
+                self.respond(now, connection, &response);
+            }
+        }
+        if self.view.stopping.is_some_and(|it| it + STOP_GRACE <= now) {
+            warn!("{} shards have not ended", self.shards_running);
+            self.exit.get_or_insert(EXIT_OK);
+        }
+    }
+
+    /// Hands shards what has changed, once per turn.
+    fn publish(&mut self) {
+        if let Some(snapshot) = self.registry.snapshot() {
+            self.view.snapshot = Arc::new(snapshot);
+            self.is_stale = true;
+        }
+        if std::mem::take(&mut self.is_stale) {
+            self.shards.publish(&self.view);
+        }
+    }
+
+    fn configure(&mut self, now: Time, config: Arc<Config>) {
+        if config.log_level != self.view.config.log_level {
+            logs::set_level(config.log_level);
+        }
+        self.view.config = config;
+        self.is_stale = true;
+        self.hosts.configure(now, &self.view.config);
+        self.configure_nodes(now);
+    }
+
+    fn configure_nodes(&mut self, now: Time) {
+        let config = &self.view.config;
+        self.registry.configure(now, Rules::from(&**config), &self.hosts.addresses());
+        self.prober.configure(now, config.probe, self.registry.probed());
+    }
+
+    fn handle_signals(&mut self, now: Time) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if i32::try_from(signal.ssi_signo) == Ok(Signal::SIGHUP as i32) {
+                if let Some(config) = self.file.reload() {
+                    self.configure(now, config);
+                }
+            } else if self.view.stopping.is_some() {
+                self.drain(now, Duration::ZERO);
+            } else {
+                self.drain(now, self.view.config.shutdown_timeout);
+            }
+        }
+    }
+
+    /// The statistics port closes first: that is what IP load balancers and keepalived look at. Traffic
+    /// goes on until the time is over.
+    fn drain(&mut self, now: Time, time: Duration) {
+        if let Some(server) = &mut self.server {
+            server.stop_listening();
+        }
+        let millis = time.as_millis();
+        warn!("GracefulShutdown was called, stopping the Load Balancer into {millis} ms.");
+        self.view.stopping = Some(now + time);
+        self.is_stale = true;
+    }
+
+    fn handle_http(&mut self, now: Time, token: u64) {
+        let Some(server) = &mut self.server else { return };
+        let credentials = Credentials::from(&*self.view.config);
+        let ready = server.handle_ready(now, token, &self.epoll, &credentials);
+        let Some((connection, command)) = ready else { return };
+        let response = match command {
+            Command::Stat => return self.gather(now, connection, Page::Stat),
+            Command::Info => return self.gather(now, connection, Page::Info),
+            Command::Metrics => return self.gather(now, connection, Page::Metrics),
+            Command::Health => self.page(now, Page::Health, &[]),
+            Command::Stop => {
+                if self.view.stopping.is_none() {
+                    self.drain(now, self.view.config.shutdown_timeout);
+                }
+                Response::text(200, "Load Balancer is stopping.\n")
+            }
+            Command::LogLevel(level) => {
+                logs::set_level(level);
+                Response::text(200, "Log level changed")
+            }
+            Command::NodeRegex { regex, node } => match self.shards.tie(&regex, node) {
+                Ok(()) => Response::text(200, "Regex set"),
+                Err(why) => Response::text(400, why + "\n"),
+            },
+            Command::Explain { source, listener, leg, message } => {
+                let message = Explain { source, listener, leg, message };
+                self.shards.explain(&message, &self.facts(now))
+            }
+        };
+        self.respond(now, connection, &response);
+    }
+
+    /// A page that needs the shards' figures: asks them, unless they have just been asked.
+    fn gather(&mut self, now: Time, connection: Connection, page: Page) {
+        let gathering = self.gathering.get_or_insert_with(|| {
+            self.shards.ask_figures();
+            Gathering {
+                figures: Vec::new(),
+                missing: self.shards_running,
+                deadline: now + FIGURES_TIME_MAX,
+                pages: Vec::new(),
+            }
+        });
+        gathering.pages.push((connection, page));
+    }
+
+    fn page(&self, now: Time, page: Page, figures: &[S::Figures]) -> Response {
+        self.shards.page(page, figures, &self.facts(now))
+    }
+
+    fn facts(&self, now: Time) -> Facts<'_> {
+        Facts { now, view: &self.view, registry: &self.registry }
+    }
+
+    fn respond(&mut self, now: Time, connection: Connection, response: &Response) {
+        if let Some(server) = &mut self.server {
+            server.respond(now, connection, response, &self.epoll);
+        }
+    }
+
+    /// The rest of the stop, in the original's words (5.4).
+    fn stop(self) {
+        info!("Stopping the sip forwarder");
+        for (leg, ip, transport, port) in listening_points(&self.view.config) {
+            let transport = transport.as_via();
+            info!("Removing the following Listening Point {leg} {transport} {ip} : {port}");
+        }
+        drop(self.shards);
+        info!("Sip forwarder SIP stack stopped");
+        info!("Unregistering the node registry");
+        info!("Stopping the node registry");
+        info!("Stopping node registry...");
+        info!("Node Expiration Task cancelled true");
+        info!("Node registry stopped.");
+    }
+}
+
+impl From<&Config> for Credentials {
+    fn from(config: &Config) -> Credentials {
+        Credentials {
+            required: config.security_required,
+            login: config.login.clone(),
+            password: config.password.clone(),
+        }
+    }
+}
+
+/// What names of foreign hosts may lead to: what we have a listener for.
+fn reach(config: &Config) -> Reach {
+    let is_open = |ports: fn(&LegConfig) -> &Ports, transport| {
+        [&config.external, &config.internal].iter().any(|leg| ports(leg).of(transport).is_some())
+    };
+    let any =
+        |ports: fn(&LegConfig) -> &Ports| Transport::ALL.into_iter().any(|it| is_open(ports, it));
+    Reach {
+        transports: Transport::ALL
+            .map(|it| is_open(|leg| &leg.ports, it) || is_open(|leg| &leg.ipv6_ports, it)),
+        ipv4: any(|leg| &leg.ports),
+        ipv6: any(|leg| &leg.ipv6_ports),
+    }
+}
+
+/// `Sip Balancer started on external address 127.0.0.1, external port : 5060, internalPort : 5065`
+fn started(config: &Config) -> String {
+    let first = |leg: &LegConfig| leg.ports.iter().chain(leg.ipv6_ports.iter()).next();
+    let external = &config.external;
+    let address = [&external.host, &config.host, &external.ipv6_host, &config.ipv6_host];
+    let address = address.into_iter().flatten().next().map_or("0.0.0.0", String::as_str);
+    let port = first(external).map_or(0, |it| it.1);
+    let mut line =
+        format!("Sip Balancer started on external address {address}, external port : {port}");
+    if let Some((_, port)) = first(&config.internal) {
+        line += &format!(", internalPort : {port}");
+    }
+    line
+}
+
+fn listening_points(config: &Config) -> Vec<(&'static str, &str, Transport, u16)> {
+    let legs = [("external", &config.external), ("internal", &config.internal)];
+    let mut points = Vec::new();
+    for (name, leg) in legs {
+        let families = [
+            (&leg.ports, leg.host.as_ref().or(config.host.as_ref()), "0.0.0.0"),
+            (&leg.ipv6_ports, leg.ipv6_host.as_ref().or(config.ipv6_host.as_ref()), "::"),
+        ];
+        for (ports, host, any) in families {
+            let host = host.map_or(any, String::as_str);
+            points.extend(ports.iter().map(|(transport, port)| (name, host, transport, port)));
+        }
+    }
+    points
+}
+
+fn signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
+}
+
+/// The standard library keys its hasher from the system's entropy.
+fn seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(0)
+}
+
+/// Epoll tokens; `probe` and `http` have ranges of their own.
+const SIGNALS: u64 = 0;
+const BELL: u64 = 1;
+const SHARDS: u64 = 2;
+/// Fairness: whatever shards report, signals and administration get their turn.
+const NOTICES_PER_TURN: usize = 4096;
+/// A shard that has not answered by then is stuck; the page is made without it.
+const FIGURES_TIME_MAX: Duration = Duration::from_secs(1);
+/// After the end of the drain, for shards to wind up.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Anyone who reaches the internal leg can send rubbish; the log must not grow by it.
+const REFUSED_LOG_PERIOD: Duration = Duration::from_secs(5);

@@ -1,0 +1,375 @@
+//! The demo: the balancer as a process of its own, two pretend nodes, callers over UDP and TCP. One node
+//! is killed in the middle and comes back; a table at the end says what became of every call.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use protocols::sip::Transport;
+use tools::agent::{self, Agent, AgentConfig, Death, Polling};
+use tools::caller::{CallerConfig, Pace};
+use tools::node::NodeConfig;
+use tools::process::CpuTime;
+use tools::report::{Lost, Report};
+
+/// Runs the demo and prints its table. With `stay`, keeps everything up until Ctrl-C.
+///
+/// # Errors
+///
+/// What went wrong, as a sentence for the terminal.
+#[allow(clippy::print_stdout)] // the demo talks to a person
+pub fn run(stay: bool) -> Result<(), String> {
+    let ports = Ports::choose()?;
+    let mut balancer = Balancer::start(&ports)?;
+    println!("Trunkline demo. The balancer is process {}:", balancer.child.id());
+    println!("  clients call      {} (UDP and TCP)", ports.external());
+    println!("  nodes register at {} (UDP and TCP)", ports.internal());
+    println!("  statistics at     http://{}/lbstat (also /lbinfo, /metrics)", ports.statistic());
+
+    let peers = start_peers(&ports).map_err(|error| format!("cannot start the peers: {error}"))?;
+    println!("  two pretend nodes {} and {}", peers.nodes()[0], peers.nodes()[1]);
+    balancer.wait_for_nodes(2)?;
+    println!(
+        "Both nodes are registered. {UDP_RATE} calls a second over UDP, {TCP_RATE} over TCP.\n"
+    );
+
+    let story = tell(&mut balancer, &ports, &peers)?;
+    story.print();
+    if stay {
+        print_stay(&ports);
+        loop {
+            balancer.check()?;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+    if story.failed() {
+        Err("calls were lost that should not have been".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// Ports on loopback, all free a moment ago.
+struct Ports {
+    external: u16,
+    internal: u16,
+    statistic: u16,
+}
+
+impl Ports {
+    #[allow(clippy::print_stdout)]
+    fn choose() -> Result<Ports, String> {
+        let mut taken = Vec::new();
+        let mut choose = |wanted: u16| {
+            let port = free_port(wanted, &taken)?;
+            if port != wanted {
+                println!("Port {wanted} is taken; the demo uses {port} instead.");
+            }
+            taken.push(port);
+            Ok::<u16, String>(port)
+        };
+        Ok(Ports { external: choose(5060)?, internal: choose(5065)?, statistic: choose(2006)? })
+    }
+
+    fn external(&self) -> SocketAddr {
+        SocketAddr::new(LOOPBACK, self.external)
+    }
+
+    fn internal(&self) -> SocketAddr {
+        SocketAddr::new(LOOPBACK, self.internal)
+    }
+
+    fn statistic(&self) -> SocketAddr {
+        SocketAddr::new(LOOPBACK, self.statistic)
+    }
+}
+
+fn free_port(wanted: u16, taken: &[u16]) -> Result<u16, String> {
+    let is_free = |port: u16| {
+        !taken.contains(&port)
+            && TcpListener::bind((LOOPBACK, port)).is_ok()
+            && UdpSocket::bind((LOOPBACK, port)).is_ok()
+    };
+    if is_free(wanted) {
+        return Ok(wanted);
+    }
+    // What the kernel hands out for TCP is nearly always free for UDP too.
+    for _ in 0..32 {
+        let any = TcpListener::bind((LOOPBACK, 0)).and_then(|it| it.local_addr());
+        match any {
+            Ok(address) if is_free(address.port()) => return Ok(address.port()),
+            Ok(_) => {}
+            Err(error) => return Err(format!("no free port on {LOOPBACK}: {error}")),
+        }
+    }
+    Err(format!("no free port on {LOOPBACK}"))
+}
+
+/// The balancer as users run it: this very program with a configuration file.
+struct Balancer {
+    child: Child,
+    config: PathBuf,
+    log: PathBuf,
+    statistic: SocketAddr,
+}
+
+impl Balancer {
+    fn start(ports: &Ports) -> Result<Balancer, String> {
+        let name = format!("trunkline-demo-{}", std::process::id());
+        let config = std::env::temp_dir().join(format!("{name}.properties"));
+        let log = std::env::temp_dir().join(format!("{name}.log"));
+        let text = format!(
+            "# Written by the demo.\nhost={LOOPBACK}\nexternalPort={}\ninternalPort={}\nstatisticPort={}\n\
+             nodeTimeout={}\nshutdownTimeout=0\n",
+            ports.external,
+            ports.internal,
+            ports.statistic,
+            NODE_TIMEOUT.as_millis(),
+        );
+        std::fs::write(&config, text)
+            .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
+        let output = std::fs::File::create(&log)
+            .map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let child = Command::new(program)
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(|error| error.to_string())?)
+            .stderr(output)
+            .spawn()
+            .map_err(|error| format!("cannot start the balancer: {error}"))?;
+        let mut it = Balancer { child, config, log, statistic: ports.statistic() };
+        it.wait_until("the balancer to start", |it| it.ask("/health").is_some())?;
+        Ok(it)
+    }
+
+    fn wait_for_nodes(&mut self, count: usize) -> Result<(), String> {
+        let want = format!("\"activeNodes\":{count},");
+        self.wait_until("the nodes to register", |it| {
+            it.ask("/lbstat").is_some_and(|text| text.contains(&want))
+        })
+    }
+
+    fn wait_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !done(self) {
+            self.check()?;
+            if Instant::now() > end {
+                return Err(format!("waited too long for {what}; {}", self.last_words()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Whether the process still runs.
+    fn check(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(format!("the balancer ended, {status}; {}", self.last_words())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(12).collect();
+        let lines: Vec<&str> = lines.into_iter().rev().collect();
+        format!("its last log lines:\n{}", lines.join("\n"))
+    }
+
+    /// The body of one page of the statistics port.
+    fn ask(&self, path: &str) -> Option<String> {
+        let mut stream =
+            TcpStream::connect_timeout(&self.statistic, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // Nothing to save: a stop without drain is what a demo needs.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for file in [&self.config, &self.log] {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+fn start_peers(ports: &Ports) -> std::io::Result<Agent> {
+    let node = |name: &str| NodeConfig {
+        hostname: name.to_owned(),
+        heartbeat_interval: Duration::from_millis(500),
+        ..NodeConfig::new(SocketAddr::new(LOOPBACK, 0), Some(ports.internal()))
+    };
+    agent::start(AgentConfig {
+        nodes: vec![node("node-1"), node("node-2")],
+        callers: Vec::new(),
+        polling: Polling::Block,
+        cpu: None,
+    })
+}
+
+/// Places the calls, kills a node, brings it back; one line of progress a second.
+#[allow(clippy::print_stdout)]
+fn tell(balancer: &mut Balancer, ports: &Ports, peers: &Agent) -> Result<Story, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let cpu_before = CpuTime::of_tree(balancer.child.id());
+    for (transport, rate) in [(Transport::Udp, UDP_RATE), (Transport::Tcp, TCP_RATE)] {
+        let caller = CallerConfig {
+            transport,
+            duration: Some(DURATION),
+            hold: Duration::from_millis(400),
+            ..CallerConfig::new(ports.external(), Pace::Open(rate))
+        };
+        peers.place(caller).map_err(text)?;
+    }
+    let start = Instant::now();
+    let (mut killed, mut restarted) = (None, None);
+    let mut second = 0;
+    loop {
+        balancer.check()?;
+        let elapsed = start.elapsed();
+        if killed.is_none() && elapsed >= KILL_AT {
+            peers.kill(0, Death::Silent);
+            killed = Some(peers.now());
+            println!("      >>> node-1 is killed: it neither answers nor refuses");
+        }
+        if restarted.is_none() && elapsed >= RESTART_AT {
+            peers.restart(0).map_err(text)?;
+            restarted = Some(peers.now());
+            println!("      >>> node-1 is back");
+        }
+        let report = peers.report().map_err(text)?;
+        if report.finished || elapsed > DURATION + Duration::from_secs(40) {
+            let cpu = CpuTime::of_tree(balancer.child.id()).since(cpu_before);
+            let messages = balancer.ask("/lbstat").map_or(0, |it| messages(&it));
+            let killed = killed.unwrap_or(report.at);
+            return Ok(Story { report, killed, cpu: cpu.ticks(), messages });
+        }
+        if elapsed.as_secs() > second {
+            second = elapsed.as_secs();
+            let calls = &report.calls;
+            let nodes: Vec<String> =
+                report.nodes.iter().map(|it| format!("{:>5}", it.calls)).collect();
+            println!(
+                "{second:>3} s   placed {:>5}   completed {:>5}   in progress {:>4}   failed {:>3}   by node {}",
+                calls.started,
+                calls.completed,
+                calls.in_progress,
+                calls.failed_total(),
+                nodes.join(" "),
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Requests and responses of `/lbstat`.
+fn messages(lbstat: &str) -> u64 {
+    let number = |name: &str| -> u64 {
+        let rest = lbstat.split_once(&format!("\"{name}\":")).map_or("", |(_, rest)| rest);
+        rest.split(|it: char| !it.is_ascii_digit()).next().unwrap_or_default().parse().unwrap_or(0)
+    };
+    number("NumberOfRequestsProcessed") + number("NumberOfResponsesProcessed")
+}
+
+/// What happened.
+struct Story {
+    report: Report,
+    killed: protocols::time::Time,
+    cpu: Duration,
+    messages: u64,
+}
+
+impl Story {
+    /// Calls lost that were placed when the dead node was known to be dead, or before it died and
+    /// after it was answered.
+    fn lost_after_expiry(&self) -> usize {
+        self.lost().filter(|it| !self.is_hit(it)).count()
+    }
+
+    fn lost(&self) -> impl Iterator<Item = &Lost> {
+        self.report.calls.lost.iter()
+    }
+
+    /// Placed before the balancer could know that the node was gone.
+    fn is_hit(&self, lost: &Lost) -> bool {
+        lost.started < self.killed + NODE_TIMEOUT + Duration::from_millis(500)
+    }
+
+    fn failed(&self) -> bool {
+        self.lost_after_expiry() > 0 || self.report.misrouted() > 0
+    }
+
+    #[allow(clippy::print_stdout)]
+    fn print(&self) {
+        let calls = &self.report.calls;
+        println!("\n{:<52}{:>10}", "calls placed", calls.started);
+        println!("{:<52}{:>10}", "calls completed", calls.completed);
+        for (index, node) in self.report.nodes.iter().enumerate() {
+            println!(
+                "{:<52}{:>10}",
+                format!("  by node-{} ({})", index + 1, node.address),
+                node.calls
+            );
+        }
+        let hit = self.lost().filter(|it| self.is_hit(it)).count();
+        println!(
+            "{:<52}{:>10}",
+            "calls lost, set up after the node had expired",
+            self.lost_after_expiry()
+        );
+        println!("{:<52}{:>10}", "calls hit by the death before it could be known", hit);
+        println!(
+            "{:<52}{:>10}",
+            "in-dialog requests that missed their living node",
+            self.report.misrouted()
+        );
+        let moved: u64 = self.report.nodes.iter().map(|it| it.seen.moved).sum();
+        println!("{:<52}{:>10}", "in-dialog requests taken over from the dead node", moved);
+        println!(
+            "\n{:<28}{:>10}{:>10}{:>10}{:>10}",
+            "latency, microseconds", "p50", "p90", "p99", "max"
+        );
+        for (name, it) in [
+            ("INVITE to 180", &self.report.latencies.ringing),
+            ("INVITE to 200", &self.report.latencies.answer),
+            ("BYE to 200", &self.report.latencies.hangup),
+        ] {
+            let at = |quantile| it.value_at_quantile(quantile);
+            println!("{name:<28}{:>10}{:>10}{:>10}{:>10}", at(0.5), at(0.9), at(0.99), it.max());
+        }
+        if self.messages > 0 {
+            let micros = self.cpu.as_micros() / u128::from(self.messages);
+            println!(
+                "\nThe balancer took {micros} us of CPU per message over {} messages. At this low rate nearly all\n\
+                 of it is waking up; perf/README.md has the figures under load.",
+                self.messages
+            );
+        }
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn print_stay(ports: &Ports) {
+    println!("\nEverything stays up; Ctrl-C ends it. Call it with SIPp, for example:");
+    println!("  sipp -sn uac -r 10 -m 100 -i {LOOPBACK} {}", ports.external());
+    println!("and look at it:");
+    println!("  curl http://{}/lbinfo", ports.statistic());
+}
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const UDP_RATE: f64 = 200.0;
+const TCP_RATE: f64 = 20.0;
+const DURATION: Duration = Duration::from_secs(12);
+const KILL_AT: Duration = Duration::from_secs(4);
+const RESTART_AT: Duration = Duration::from_secs(9);
+const NODE_TIMEOUT: Duration = Duration::from_millis(1_500);

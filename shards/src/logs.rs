@@ -1,0 +1,329 @@
+//! Log lines in the shape of the original's manual (1.1.5), with a level that changes while running.
+//!
+//! Lines go to standard output, as the original's console appender wrote them. A log4j file is read
+//! for the level of its root logger only.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use engine::relay::DropReason;
+use log::{LevelFilter, Log, Metadata, Record};
+use protocols::time::Time;
+
+/// Starts logging at `level`; `RUST_LOG` is honoured where the level was not given by anyone.
+///
+/// Once per process; later calls only change the level.
+pub fn start(level: Option<LevelFilter>) {
+    let plain = env_logger::Builder::new()
+        .target(env_logger::Target::Stdout)
+        .filter_level(LevelFilter::Trace)
+        .format(|out, record| out.write_all(line(SystemTime::now(), record).as_bytes()))
+        .build();
+    let by_module = std::env::var("RUST_LOG")
+        .ok()
+        .map(|it| env_logger::Builder::new().parse_filters(&it).build());
+    let widest = by_module.as_ref().map(env_logger::Logger::filter);
+    let by_environment = level.is_none() && by_module.is_some();
+    let logger = Logger { plain, by_module };
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        BY_ENVIRONMENT.store(by_environment, Ordering::Relaxed);
+        log::set_max_level(level.or(widest).unwrap_or(LevelFilter::Info));
+    } else if let Some(level) = level {
+        set_level(level);
+    }
+}
+
+/// Changes the level of everything from now on; `RUST_LOG` no longer counts.
+pub fn set_level(level: LevelFilter) {
+    BY_ENVIRONMENT.store(false, Ordering::Relaxed);
+    log::set_max_level(level);
+}
+
+/// Reads a level by its log4j or Rust name, case does not matter.
+pub fn level(name: &str) -> Option<LevelFilter> {
+    match name.to_ascii_uppercase().as_str() {
+        "ALL" => Some(LevelFilter::Trace),
+        "FATAL" => Some(LevelFilter::Error),
+        name => name.parse().ok(),
+    }
+}
+
+/// What [`level`] understands, for messages.
+pub const LEVELS: &str = "OFF, FATAL, ERROR, WARN, INFO, DEBUG, TRACE, ALL";
+
+/// What a log4j file comes to.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Log4j {
+    /// Level of the root logger.
+    pub root: Option<LevelFilter>,
+    /// One warning for each thing in it that has no effect here.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a log4j file: `root` with its `priority` or `level`. Never fails; what is not understood is
+/// a warning.
+pub fn log4j(xml: &str) -> Log4j {
+    let mut it = Log4j::default();
+    // The DOCTYPE is customary; the file is the operator's own.
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = match roxmltree::Document::parse_with_options(xml, options) {
+        Ok(document) => document,
+        Err(error) => {
+            it.warnings.push(format!("log4j file is not XML: {error}"));
+            return it;
+        }
+    };
+    let mut ignored: Vec<&str> = Vec::new();
+    for element in document.descendants().filter(roxmltree::Node::is_element) {
+        let name = element.tag_name().name();
+        let is_of_root = element.parent().is_some_and(|it| it.has_tag_name("root"));
+        match name {
+            "priority" | "level" if is_of_root => {
+                let text = element.attribute("value").unwrap_or_default();
+                it.root = level(text);
+                if it.root.is_none() {
+                    it.warnings.push(format!("log4j root level \"{text}\" is not a level"));
+                }
+            }
+            "appender" | "logger" | "category" if !ignored.contains(&name) => ignored.push(name),
+            _ => {}
+        }
+    }
+    if !ignored.is_empty() {
+        it.warnings.push(format!(
+            "log4j {} ignored: every line goes to standard output at the root level",
+            ignored.join(" and ")
+        ));
+    }
+    it
+}
+
+/// Keeps drops from flooding the log: a few lines per reason and period, then a count of the rest.
+///
+/// Each shard has its own; a suppressed line costs one comparison and no allocation.
+#[derive(Debug, Default)]
+pub struct DropLog {
+    reasons: [Window; DropReason::ALL.len()],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    started: Time,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl DropLog {
+    /// Logs one dropped message, or counts it.
+    pub fn note(&mut self, now: Time, reason: DropReason, source: SocketAddr) {
+        if let Some(suppressed) = self.admit(now, reason) {
+            // Keep-alives are the normal case, not an event.
+            let level = match reason {
+                DropReason::KeepAlive => log::Level::Trace,
+                _ => log::Level::Warn,
+            };
+            let reason = reason.as_str();
+            if suppressed == 0 {
+                log::log!(level, "drop reason={reason} source={source}");
+            } else {
+                log::log!(level, "drop reason={reason} source={source} suppressed={suppressed}");
+            }
+        }
+    }
+
+    /// Whether a line may be written now, and how many were not since the last one.
+    fn admit(&mut self, now: Time, reason: DropReason) -> Option<u64> {
+        let window = self.reasons.get_mut(reason as usize)?;
+        if now.since(window.started) >= DROP_LOG_PERIOD {
+            (window.started, window.lines) = (now, 0);
+        }
+        if window.lines >= DROP_LINES_MAX {
+            window.suppressed += 1;
+            return None;
+        }
+        window.lines += 1;
+        Some(std::mem::take(&mut window.suppressed))
+    }
+}
+
+/// Enough to see who it is; at this rate a flood cannot fill a disk.
+const DROP_LINES_MAX: u32 = 3;
+/// Period of [`DROP_LINES_MAX`].
+const DROP_LOG_PERIOD: Duration = Duration::from_secs(5);
+const _: () = {
+    let mut index = 0;
+    while index < DropReason::ALL.len() {
+        // The reason is the index of its own window.
+        assert!(DropReason::ALL[index] as usize == index);
+        index += 1;
+    }
+};
+
+/// `RUST_LOG` decides, until someone names a level.
+static BY_ENVIRONMENT: AtomicBool = AtomicBool::new(false);
+
+struct Logger {
+    plain: env_logger::Logger,
+    by_module: Option<env_logger::Logger>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        match &self.by_module {
+            Some(it) if BY_ENVIRONMENT.load(Ordering::Relaxed) => it.enabled(metadata),
+            _ => metadata.level() <= log::max_level(),
+        }
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        match &self.by_module {
+            Some(it) if BY_ENVIRONMENT.load(Ordering::Relaxed) && !it.matches(record) => {}
+            _ => self.plain.log(record),
+        }
+    }
+
+    fn flush(&self) {
+        self.plain.flush();
+    }
+}
+
+/// `2016-02-08 15:54:28,036 INFO main - text`, local time. Line breaks in the text become `\n`: a
+/// peer's bytes must not forge lines.
+fn line(at: SystemTime, record: &Record<'_>) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let thread = std::thread::current();
+    let mut text = String::with_capacity(128);
+    stamp(&mut text, since, local_offset(since.as_secs()));
+    let name = thread.name().unwrap_or("-");
+    let _ = write!(text, " {} {name} - ", record.level());
+    let start = text.len();
+    let _ = write!(text, "{}", record.args());
+    if text.get(start..).is_some_and(|it| it.contains(char::is_control)) {
+        let message: String = text.split_off(start);
+        for it in message.chars() {
+            if it.is_control() {
+                text.extend(it.escape_default());
+            } else {
+                text.push(it);
+            }
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// Civil time from seconds since 1970 (Howard Hinnant's `civil_from_days`, proleptic Gregorian).
+fn stamp(text: &mut String, since: Duration, offset_seconds: i64) {
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(0) + offset_seconds;
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let _ = write!(
+        text,
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02},{:03}",
+        second / 3_600,
+        second / 60 % 60,
+        second % 60,
+        since.subsec_millis()
+    );
+}
+
+/// Seconds east of Greenwich at that moment.
+fn local_offset(seconds: u64) -> i64 {
+    let Ok(seconds) = libc::time_t::try_from(seconds) else { return 0 };
+    // SAFETY: an all-zero `tm` is valid (integers and a null pointer); `localtime_r` writes only to it
+    // and is thread-safe; we never call `setenv`. `tm_zone` is not read.
+    #[allow(unsafe_code)]
+    let broken_down = unsafe {
+        let mut it: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const seconds, &raw mut it);
+        it
+    };
+    broken_down.tm_gmtoff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stamp_is_the_manuals() {
+        let cases = [
+            (0, 0, "1970-01-01 00:00:00,000"),
+            (1_454_946_868_036, 0, "2016-02-08 15:54:28,036"),
+            (1_454_946_868_036, 3_600, "2016-02-08 16:54:28,036"),
+            (1_454_946_868_036, -16 * 3_600, "2016-02-07 23:54:28,036"),
+            (951_782_400_999, 0, "2000-02-29 00:00:00,999"),
+            (4_107_542_399_000, 0, "2100-02-28 23:59:59,000"),
+            (4_107_542_400_000, 0, "2100-03-01 00:00:00,000"),
+        ];
+        for (millis, offset, want) in cases {
+            let mut text = String::new();
+            stamp(&mut text, Duration::from_millis(millis), offset);
+            assert_eq!(text, want);
+        }
+    }
+
+    #[test]
+    fn a_line_has_level_thread_and_text_and_stays_one_line() {
+        let at = UNIX_EPOCH + Duration::from_millis(1_454_946_868_036);
+        let text = std::thread::Builder::new()
+            .name("main".into())
+            .spawn(move || {
+                let arguments = format_args!("source=\r\n2016 INFO main - forged");
+                line(at, &Record::builder().level(log::Level::Warn).args(arguments).build())
+            })
+            .unwrap()
+            .join()
+            .unwrap();
+        let mut want = String::new();
+        stamp(&mut want, Duration::from_millis(1_454_946_868_036), local_offset(1_454_946_868));
+        want.push_str(" WARN main - source=\\r\\n2016 INFO main - forged\n");
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn log4j_gives_its_root_level_and_warnings() {
+        let xml = r#"<?xml version="1.0"?><!DOCTYPE log4j:configuration SYSTEM "log4j.dtd">
+            <log4j:configuration xmlns:log4j="http://jakarta.apache.org/log4j/">
+              <appender name="CONSOLE" class="org.apache.log4j.ConsoleAppender"/>
+              <category name="gov.nist"><priority value="ERROR"/></category>
+              <root><priority value="debug"/><appender-ref ref="CONSOLE"/></root>
+            </log4j:configuration>"#;
+        let read = log4j(xml);
+        assert_eq!(read.root, Some(LevelFilter::Debug));
+        assert_eq!(read.warnings.len(), 1, "{:?}", read.warnings);
+        assert!(read.warnings[0].contains("appender and category"), "{:?}", read.warnings);
+        for (xml, want) in [
+            ("<a><root><level value='FATAL'/></root></a>", Some(LevelFilter::Error)),
+            ("<a><root><level value='LOUD'/></root></a>", None),
+            ("<a><root", None),
+            ("", None),
+        ] {
+            assert_eq!(log4j(xml).root, want, "{xml}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_drops_is_a_few_lines_and_a_count() {
+        let mut log = DropLog::default();
+        let at = |millis: u64| Time::from_millis(1_000_000 + millis);
+        let written = (0..100_000)
+            .filter(|it| log.admit(at(it / 100), DropReason::Blocked).is_some())
+            .count();
+        assert_eq!(written, 3);
+        assert_eq!(log.admit(at(100), DropReason::NoNode), Some(0), "reasons are apart");
+        assert_eq!(log.admit(at(6_000), DropReason::Blocked), Some(99_997));
+        assert_eq!(log.admit(at(6_000), DropReason::Blocked), Some(0));
+    }
+}

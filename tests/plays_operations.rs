@@ -1,0 +1,394 @@
+//! What an operator sees: start, stop, configuration files of three generations, reload, statistics
+//! (`sip.md` 1, 6.1; `http-smpp-registry.md` 1.12, 4, 5). Numbers in comments are items of `sip.md` 6.
+
+use std::net::{TcpListener, UdpSocket};
+
+use nix::sys::signal::Signal;
+use tests::{Balancer, Message, Node, Peer, Setup, wait_for, who_got};
+
+/// One call from start to end through whatever node there is.
+fn call(lb: &Balancer) {
+    let caller = lb.caller("alice");
+    let mut dialog = caller.call("sip:bob@example.com");
+    caller.exchange(&mut dialog, "BYE");
+}
+
+#[test] // 1
+fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
+    let setup = Setup::two_entry().set("shutdownTimeout", "100");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let lb = setup.start();
+        let ports = format!(
+            "Sip Balancer started on external address 127.0.0.1, external port : {}, internalPort : {}",
+            lb.external.port(),
+            lb.internal.port()
+        );
+        lb.wait_log(&ports);
+        for line in
+            ["Node registry starting...", "Node expiration task created", "Node registry started"]
+        {
+            lb.wait_log(line);
+        }
+        let _nodes = lb.answering_nodes(1);
+        call(&lb);
+        lb.signal(signal);
+        assert!(lb.wait_exit().success(), "{signal}");
+        for line in [
+            "Stopping the sip forwarder",
+            "Sip forwarder SIP stack stopped",
+            "Stopping the node registry",
+            "Node registry stopped.",
+        ] {
+            lb.wait_log(line);
+        }
+        for address in [lb.external, lb.internal, lb.statistic] {
+            assert!(
+                UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok(),
+                "{address}"
+            );
+        }
+    }
+}
+
+#[test]
+fn calls_go_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
+    let lb = Setup::two_entry().set("shutdownTimeout", "60000").start();
+    let nodes = lb.answering_nodes(1);
+    let caller = lb.caller("alice");
+    let mut dialog = caller.call("sip:bob@example.com");
+    lb.signal(Signal::SIGTERM);
+    lb.wait_log("Stopping the sip forwarder");
+    caller.exchange(&mut dialog, "BYE");
+    assert_eq!(who_got(&nodes, &dialog.call_id, "BYE"), [0]);
+    assert!(lb.exit_status().is_none());
+    lb.signal(Signal::SIGTERM);
+    lb.wait_exit();
+}
+
+#[test]
+fn lbstop_answers_then_stops_and_asks_for_the_password_if_told() {
+    let lb = Setup::two_entry()
+        .set("securityRequired", "true")
+        .set("login", "daddy")
+        .set("password", "123456")
+        .set("shutdownTimeout", "100")
+        .start();
+    let (status, _) = lb.get("/lbstop?login=daddy&password=guess");
+    assert!(status.contains("401"), "{status}");
+    assert!(lb.exit_status().is_none());
+    lb.get("/lbstop?login=daddy&password=123456");
+    assert!(lb.wait_exit().success());
+}
+
+#[test] // 5: G1
+fn the_guides_sample_file_starts_as_it_stands() {
+    let lb = Setup::file(|it| {
+        include_str!("data/config/guide-sample.properties")
+            .replace("externalPort=5060", &format!("externalPort={}", it.external))
+            .replace("internalPort=5065", &format!("internalPort={}", it.internal))
+            .replace("statisticPort=2006", &format!("statisticPort={}", it.statistic))
+    })
+    .start();
+    lb.wait_log("TelestaxProxyAlgorithm");
+    let nodes = lb.answering_nodes(2);
+    call(&lb);
+    let mut caller = lb.caller("alice").over_tcp();
+    caller.transport = tests::Transport::Tcp; // externalPort opens both
+    caller.call("sip:bob@example.com");
+    assert_eq!(nodes.iter().map(|it| it.count("INVITE")).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[test] // 5: G3
+fn an_xml_file_starts_under_any_file_name() {
+    let lb = Setup::file(|it| {
+        format!(
+            "\u{feff}\n<load-balancer-properties><common><host>127.0.0.1</host><apiPort>{}</apiPort>\
+             <jmxHtmlAdapterPort>8000</jmxHtmlAdapterPort></common>\
+             <sip><external><udpPort>{}</udpPort><tcpPort>0</tcpPort></external>\
+             <internal><udpPort>{}</udpPort></internal>\
+             <algorithm><algorithmClass>org.mobicents.tools.sip.balancer.UserBasedAlgorithm</algorithmClass>\
+             <sipHeaderAffinityKey>To</sipHeaderAffinityKey></algorithm></sip>\
+             </load-balancer-properties>",
+            it.statistic, it.external, it.internal
+        )
+    })
+    .start();
+    let _nodes = lb.answering_nodes(2);
+    call(&lb);
+}
+
+#[test]
+fn the_command_line_of_the_original_and_its_overrides_are_understood() {
+    let spare = Setup::two_entry().set("externalUdpPort", "SPARE").argument("-DlogLevel=DEBUG");
+    let lb = spare.start();
+    assert_eq!(lb.addresses.spare.to_string(), lb_port(&lb));
+    let fixed = lb.addresses.external; // nobody listens there on UDP: free for an override
+    let lb = Setup::two_entry()
+        .set("externalTcpPort", "0")
+        .argument(&format!("-DexternalUdpPort={fixed}"))
+        .argument("-Dshards=1")
+        .start();
+    assert_eq!(fixed.to_string(), lb_port(&lb));
+}
+
+/// The external port as the start line names it.
+fn lb_port(lb: &Balancer) -> String {
+    let log = lb.log();
+    let after = log.split("external port : ").nth(1).unwrap_or_default().to_owned();
+    after.chars().take_while(char::is_ascii_digit).collect()
+}
+
+#[test]
+fn a_wrong_value_stops_the_start_with_file_line_and_key() {
+    for (key, value) in [
+        ("nodeTimeout", "soon"),
+        ("nodeTimeout", "14"),
+        ("externalUdpPort", "65536"),
+        ("algorithmClass", "org.example.NoSuchAlgorithm"),
+        ("sipHeaderAffinityExclusionPattern", "(unclosed"),
+    ] {
+        let (status, log) = Setup::two_entry().set(key, value).refused();
+        assert!(!status.success(), "{key}={value}");
+        assert!(log.contains(key) && log.contains("lb.properties"), "{key}={value}: {log}");
+    }
+    let (status, log) = Setup::file(|_| "<load-balancer-properties><common>".to_owned()).refused();
+    assert!(!status.success(), "{log}");
+    let (status, log) =
+        Setup::two_entry().set("externalIpLoadBalancerAddress", "10.0.0.1").refused();
+    assert!(
+        !status.success() && log.contains("LoadBalancer"),
+        "an address without any port: {log}"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_a_warning_that_names_the_nearest_known_one() {
+    let lb = Setup::two_entry().set("nodeTimeOut", "1000").set("javax.sip.STACK_NAME", "x").start();
+    lb.wait_log("nodeTimeOut");
+    let log = lb.log();
+    let line = log.lines().find(|it| it.contains("nodeTimeOut")).unwrap();
+    assert!(line.contains("nodeTimeout"), "{line}");
+}
+
+#[test]
+fn two_balancers_do_not_share_a_port_by_accident() {
+    let first = Setup::two_entry().start();
+    let port = first.external.port().to_string();
+    let (status, log) = Setup::two_entry().set("externalUdpPort", &port).refused();
+    assert!(!status.success());
+    assert!(log.contains(&port), "the taken port is named: {log}");
+}
+
+/// Whether a client of this name is blocked: after its request another one crosses.
+fn is_blocked(lb: &Balancer, node: &Node, agent: &str) -> bool {
+    let caller = lb.caller("x");
+    caller.send(&caller.request("MESSAGE", "sip:bob@example.com").with("User-Agent", agent));
+    let fence = caller.request("OPTIONS", "sip:bob@example.com");
+    caller.send(&fence);
+    node.expect_in(fence.call_id(), "OPTIONS");
+    node.poll("MESSAGE").is_none()
+}
+
+#[test] // hot reload
+fn a_changed_file_is_applied_on_sighup_or_by_itself_without_losing_a_packet() {
+    let mut lb = Setup::two_entry().set("blocked-values", "badphone").start();
+    let nodes = lb.nodes(1);
+    assert!(is_blocked(&lb, &nodes[0], "badphone"));
+    assert!(!is_blocked(&lb, &nodes[0], "otherphone"));
+
+    let caller = lb.caller("alice");
+    let mut sent = 0;
+    lb.reload(&[("blocked-values", "otherphone")]);
+    wait_for("the reload", || {
+        caller.send(&caller.request("INFO", "sip:bob@example.com"));
+        sent += 1;
+        is_blocked(&lb, &nodes[0], "otherphone").then_some(())
+    });
+    assert!(!is_blocked(&lb, &nodes[0], "badphone"));
+    wait_for("every INFO", || (nodes[0].count("INFO") == sent).then_some(()));
+    assert!(lb.has_logged("Configuration file changed, applying changes."), "{}", lb.log());
+
+    let text = format!(
+        "host=127.0.0.1\nexternalUdpPort={0}\nexternalTcpPort={0}\ninternalUdpPort={1}\ninternalTcpPort={1}\n\
+         statisticPort={2}\nshards=1\nnodeTimeout=1500\nheartbeatInterval=20\nblocked-values=thirdphone\n",
+        lb.external.port(),
+        lb.internal.port(),
+        lb.statistic.port()
+    );
+    lb.rewrite(&text); // and no signal
+    wait_for("the change by itself", || is_blocked(&lb, &nodes[0], "thirdphone").then_some(()));
+}
+
+#[test] // hot reload
+fn a_broken_file_keeps_the_old_configuration_and_a_new_port_is_refused_by_name() {
+    let mut lb = Setup::two_entry().set("blocked-values", "badphone").start();
+    let nodes = lb.nodes(1);
+    lb.reload(&[("blocked-values", "otherphone"), ("nodeTimeout", "never")]);
+    lb.wait_log("Problem reloading configuration");
+    assert!(is_blocked(&lb, &nodes[0], "badphone"));
+    assert!(!is_blocked(&lb, &nodes[0], "otherphone"), "nothing of a broken file counts");
+
+    lb.reload(&[
+        ("nodeTimeout", "1500"),
+        ("externalUdpPort", "9"),
+        ("blocked-values", "thirdphone"),
+    ]);
+    wait_for("the rest of the file", || is_blocked(&lb, &nodes[0], "thirdphone").then_some(()));
+    let log = lb.log();
+    assert!(
+        log.lines().any(|it| it.contains("externalUdpPort") && it.contains("restart")),
+        "{log}"
+    );
+}
+
+#[test] // hot reload
+fn node_timeout_and_algorithm_keys_change_at_run_time() {
+    let mut lb = Setup::two_entry()
+        .algorithm("UserBasedAlgorithm")
+        .set("sipHeaderAffinityKey", "To")
+        .start();
+    let nodes = lb.answering_nodes(2);
+    let caller = lb.caller("alice");
+    for _ in 0..4 {
+        caller.ask("MESSAGE", "sip:same@example.com");
+    }
+    let seen: Vec<usize> = nodes.iter().map(|it| it.count("MESSAGE")).collect();
+    assert!(seen == [4, 0] || seen == [0, 4], "one user, one node: {seen:?}");
+    lb.reload(&[("sipHeaderAffinityKey", "Call-ID")]);
+    wait_for("a choice by Call-ID", || {
+        caller.ask("INFO", "sip:same@example.com");
+        nodes.iter().all(|it| it.count("INFO") > 0).then_some(())
+    });
+}
+
+#[test] // 6
+fn statistics_count_what_crossed_in_the_originals_words() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.nodes(2);
+    for node in &nodes {
+        node.answers(|it| match it.method() {
+            "ACK" => vec![],
+            "INVITE" => {
+                vec![it.reply(100, "Trying"), it.reply(180, "Ringing"), it.reply(200, "OK")]
+            }
+            _ => vec![it.reply(200, "OK")],
+        });
+    }
+    let caller = lb.caller("alice").over_tcp();
+    let invite = caller.request("INVITE", "sip:bob@example.com");
+    let body = vec![b'v'; 247];
+    let mut dialog = caller.call_with(&invite.with_body("application/sdp", body));
+    caller.exchange(&mut dialog, "BYE");
+
+    let metrics = lb.lbstat();
+    let names: Vec<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
+    let originals = [
+        "releaseName",
+        "releaseVersion",
+        "activeNodes",
+        "JvmCpuUsage",
+        "JvmHeapSize",
+        "NumberOfActiveHttpConnections",
+        "NumberOfActiveSipConnections",
+        "NumberOfActiveSmppConnections",
+        "NumberOfBytesTransferred",
+        "NumberOfHttpBytesToClient",
+        "NumberOfHttpBytesToServer",
+        "NumberOfHttpRequests",
+        "NumberOfRequestsProcessed",
+        "NumberOfResponsesProcessed",
+        "NumberOfSmppBytesToClient",
+        "NumberOfSmppBytesToServer",
+        "NumberOfSmppRequestsToClient",
+        "NumberOfSmppRequestsToServer",
+        "NumberOfActiveCalls",
+    ];
+    for name in originals {
+        assert!(names.contains(&name), "{name} is missing from {names:?}");
+    }
+    let (_, raw) = lb.get("/lbstat");
+    let places: Vec<Option<usize>> =
+        originals.iter().map(|it| raw.find(&format!("\"{it}\":"))).collect();
+    assert!(places.is_sorted(), "in the original's order: {raw}");
+    let number = |name: &str| metrics[name].as_i64().unwrap_or(-99);
+    assert_eq!(number("NumberOfBytesTransferred"), 247);
+    assert_eq!(number("NumberOfRequestsProcessed"), 3, "heartbeats do not count");
+    assert_eq!(number("NumberOfResponsesProcessed"), 4);
+    assert_eq!(number("NumberOfActiveSipConnections"), 2);
+    assert_eq!((number("activeNodes"), number("NumberOfActiveCalls")), (2, 1));
+    assert_eq!(metrics["NumberOfRequestsProcessedByMethod"]["INVITE"].as_i64(), Some(1));
+    assert_eq!(metrics["NumberOfResponsesProcessedByStatusCode"]["2XX"].as_i64(), Some(2));
+    assert_eq!(metrics["NumberOfResponsesProcessedByStatusCode"]["1XX"].as_i64(), Some(2));
+}
+
+#[test]
+fn metrics_are_prometheus_text_and_health_follows_the_nodes() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.answering_nodes(1);
+    call(&lb);
+    let metrics = lb.metrics();
+    for line in metrics.lines().filter(|it| !it.is_empty() && !it.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = series.split('{').next().unwrap_or_default();
+        assert!(metrics.contains(&format!("# TYPE {}", base(name))), "{line} has no TYPE");
+    }
+    assert!(metrics.contains("method=\"INVITE\""), "{metrics}");
+    let (status, _) = lb.get("/health");
+    assert!(status.contains("200"), "{status}");
+    let (status, _) = lb.get("/nothing-here");
+    assert!(status.contains("500"), "the original's answer to other paths: {status}");
+    let (status, body) = lb.get("/LBSTAT");
+    assert!(status.contains("200") && body.contains("Metrics"), "paths ignore case");
+    drop(nodes);
+}
+
+/// A histogram's or summary's series share one TYPE line.
+fn base(name: &str) -> &str {
+    ["_bucket", "_sum", "_count"].iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name)
+}
+
+#[test]
+fn lbinfo_has_the_originals_shape() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.nodes(1);
+    let info = lb.lbinfo();
+    let node = &info["Nodes info"]["nodesIPv4"][0];
+    assert_eq!(node["hostName"], "n0");
+    assert_eq!(node["ip"], "127.0.0.1");
+    assert_eq!(node["properties"]["udpPort"], nodes[0].address().port().to_string());
+    for flag in ["gracefulShutdown", "bad"] {
+        assert_eq!(node[flag], false, "{flag}");
+    }
+    for name in ["timeStamp", "weightIndex"] {
+        assert!(node[name].is_i64(), "{name}: {node}");
+    }
+    assert_eq!(node["failCounter"]["value"], 0);
+    assert!(info["Nodes info"]["nodesIPv6"].as_array().is_some_and(Vec::is_empty));
+    assert!(info["Nodes info"]["smppRemoteServers"].as_array().is_some_and(Vec::is_empty));
+}
+
+#[test]
+fn the_log_level_changes_at_run_time() {
+    let lb = Setup::two_entry().start();
+    let (status, body) = lb.get("/lbloglevel?logLevel=DEBUG");
+    assert!(status.contains("200") && body.contains("Log level changed"), "{status} {body}");
+}
+
+#[test]
+fn a_message_to_a_name_on_the_packet_path_delays_nobody() {
+    // A node calls out to names that do not resolve; others must cross meanwhile.
+    let lb = Setup::two_entry().start();
+    let nodes = lb.answering_nodes(1);
+    let node = &nodes[0];
+    for at in 0..5 {
+        let uri = format!("sip:x@no-such-host-{at}.invalid");
+        node.send_to(lb.internal, &node.request("INVITE", &uri));
+    }
+    call(&lb);
+    let callee = Peer::bind("localhost-callee");
+    let uri = format!("sip:x@localhost:{}", callee.address().port());
+    node.send_to(lb.internal, &node.request("MESSAGE", &uri));
+    let got: Message = callee.expect("MESSAGE").message.clone();
+    assert_eq!(got.uri(), uri, "a domain is never replaced by its address");
+}

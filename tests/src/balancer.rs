@@ -1,0 +1,445 @@
+//! A real `trunkline` process with its configuration file, its log and its statistics port.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::peer::unique;
+use crate::{Node, PATIENCE, Peer, ports, wait_for};
+
+/// A balancer to be: keys of its properties file, or a whole file.
+#[derive(Clone)]
+pub struct Setup {
+    keys: Vec<(String, String)>,
+    text: Option<Text>,
+    arguments: Vec<String>,
+}
+
+/// Makes a whole configuration file.
+type Text = Arc<dyn Fn(&Addresses) -> String + Send + Sync>;
+
+/// The ports one start attempt was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// External UDP and TCP.
+    pub external: u16,
+    /// Internal UDP and TCP.
+    pub internal: u16,
+    /// `statisticPort`.
+    pub statistic: u16,
+    /// One more, for IPv6 or a second listener.
+    pub spare: u16,
+    /// And one more.
+    pub spare_internal: u16,
+}
+
+impl Setup {
+    /// Two-entry mode: UDP and TCP on both legs, one shard so that order is exact, fast expiry.
+    pub fn two_entry() -> Setup {
+        Setup::single_entry().set("internalUdpPort", "INTERNAL").set("internalTcpPort", "INTERNAL")
+    }
+
+    /// Single-entry mode: only the external leg.
+    pub fn single_entry() -> Setup {
+        Setup { keys: vec![], text: None, arguments: vec![] }
+            .set("host", "127.0.0.1")
+            .set("externalUdpPort", "EXTERNAL")
+            .set("externalTcpPort", "EXTERNAL")
+            .set("statisticPort", "STATISTIC")
+            .set("shards", "1")
+            .set("nodeTimeout", "1500")
+            .set("heartbeatInterval", "20")
+            .set("shutdownTimeout", "200")
+    }
+
+    /// A whole configuration file of any generation, made from the ports.
+    pub fn file(text: impl Fn(&Addresses) -> String + Send + Sync + 'static) -> Setup {
+        Setup { keys: vec![], text: Some(Arc::new(text)), arguments: vec![] }
+    }
+
+    /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE` and
+    /// `SPARE_INTERNAL` as value become the port.
+    pub fn set(mut self, key: &str, value: &str) -> Setup {
+        self.keys.retain(|(it, _)| it != key);
+        if !value.is_empty() {
+            self.keys.push((key.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
+    /// The algorithm by its short class name, written with the original's package.
+    pub fn algorithm(self, class: &str) -> Setup {
+        self.set("algorithmClass", &format!("org.mobicents.tools.sip.balancer.{class}"))
+    }
+
+    /// Adds a command line argument in front of the file, such as `-DexternalPort=5070`.
+    pub fn argument(mut self, argument: &str) -> Setup {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts the process and waits until it says that it serves.
+    ///
+    /// # Panics
+    ///
+    /// If it stops or stays silent; its log is shown.
+    pub fn start(&self) -> Balancer {
+        for _ in 0..5 {
+            let balancer = self.launch();
+            let is_up = wait_for("the balancer's start", || {
+                let is_up = balancer.has_logged("Sip Balancer started on external address");
+                (is_up || balancer.exit_status().is_some()).then_some(is_up)
+            });
+            if is_up {
+                return balancer;
+            }
+            let log = balancer.log();
+            let is_collision = log.to_lowercase().contains("in use");
+            assert!(is_collision, "the balancer did not start:\n{log}");
+        }
+        panic!("every port is taken");
+    }
+
+    /// Starts the process and returns how it ended and its log, for configurations that are refused.
+    pub fn refused(&self) -> (ExitStatus, String) {
+        let balancer = self.launch();
+        let status = wait_for("the balancer's refusal", || balancer.exit_status());
+        (status, balancer.log())
+    }
+
+    fn launch(&self) -> Balancer {
+        let addresses = Addresses {
+            external: ports::free(),
+            internal: ports::free(),
+            statistic: ports::free(),
+            spare: ports::free(),
+            spare_internal: ports::free(),
+        };
+        let text = match &self.text {
+            Some(text) => text(&addresses),
+            None => properties(&self.keys, &addresses),
+        };
+        let directory = std::env::temp_dir().join(format!("trunkline-play-{}", unique()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("lb.properties");
+        fs::write(&path, text).unwrap();
+        let mut child = Command::new(binary())
+            .args(&self.arguments)
+            .arg(&path)
+            .current_dir(&directory)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|it| panic!("cannot start {:?}: {it}", binary()));
+        let log = Arc::new(Mutex::new(String::new()));
+        collect(child.stdout.take().unwrap(), &log);
+        collect(child.stderr.take().unwrap(), &log);
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Balancer {
+            external: at(addresses.external),
+            internal: at(addresses.internal),
+            statistic: at(addresses.statistic),
+            addresses,
+            pid: Pid::from_raw(child.id().try_into().unwrap()),
+            child: Mutex::new(child),
+            keys: self.keys.clone(),
+            path,
+            log,
+        }
+    }
+}
+
+fn properties(keys: &[(String, String)], addresses: &Addresses) -> String {
+    let lines = keys.iter().map(|(key, value)| {
+        let port = match value.as_str() {
+            "EXTERNAL" => addresses.external,
+            "INTERNAL" => addresses.internal,
+            "STATISTIC" => addresses.statistic,
+            "SPARE" => addresses.spare,
+            "SPARE_INTERNAL" => addresses.spare_internal,
+            text => return format!("{key}={text}\n"),
+        };
+        format!("{key}={port}\n")
+    });
+    lines.collect()
+}
+
+fn collect(pipe: impl Read + Send + 'static, log: &Arc<Mutex<String>>) {
+    let log = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut log = log.lock().unwrap();
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+}
+
+/// A running balancer. Dropping it kills the process; in a failing test its log is printed first.
+pub struct Balancer {
+    /// External address, UDP and TCP.
+    pub external: SocketAddr,
+    /// Internal address, UDP and TCP; nothing listens there in single-entry mode.
+    pub internal: SocketAddr,
+    /// Statistics and administration.
+    pub statistic: SocketAddr,
+    /// All ports it was given.
+    pub addresses: Addresses,
+    pid: Pid,
+    child: Mutex<Child>,
+    keys: Vec<(String, String)>,
+    path: PathBuf,
+    log: Arc<Mutex<String>>,
+}
+
+/// One node of `/lbinfo`.
+#[derive(Clone, Debug)]
+pub struct NodeEntry {
+    /// `hostName`.
+    pub host_name: String,
+    /// `ip`.
+    pub ip: String,
+    /// `properties`.
+    pub properties: Value,
+    /// `gracefulShutdown`.
+    pub is_leaving: bool,
+    /// `bad`.
+    pub is_bad: bool,
+}
+
+impl NodeEntry {
+    /// One property as text.
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name).and_then(Value::as_str)
+    }
+}
+
+impl Balancer {
+    /// A client that sends through the external leg.
+    pub fn caller(&self, name: &str) -> Peer {
+        Peer::bind(name).through(self.external)
+    }
+
+    /// Starts this many announced nodes `n0`, `n1`, ... driven by hand, and waits until all are known.
+    pub fn nodes(&self, count: usize) -> Vec<Node> {
+        let names = (0..count).map(|it| format!("n{it}"));
+        let nodes: Vec<Node> = names.map(|it| self.announced(Node::bind(&it))).collect();
+        self.wait_nodes(count);
+        nodes
+    }
+
+    /// As [`Balancer::nodes`], accepting calls by themselves.
+    pub fn answering_nodes(&self, count: usize) -> Vec<Node> {
+        let nodes = self.nodes(count);
+        for node in &nodes {
+            node.answers_calls();
+        }
+        nodes
+    }
+
+    /// Lets a node announce itself to this balancer.
+    pub fn announced(&self, mut node: Node) -> Node {
+        node.announce(&[self.internal]);
+        node
+    }
+
+    /// The Route value by which a node names itself on requests that it originates (`sip.md` 2.4).
+    pub fn node_route(&self, node: &Peer) -> String {
+        let (transport, address) = (node.transport.lower(), node.address());
+        let (host, port) = (address.ip(), address.port());
+        let internal = self.internal;
+        format!("<sip:lbint@{internal};transport={transport};node_host={host};node_port={port};lr>")
+    }
+
+    /// Body of a GET on the statistics port, and the status line.
+    pub fn get(&self, path: &str) -> (String, String) {
+        let response = wait_for("an answer on the statistics port", || self.try_get(path));
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    }
+
+    fn try_get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.statistic).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).ok()?;
+        (!response.is_empty()).then(|| String::from_utf8_lossy(&response).into_owned())
+    }
+
+    /// `Metrics` of `/lbstat`.
+    pub fn lbstat(&self) -> Value {
+        let (_, body) = self.get("/lbstat");
+        let value: Value =
+            serde_json::from_str(&body).unwrap_or_else(|it| panic!("/lbstat: {it}: {body}"));
+        value["Metrics"].clone()
+    }
+
+    /// One integer of `/lbstat`.
+    pub fn stat(&self, name: &str) -> i64 {
+        let metrics = self.lbstat();
+        metrics[name].as_i64().unwrap_or_else(|| panic!("no {name} in /lbstat: {metrics}"))
+    }
+
+    /// `/lbinfo` whole.
+    pub fn lbinfo(&self) -> Value {
+        let (_, body) = self.get("/lbinfo");
+        serde_json::from_str(&body).unwrap_or_else(|it| panic!("/lbinfo: {it}: {body}"))
+    }
+
+    /// Nodes of the latest version, IPv4 before IPv6.
+    pub fn known(&self) -> Vec<NodeEntry> {
+        let info = self.lbinfo();
+        let families = ["nodesIPv4", "nodesIPv6"].map(|it| &info["Nodes info"][it]);
+        let nodes = families.iter().filter_map(|it| it.as_array()).flatten();
+        let entry = |node: &Value| NodeEntry {
+            host_name: node["hostName"].as_str().unwrap_or_default().to_owned(),
+            ip: node["ip"].as_str().unwrap_or_default().to_owned(),
+            properties: node["properties"].clone(),
+            is_leaving: node["gracefulShutdown"].as_bool().unwrap_or(false),
+            is_bad: node["bad"].as_bool().unwrap_or(false),
+        };
+        nodes.map(entry).collect()
+    }
+
+    /// Waits until exactly this many nodes of the latest version are known.
+    pub fn wait_nodes(&self, count: usize) {
+        wait_for(&format!("{count} nodes"), || (self.known().len() == count).then_some(()));
+    }
+
+    /// Waits until a known node is as described.
+    pub fn wait_node(&self, what: &str, is_it: impl Fn(&NodeEntry) -> bool) -> NodeEntry {
+        wait_for(what, || self.known().into_iter().find(|it| is_it(it)))
+    }
+
+    /// `/metrics` as text.
+    pub fn metrics(&self) -> String {
+        self.get("/metrics").1
+    }
+
+    /// Messages dropped for this reason, all shards.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let label = format!("reason=\"{reason}\"");
+        let metrics = self.metrics();
+        let lines = metrics.lines().filter(|it| it.contains("drop") && it.contains(&label));
+        let values = lines.filter_map(|it| it.rsplit(' ').next()?.parse::<u64>().ok());
+        values.sum()
+    }
+
+    /// Waits until at least this many messages were dropped for this reason.
+    pub fn wait_dropped(&self, reason: &str, count: u64) {
+        wait_for(&format!("{count} drops for {reason}"), || {
+            (self.dropped(reason) >= count).then_some(())
+        });
+    }
+
+    /// Everything it wrote so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Whether a text is in its log.
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().contains(text)
+    }
+
+    /// Waits until a text is in its log.
+    pub fn wait_log(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || self.has_logged(text).then_some(()));
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).unwrap();
+    }
+
+    /// Rewrites the file with these keys changed and asks for a reload.
+    pub fn reload(&mut self, changes: &[(&str, &str)]) {
+        for (key, value) in changes {
+            self.keys.retain(|(it, _)| it != key);
+            self.keys.push(((*key).to_owned(), (*value).to_owned()));
+        }
+        self.rewrite(&properties(&self.keys, &self.addresses));
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Replaces the configuration file whole, as an editor does: by renaming a new one over it.
+    pub fn rewrite(&self, text: &str) {
+        let draft = self.path.with_extension("new");
+        fs::write(&draft, text).unwrap();
+        fs::rename(&draft, &self.path).unwrap();
+    }
+
+    /// How the process ended, if it did.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap().try_wait().unwrap()
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait_exit(&self) -> ExitStatus {
+        wait_for("the balancer's end", || self.exit_status())
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
+        line.and_then(|it| it.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Address of the IPv6 listener on a port.
+    pub fn v6(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port))
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        if std::thread::panicking() {
+            // The readers see the end of the pipes a moment later.
+            std::thread::sleep(Duration::from_millis(50));
+            eprintln!("--- log of the balancer ---\n{}--- end of log ---", self.log());
+        }
+        if let Some(directory) = self.path.parent() {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// The balancer's program, built once per test process with the profile of the tests.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("TRUNKLINE_BINARY") {
+            return path.into();
+        }
+        // target/<profile>/deps/<test>
+        let test = std::env::current_exe().unwrap();
+        let profile = test.parent().and_then(Path::parent).expect("a test lives in target/*/deps");
+        let target = profile.parent().expect("a profile lives in the target directory");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "-p", "shards", "--bin", "trunkline"]);
+        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        build.env("CARGO_TARGET_DIR", target);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo starts").success(), "trunkline does not build");
+        profile.join("trunkline")
+    })
+}
