@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
 use protocols::sip::stream::Framer;
@@ -345,7 +344,6 @@ pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
-    debug_assert!(socket.as_raw_fd() >= 0);
     Ok(socket.into())
 }
 
