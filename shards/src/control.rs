@@ -17,7 +17,7 @@ use engine::names::{Answer, Query, Reach, Unresolved, literal};
 use engine::node::Ports;
 use engine::registry::{Registry, Rules};
 use engine::relay::{Leg, Report};
-use engine::snapshot::Snapshot;
+use engine::snapshot::{NodeRule, Snapshot};
 use log::{error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,6 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::sip::Transport;
 use protocols::time::Time;
+use regex::bytes::RegexBuilder;
 
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
@@ -42,7 +43,7 @@ pub trait Shards {
     /// How many there are.
     fn count(&self) -> usize;
 
-    /// Readable when [`Shards::poll`] has something.
+    /// Readable when [`Shards::poll`] has something; figures may come without it.
     fn waker(&self) -> BorrowedFd<'_>;
 
     /// The next thing that a shard says; puts the waker to rest when there is nothing.
@@ -57,13 +58,6 @@ pub trait Shards {
 
     /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
     fn addressee(&self, shard: u8) -> Addressee;
-
-    /// Ties users that match a regular expression to a node, or unties them (`/lbnoderegex`).
-    ///
-    /// # Errors
-    ///
-    /// Why not, for the administrator.
-    fn tie(&mut self, regex: &str, node: Option<SocketAddr>) -> Result<(), String>;
 
     /// One page of the statistics port.
     fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
@@ -105,6 +99,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The configuration in force.
     pub config: Arc<Config>,
+    /// Addresses of `extraServerNodes`.
+    pub extra_servers: Vec<SocketAddr>,
     /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
     pub stopping: Option<Time>,
 }
@@ -216,6 +212,8 @@ struct Control<S: Shards> {
     gathering: Option<Gathering<S::Figures>>,
     shards: S,
     shards_running: usize,
+    /// `/lbnoderegex`.
+    rules: Vec<NodeRule>,
     refused_logged: Option<Time>,
     exit: Option<u8>,
 }
@@ -263,7 +261,8 @@ impl<S: Shards> Control<S> {
         prober.configure(now, config.probe, registry.probed());
 
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
-        let view = View { snapshot, config: Arc::clone(&config), stopping: None };
+        let extra_servers = hosts.extra_servers(&config);
+        let view = View { snapshot, config: Arc::clone(&config), extra_servers, stopping: None };
         // Whatever can be refused comes before the first thread that carries traffic.
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
@@ -292,6 +291,7 @@ impl<S: Shards> Control<S> {
             server,
             gathering: None,
             shards,
+            rules: Vec::new(),
             refused_logged: None,
             exit: None,
         })
@@ -331,7 +331,8 @@ impl<S: Shards> Control<S> {
 
     /// How long there is nothing to do.
     fn wait(&self) -> EpollTimeout {
-        let gathering = self.gathering.as_ref().map(|it| it.deadline);
+        let now = self.clock.now();
+        let gathering = self.gathering.as_ref().map(|it| it.deadline.min(now + FIGURES_PERIOD));
         let next = [
             Some(self.file.poll_timeout()),
             self.registry.poll_timeout(),
@@ -343,7 +344,7 @@ impl<S: Shards> Control<S> {
         ];
         let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up: waking before the time would be a busy loop.
-        let millis = next.since(self.clock.now()).as_nanos().div_ceil(1_000_000);
+        let millis = next.since(now).as_nanos().div_ceil(1_000_000);
         EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
     }
 
@@ -424,7 +425,8 @@ impl<S: Shards> Control<S> {
     /// Hands shards what has changed, once per turn.
     fn publish(&mut self) {
         if let Some(snapshot) = self.registry.snapshot() {
-            self.view.snapshot = Arc::new(snapshot);
+            let rules = Arc::from(self.rules.as_slice());
+            self.view.snapshot = Arc::new(snapshot.after(&self.view.snapshot).with_rules(rules));
             self.is_stale = true;
         }
         if std::mem::take(&mut self.is_stale) {
@@ -444,6 +446,8 @@ impl<S: Shards> Control<S> {
 
     fn configure_nodes(&mut self, now: Time) {
         let config = &self.view.config;
+        self.view.extra_servers = self.hosts.extra_servers(config);
+        self.is_stale = true;
         self.registry.configure(now, Rules::from(&**config), &self.hosts.addresses());
         self.prober.configure(now, config.probe, self.registry.probed());
     }
@@ -494,16 +498,32 @@ impl<S: Shards> Control<S> {
                 logs::set_level(level);
                 Response::text(200, "Log level changed")
             }
-            Command::NodeRegex { regex, node } => match self.shards.tie(&regex, node) {
-                Ok(()) => Response::text(200, "Regex set"),
-                Err(why) => Response::text(400, why + "\n"),
-            },
+            Command::NodeRegex { regex, node } => self.tie(regex, node),
             Command::Explain { source, listener, leg, message } => {
                 let message = Explain { source, listener, leg, message };
                 self.shards.explain(&message, &self.facts(now))
             }
         };
         self.respond(now, connection, &response);
+    }
+
+    /// Pins users that match to a node, or unpins them: the first match wins, a new one comes last.
+    fn tie(&mut self, regex: String, node: Option<SocketAddr>) -> Response {
+        self.rules.retain(|it| it.pattern.as_str() != regex);
+        if let Some(node) = node {
+            if self.rules.len() >= RULES_MAX {
+                return Response::text(400, format!("At most {RULES_MAX} expressions.\n"));
+            }
+            let built = RegexBuilder::new(&regex).size_limit(REGEX_BYTES_MAX).build();
+            match built {
+                Ok(pattern) => self.rules.push(NodeRule { pattern, node }),
+                Err(error) => return Response::text(400, format!("{error}\n")),
+            }
+        }
+        let rules = Arc::from(self.rules.as_slice());
+        self.view.snapshot = Arc::new(self.view.snapshot.with_other_rules(rules));
+        self.is_stale = true;
+        Response::text(200, "Regex set")
     }
 
     /// A page that needs the shards' figures: asks them, unless they have just been asked.
@@ -625,6 +645,12 @@ const SHARDS: u64 = 2;
 const NOTICES_PER_TURN: usize = 4096;
 /// A shard that has not answered by then is stuck; the page is made without it.
 const FIGURES_TIME_MAX: Duration = Duration::from_secs(1);
+/// Shards do not ring for figures: while some are on their way we look ourselves.
+const FIGURES_PERIOD: Duration = Duration::from_millis(2);
+/// One for each customer that has a node of its own.
+const RULES_MAX: usize = 1024;
+/// A compiled expression; the largest that anyone writes by hand is far below.
+const REGEX_BYTES_MAX: usize = 1 << 20;
 /// After the end of the drain, for shards to wind up.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Anyone who reaches the internal leg can send rubbish; the log must not grow by it.
