@@ -25,6 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::sip::Transport;
 use protocols::time::Time;
+use regex::bytes::RegexBuilder;
 
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
@@ -42,7 +43,7 @@ pub trait Shards {
     /// How many there are.
     fn count(&self) -> usize;
 
-    /// Readable when [`Shards::poll`] has something.
+    /// Readable when [`Shards::poll`] has something; figures may come without it.
     fn waker(&self) -> BorrowedFd<'_>;
 
     /// The next thing that a shard says; puts the waker to rest when there is nothing.
@@ -98,6 +99,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The configuration in force.
     pub config: Arc<Config>,
+    /// Addresses of `extraServerNodes`.
+    pub extra_servers: Vec<SocketAddr>,
     /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
     pub stopping: Option<Time>,
 }
@@ -203,14 +206,14 @@ struct Control<S: Shards> {
     registry: Registry,
     prober: Prober,
     probes: probe::Sockets,
-    /// The regex table of `/lbnoderegex`, part of every snapshot.
-    rules: Arc<[NodeRule]>,
     names: Names,
     hosts: Hosts,
     server: Option<Server>,
     gathering: Option<Gathering<S::Figures>>,
     shards: S,
     shards_running: usize,
+    /// `/lbnoderegex`.
+    rules: Vec<NodeRule>,
     refused_logged: Option<Time>,
     exit: Option<u8>,
 }
@@ -258,7 +261,8 @@ impl<S: Shards> Control<S> {
         prober.configure(now, config.probe, registry.probed());
 
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
-        let view = View { snapshot, config: Arc::clone(&config), stopping: None };
+        let extra_servers = hosts.extra_servers(&config);
+        let view = View { snapshot, config: Arc::clone(&config), extra_servers, stopping: None };
         // Whatever can be refused comes before the first thread that carries traffic.
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
@@ -282,12 +286,12 @@ impl<S: Shards> Control<S> {
             registry,
             prober,
             probes,
-            rules: Arc::default(),
             names,
             hosts,
             server,
             gathering: None,
             shards,
+            rules: Vec::new(),
             refused_logged: None,
             exit: None,
         })
@@ -327,7 +331,8 @@ impl<S: Shards> Control<S> {
 
     /// How long there is nothing to do.
     fn wait(&self) -> EpollTimeout {
-        let gathering = self.gathering.as_ref().map(|it| it.deadline);
+        let now = self.clock.now();
+        let gathering = self.gathering.as_ref().map(|it| it.deadline.min(now + FIGURES_PERIOD));
         let next = [
             Some(self.file.poll_timeout()),
             self.registry.poll_timeout(),
@@ -339,7 +344,7 @@ impl<S: Shards> Control<S> {
         ];
         let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up: waking before the time would be a busy loop.
-        let millis = next.since(self.clock.now()).as_nanos().div_ceil(1_000_000);
+        let millis = next.since(now).as_nanos().div_ceil(1_000_000);
         EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
     }
 
@@ -420,8 +425,8 @@ impl<S: Shards> Control<S> {
     /// Hands shards what has changed, once per turn.
     fn publish(&mut self) {
         if let Some(snapshot) = self.registry.snapshot() {
-            let snapshot = snapshot.after(&self.view.snapshot).with_rules(Arc::clone(&self.rules));
-            self.view.snapshot = Arc::new(snapshot);
+            let rules = Arc::from(self.rules.as_slice());
+            self.view.snapshot = Arc::new(snapshot.after(&self.view.snapshot).with_rules(rules));
             self.is_stale = true;
         }
         if std::mem::take(&mut self.is_stale) {
@@ -441,6 +446,8 @@ impl<S: Shards> Control<S> {
 
     fn configure_nodes(&mut self, now: Time) {
         let config = &self.view.config;
+        self.view.extra_servers = self.hosts.extra_servers(config);
+        self.is_stale = true;
         self.registry.configure(now, Rules::from(&**config), &self.hosts.addresses());
         self.prober.configure(now, config.probe, self.registry.probed());
     }
@@ -491,10 +498,7 @@ impl<S: Shards> Control<S> {
                 logs::set_level(level);
                 Response::text(200, "Log level changed")
             }
-            Command::NodeRegex { regex, node } => match self.tie(&regex, node) {
-                Ok(()) => Response::text(200, "Regex set"),
-                Err(why) => Response::text(400, why + "\n"),
-            },
+            Command::NodeRegex { regex, node } => self.tie(regex, node),
             Command::Explain { source, listener, leg, message } => {
                 let message = Explain { source, listener, leg, message };
                 self.shards.explain(&message, &self.facts(now))
@@ -503,21 +507,23 @@ impl<S: Shards> Control<S> {
         self.respond(now, connection, &response);
     }
 
-    /// Ties users that match a regular expression to a node, or unties them (`/lbnoderegex`).
-    fn tie(&mut self, text: &str, node: Option<SocketAddr>) -> Result<(), String> {
-        let mut rules = self.rules.to_vec();
-        rules.retain(|it| it.pattern.as_str() != text);
+    /// Pins users that match to a node, or unpins them: the first match wins, a new one comes last.
+    fn tie(&mut self, regex: String, node: Option<SocketAddr>) -> Response {
+        self.rules.retain(|it| it.pattern.as_str() != regex);
         if let Some(node) = node {
-            let pattern = regex::bytes::Regex::new(text).map_err(|error| error.to_string())?;
-            if rules.len() >= RULES_MAX {
-                return Err(format!("there are {RULES_MAX} rules already"));
+            if self.rules.len() >= RULES_MAX {
+                return Response::text(400, format!("At most {RULES_MAX} expressions.\n"));
             }
-            rules.push(NodeRule { pattern, node });
+            let built = RegexBuilder::new(&regex).size_limit(REGEX_BYTES_MAX).build();
+            match built {
+                Ok(pattern) => self.rules.push(NodeRule { pattern, node }),
+                Err(error) => return Response::text(400, format!("{error}\n")),
+            }
         }
-        info!("Node regex table: {} rules", rules.len());
-        self.rules = rules.into();
-        self.registry.renew();
-        Ok(())
+        let rules = Arc::from(self.rules.as_slice());
+        self.view.snapshot = Arc::new(self.view.snapshot.with_other_rules(rules));
+        self.is_stale = true;
+        Response::text(200, "Regex set")
     }
 
     /// A page that needs the shards' figures: asks them, unless they have just been asked.
@@ -631,8 +637,6 @@ fn seed() -> u64 {
     std::hash::RandomState::new().hash_one(0)
 }
 
-/// Rules of the regex table: each is tried on every new association.
-const RULES_MAX: usize = 1_000;
 /// Epoll tokens; `probe` and `http` have ranges of their own.
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
@@ -641,6 +645,12 @@ const SHARDS: u64 = 2;
 const NOTICES_PER_TURN: usize = 4096;
 /// A shard that has not answered by then is stuck; the page is made without it.
 const FIGURES_TIME_MAX: Duration = Duration::from_secs(1);
+/// Shards do not ring for figures: while some are on their way we look ourselves.
+const FIGURES_PERIOD: Duration = Duration::from_millis(2);
+/// One for each customer that has a node of its own.
+const RULES_MAX: usize = 1024;
+/// A compiled expression; the largest that anyone writes by hand is far below.
+const REGEX_BYTES_MAX: usize = 1 << 20;
 /// After the end of the drain, for shards to wind up.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Anyone who reaches the internal leg can send rubbish; the log must not grow by it.

@@ -1,9 +1,10 @@
 //! The process as operators meet it: start and stop lines, signals, reload, the statistics port.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,18 @@ struct Service {
     text: String,
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below the ephemeral ones: clients elsewhere do not take it.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 16_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 16;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 768;
+        let is_free = TcpListener::bind(("0.0.0.0", port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        if is_free {
+            return port;
+        }
+    }
 }
 
 fn file(name: &str, text: &str) -> PathBuf {

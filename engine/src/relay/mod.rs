@@ -1,5 +1,6 @@
 //! Relays: one state machine per protocol. This file has what they share with the shards.
 
+mod listeners;
 pub mod sip;
 
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::net::SocketAddr;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
+pub use self::listeners::listeners;
 use crate::node::NodeKey;
 
 /// Which side of the balancer (`sip.md` 0).
