@@ -6,8 +6,8 @@
 
 pub mod balance;
 pub mod config;
-pub mod names;
 pub mod lifecycle;
+pub mod names;
 pub mod node;
 pub mod registry;
 pub mod relay;

@@ -17,7 +17,7 @@ use engine::names::{Answer, Query, Reach, Unresolved, literal};
 use engine::node::Ports;
 use engine::registry::{Registry, Rules};
 use engine::relay::{Leg, Report};
-use engine::snapshot::Snapshot;
+use engine::snapshot::{NodeRule, Snapshot};
 use log::{error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -28,10 +28,10 @@ use protocols::time::Time;
 
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
+use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::names::{Names, Sources};
-use crate::stand_in::Clock;
 use crate::{logs, probe, reload};
 
 /// The shards as control sees them. Dropping it joins their threads.
@@ -57,13 +57,6 @@ pub trait Shards {
 
     /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
     fn addressee(&self, shard: u8) -> Addressee;
-
-    /// Ties users that match a regular expression to a node, or unties them (`/lbnoderegex`).
-    ///
-    /// # Errors
-    ///
-    /// Why not, for the administrator.
-    fn tie(&mut self, regex: &str, node: Option<SocketAddr>) -> Result<(), String>;
 
     /// One page of the statistics port.
     fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
@@ -210,6 +203,8 @@ struct Control<S: Shards> {
     registry: Registry,
     prober: Prober,
     probes: probe::Sockets,
+    /// The regex table of `/lbnoderegex`, part of every snapshot.
+    rules: Arc<[NodeRule]>,
     names: Names,
     hosts: Hosts,
     server: Option<Server>,
@@ -287,6 +282,7 @@ impl<S: Shards> Control<S> {
             registry,
             prober,
             probes,
+            rules: Arc::default(),
             names,
             hosts,
             server,
@@ -424,6 +420,7 @@ impl<S: Shards> Control<S> {
     /// Hands shards what has changed, once per turn.
     fn publish(&mut self) {
         if let Some(snapshot) = self.registry.snapshot() {
+            let snapshot = snapshot.after(&self.view.snapshot).with_rules(Arc::clone(&self.rules));
             self.view.snapshot = Arc::new(snapshot);
             self.is_stale = true;
         }
@@ -494,7 +491,7 @@ impl<S: Shards> Control<S> {
                 logs::set_level(level);
                 Response::text(200, "Log level changed")
             }
-            Command::NodeRegex { regex, node } => match self.shards.tie(&regex, node) {
+            Command::NodeRegex { regex, node } => match self.tie(&regex, node) {
                 Ok(()) => Response::text(200, "Regex set"),
                 Err(why) => Response::text(400, why + "\n"),
             },
@@ -504,6 +501,23 @@ impl<S: Shards> Control<S> {
             }
         };
         self.respond(now, connection, &response);
+    }
+
+    /// Ties users that match a regular expression to a node, or unties them (`/lbnoderegex`).
+    fn tie(&mut self, text: &str, node: Option<SocketAddr>) -> Result<(), String> {
+        let mut rules = self.rules.to_vec();
+        rules.retain(|it| it.pattern.as_str() != text);
+        if let Some(node) = node {
+            let pattern = regex::bytes::Regex::new(text).map_err(|error| error.to_string())?;
+            if rules.len() >= RULES_MAX {
+                return Err(format!("there are {RULES_MAX} rules already"));
+            }
+            rules.push(NodeRule { pattern, node });
+        }
+        info!("Node regex table: {} rules", rules.len());
+        self.rules = rules.into();
+        self.registry.renew();
+        Ok(())
     }
 
     /// A page that needs the shards' figures: asks them, unless they have just been asked.
@@ -617,6 +631,8 @@ fn seed() -> u64 {
     std::hash::RandomState::new().hash_one(0)
 }
 
+/// Rules of the regex table: each is tried on every new association.
+const RULES_MAX: usize = 1_000;
 /// Epoll tokens; `probe` and `http` have ranges of their own.
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;

@@ -31,7 +31,9 @@ pub fn run(stay: bool) -> Result<(), String> {
     let peers = start_peers(&ports).map_err(|error| format!("cannot start the peers: {error}"))?;
     println!("  two pretend nodes {} and {}", peers.nodes()[0], peers.nodes()[1]);
     balancer.wait_for_nodes(2)?;
-    println!("Both nodes are registered. {UDP_RATE} calls a second over UDP, {TCP_RATE} over TCP.\n");
+    println!(
+        "Both nodes are registered. {UDP_RATE} calls a second over UDP, {TCP_RATE} over TCP.\n"
+    );
 
     let story = tell(&mut balancer, &ports, &peers)?;
     story.print();
@@ -42,7 +44,11 @@ pub fn run(stay: bool) -> Result<(), String> {
             std::thread::sleep(Duration::from_secs(1));
         }
     }
-    if story.failed() { Err("calls were lost that should not have been".to_owned()) } else { Ok(()) }
+    if story.failed() {
+        Err("calls were lost that should not have been".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 /// Ports on loopback, all free a moment ago.
@@ -176,7 +182,8 @@ impl Balancer {
 
     /// The body of one page of the statistics port.
     fn ask(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect_timeout(&self.statistic, Duration::from_secs(1)).ok()?;
+        let mut stream =
+            TcpStream::connect_timeout(&self.statistic, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
@@ -308,10 +315,18 @@ impl Story {
         println!("\n{:<52}{:>10}", "calls placed", calls.started);
         println!("{:<52}{:>10}", "calls completed", calls.completed);
         for (index, node) in self.report.nodes.iter().enumerate() {
-            println!("{:<52}{:>10}", format!("  by node-{} ({})", index + 1, node.address), node.calls);
+            println!(
+                "{:<52}{:>10}",
+                format!("  by node-{} ({})", index + 1, node.address),
+                node.calls
+            );
         }
         let hit = self.lost().filter(|it| self.is_hit(it)).count();
-        println!("{:<52}{:>10}", "calls lost, set up after the node had expired", self.lost_after_expiry());
+        println!(
+            "{:<52}{:>10}",
+            "calls lost, set up after the node had expired",
+            self.lost_after_expiry()
+        );
         println!("{:<52}{:>10}", "calls hit by the death before it could be known", hit);
         println!(
             "{:<52}{:>10}",
@@ -320,7 +335,10 @@ impl Story {
         );
         let moved: u64 = self.report.nodes.iter().map(|it| it.seen.moved).sum();
         println!("{:<52}{:>10}", "in-dialog requests taken over from the dead node", moved);
-        println!("\n{:<28}{:>10}{:>10}{:>10}{:>10}", "latency, microseconds", "p50", "p90", "p99", "max");
+        println!(
+            "\n{:<28}{:>10}{:>10}{:>10}{:>10}",
+            "latency, microseconds", "p50", "p90", "p99", "max"
+        );
         for (name, it) in [
             ("INVITE to 180", &self.report.latencies.ringing),
             ("INVITE to 200", &self.report.latencies.answer),

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use shards::args::{Command, EXIT_OK, EXIT_USAGE, Usage, parse};
+use shards::args::{Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Usage, parse};
 use shards::control;
 use shards::names::Sources;
 
@@ -17,16 +17,21 @@ fn main() -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
     let code = match parse(&arguments) {
-        Ok(Command::Run(run)) => control::run(run, Sources::default(), shards::stand_in::start),
-        Ok(Command::Demo { stay }) => shards::stand_in::demo(stay),
+        Ok(Command::Run(run)) => control::run(run, Sources::default(), shards::pool::start),
+        Ok(Command::Demo { stay }) => match shards::demo::run(stay) {
+            Ok(()) => EXIT_OK,
+            Err(why) => complain(&why, EXIT_FAILED),
+        },
         Ok(Command::Say(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             EXIT_OK
         }
-        Err(Usage(text)) => {
-            let _ = writeln!(std::io::stderr(), "trunkline: {text}\nTry: trunkline --help");
-            EXIT_USAGE
-        }
+        Err(Usage(text)) => complain(&format!("{text}\nTry: trunkline --help"), EXIT_USAGE),
     };
     ExitCode::from(code)
+}
+
+fn complain(text: &str, code: u8) -> u8 {
+    let _ = writeln!(std::io::stderr(), "trunkline: {text}");
+    code
 }

@@ -203,8 +203,13 @@ pub struct RawAddress(pub [u8; RAW_ADDRESS_BYTES]);
 
 /// `sizeof(struct sockaddr_in6)`.
 pub const RAW_ADDRESS_BYTES: usize = 28;
+/// The same, as the kernel takes it.
+pub(crate) const RAW_ADDRESS_LENGTH: libc::socklen_t = 28;
 const _: () = assert!(RAW_ADDRESS_BYTES == size_of::<libc::sockaddr_in6>());
 const V4_BYTES: u32 = 16;
+const FAMILY_V4: u16 = 2;
+const FAMILY_V6: u16 = 10;
+const _: () = assert!(libc::AF_INET == 2 && libc::AF_INET6 == 10);
 const _: () = assert!(V4_BYTES as usize == size_of::<libc::sockaddr_in>());
 
 impl RawAddress {
@@ -218,20 +223,20 @@ impl RawAddress {
         match address {
             SocketAddr::V4(v4) => {
                 let [a, b, c, d] = v4.ip().octets();
-                let [f0, f1] = (libc::AF_INET as u16).to_ne_bytes();
+                let [f0, f1] = FAMILY_V4.to_ne_bytes();
                 let [p0, p1] = v4.port().to_be_bytes();
                 it[..8].copy_from_slice(&[f0, f1, p0, p1, a, b, c, d]);
                 it[8..16].fill(0);
                 V4_BYTES
             }
             SocketAddr::V6(v6) => {
-                let [f0, f1] = (libc::AF_INET6 as u16).to_ne_bytes();
+                let [f0, f1] = FAMILY_V6.to_ne_bytes();
                 let [p0, p1] = v6.port().to_be_bytes();
                 it[..4].copy_from_slice(&[f0, f1, p0, p1]);
                 it[4..8].copy_from_slice(&v6.flowinfo().to_ne_bytes());
                 it[8..24].copy_from_slice(&v6.ip().octets());
                 it[24..].copy_from_slice(&v6.scope_id().to_ne_bytes());
-                RAW_ADDRESS_BYTES as u32
+                RAW_ADDRESS_LENGTH
             }
         }
     }
@@ -241,11 +246,9 @@ impl RawAddress {
     pub fn decode(&self) -> Option<SocketAddr> {
         let [f0, f1, p0, p1, a, b, c, d, rest @ ..] = self.0;
         let port = u16::from_be_bytes([p0, p1]);
-        match i32::from(u16::from_ne_bytes([f0, f1])) {
-            libc::AF_INET => {
-                Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port)))
-            }
-            libc::AF_INET6 => {
+        match u16::from_ne_bytes([f0, f1]) {
+            FAMILY_V4 => Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))),
+            FAMILY_V6 => {
                 let (ip, scope) = rest.split_first_chunk::<16>()?;
                 Some(SocketAddr::V6(SocketAddrV6::new(
                     Ipv6Addr::from(*ip),
@@ -267,7 +270,7 @@ impl RawAddress {
 /// died in the queue reports its own error and the next call may succeed.
 pub(crate) fn accept(listener: RawFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     let mut address = RawAddress::EMPTY;
-    let mut length = RAW_ADDRESS_BYTES as libc::socklen_t;
+    let mut length = RAW_ADDRESS_LENGTH;
     // SAFETY: the kernel writes at most `length` bytes into `address`, which has that many.
     let fd = check(unsafe {
         libc::accept4(
@@ -307,7 +310,7 @@ pub(crate) fn attach_steering(fd: RawFd, program: &mut [libc::sock_filter]) -> i
 }
 
 fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
-    let length = size_of::<T>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: the kernel reads `length` bytes at `value`, a reference to that many.
     check(unsafe { libc::setsockopt(fd, level, name, std::ptr::from_ref(value).cast(), length) })?;
     Ok(())
@@ -318,7 +321,7 @@ pub(crate) fn receive_drops(fd: RawFd) -> u32 {
     const SO_MEMINFO: i32 = 55;
     const DROPS: usize = 8;
     let mut figures = [0u32; 9];
-    let mut length = size_of::<[u32; 9]>() as libc::socklen_t;
+    let mut length: libc::socklen_t = 36;
     // SAFETY: the kernel writes at most `length` bytes into `figures`, which has that many.
     let returned = unsafe {
         libc::getsockopt(
@@ -387,6 +390,12 @@ pub fn block_signals() {
 ///
 /// The kernel's reason.
 pub(crate) fn probe_io_uring() -> io::Result<()> {
+    // In a thread of its own: a closed ring leaves work behind that interrupts its creator's next wait.
+    let probe = std::thread::Builder::new().spawn(set_up_io_uring)?;
+    probe.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+fn set_up_io_uring() -> io::Result<()> {
     /// `sizeof(struct io_uring_params)`.
     const PARAMS_BYTES: usize = 120;
     let mut params = [0u64; PARAMS_BYTES / 8];

@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
+use protocols::sip::stream::Framer;
 use socket2::{Domain, Socket, Type};
 
 /// A message as it arrived, kept until what was made of it has left.
@@ -40,6 +41,8 @@ pub struct Connection {
     pub phase: Phase,
     /// We opened it.
     pub is_ours: bool,
+    /// Cuts what comes in into messages.
+    pub framer: Framer,
     /// Start of a message whose end has not come.
     pub partial: Vec<u8>,
     unsent: Vec<u8>,
@@ -129,7 +132,7 @@ impl Streams {
         listener: ListenerId,
         peer: SocketAddr,
         phase: Phase,
-        is_ours: bool,
+        framer: Framer,
     ) -> Option<Flow> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -145,7 +148,8 @@ impl Streams {
             listener,
             peer,
             phase,
-            is_ours,
+            is_ours: phase == Phase::Connecting,
+            framer,
             partial: Vec::new(),
             unsent: Vec::new(),
             waiting: VecDeque::new(),
@@ -177,35 +181,33 @@ impl Streams {
     }
 
     /// Queues bytes; they leave with the next [`Streams::flush_listed`]. `carried` is what they were
-    /// made of, given back by [`Streams::remove`] if they never leave.
+    /// made of: taken on success, given back by [`Streams::remove`] if they never leave.
     ///
     /// # Errors
     ///
     /// [`DropReason::ConnectionGone`]: not the same connection any more. [`DropReason::SlowPeer`]: its
-    /// queue is full. `carried` comes back with it.
+    /// queue is full. `carried` stays with the caller.
     pub fn enqueue(
         &mut self,
         flow: Flow,
         bytes: &[u8],
-        carried: Option<Carried>,
-    ) -> Result<(), (DropReason, Option<Carried>)> {
-        let mut spare = self.spare.pop();
-        let result = match self.find(flow) {
-            None => Err((DropReason::ConnectionGone, carried)),
-            Some(it) if !it.unsent.is_empty() && it.unsent.len() + bytes.len() > QUEUE_BYTES_MAX => {
-                Err((DropReason::SlowPeer, carried))
-            }
-            Some(it) => {
-                if it.unsent.capacity() == 0 {
-                    it.unsent = spare.take().unwrap_or_default();
-                }
-                it.unsent.extend_from_slice(bytes);
-                it.waiting.extend(carried.map(|carried| (it.unsent.len(), carried)));
-                Ok(!std::mem::replace(&mut it.is_listed, true))
-            }
-        };
-        self.spare.extend(spare);
-        if result? {
+        carried: &mut Option<Carried>,
+    ) -> Result<(), DropReason> {
+        let it = self
+            .slots
+            .get_mut(flow.slot as usize)
+            .filter(|it| it.generation == flow.generation && flow.shard == self.shard)
+            .and_then(|it| it.connection.as_mut())
+            .ok_or(DropReason::ConnectionGone)?;
+        if !it.unsent.is_empty() && it.unsent.len() + bytes.len() > QUEUE_BYTES_MAX {
+            return Err(DropReason::SlowPeer);
+        }
+        if it.unsent.capacity() == 0 {
+            it.unsent = self.spare.pop().unwrap_or_default();
+        }
+        it.unsent.extend_from_slice(bytes);
+        it.waiting.extend(carried.take().map(|carried| (it.unsent.len(), carried)));
+        if !std::mem::replace(&mut it.is_listed, true) {
             self.listed.push(flow.slot);
         }
         Ok(())
@@ -282,7 +284,11 @@ impl Streams {
     }
 
     /// Closes a connection. Messages that did not leave whole go to `undelivered`.
-    pub fn remove(&mut self, flow: Flow, undelivered: &mut VecDeque<Carried>) -> Option<Connection> {
+    pub fn remove(
+        &mut self,
+        flow: Flow,
+        undelivered: &mut VecDeque<Carried>,
+    ) -> Option<Connection> {
         self.find(flow)?;
         let slot = self.slots.get_mut(flow.slot as usize)?;
         let mut it = slot.connection.take()?;
@@ -329,8 +335,7 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 /// The connection was refused at once, or there is no way there. `WouldBlock` is never returned: a
 /// connection under way is a success.
 pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket =
-        Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
     if !listener.ip().is_unspecified() {
         socket.bind(&SocketAddr::new(listener.ip(), 0).into())?;
@@ -383,7 +388,7 @@ mod tests {
 
     fn open(streams: &mut Streams, socket: TcpStream) -> Flow {
         let peer = socket.peer_addr().unwrap();
-        streams.insert(socket, ListenerId(0), peer, Phase::Open, false).unwrap()
+        streams.insert(socket, ListenerId(0), peer, Phase::Open, Framer::new(65_536)).unwrap()
     }
 
     #[test]
@@ -402,8 +407,9 @@ mod tests {
         assert!(streams.find(first).is_none() && streams.find(second).is_some());
         assert!(streams.find(Flow { shard: 4, ..second }).is_none());
         assert!(streams.remove(first, &mut VecDeque::new()).is_none());
-        let (reason, back) = streams.enqueue(first, b"x", Some(carried("x"))).unwrap_err();
-        assert_eq!((reason, back.is_some()), (DropReason::ConnectionGone, true));
+        let mut request = Some(carried("x"));
+        let gone = streams.enqueue(first, b"x", &mut request);
+        assert_eq!((gone, request.is_some()), (Err(DropReason::ConnectionGone), true));
         assert_eq!(streams.towards(ListenerId(0), peer), None);
         assert_eq!(streams.flows().collect::<Vec<_>>(), [second]);
     }
@@ -414,7 +420,7 @@ mod tests {
         let (ours, mut theirs) = pair();
         let flow = open(&mut streams, ours);
         for text in ["one ", "two ", "three"] {
-            streams.enqueue(flow, text.as_bytes(), Some(carried(text))).unwrap();
+            streams.enqueue(flow, text.as_bytes(), &mut Some(carried(text))).unwrap();
         }
         assert!(!streams.is_flushed(flow));
         assert_eq!(streams.flush_listed(|_| panic!("alive")), 1);
@@ -435,9 +441,9 @@ mod tests {
         let message = "m".repeat(10_000);
         let mut accepted = 0usize;
         let reason = loop {
-            match streams.enqueue(flow, message.as_bytes(), Some(carried("m"))) {
+            match streams.enqueue(flow, message.as_bytes(), &mut Some(carried("m"))) {
                 Ok(()) => accepted += 1,
-                Err((reason, _)) => break reason,
+                Err(reason) => break reason,
             }
             streams.flush_listed(|_| panic!("alive"));
             assert!(accepted < 100_000, "the queue has no end");
@@ -457,10 +463,10 @@ mod tests {
         let mut streams = Streams::new(0);
         let (ours, theirs) = pair();
         let flow = open(&mut streams, ours);
-        streams.enqueue(flow, b"read by nobody", None).unwrap();
+        streams.enqueue(flow, b"read by nobody", &mut None).unwrap();
         streams.flush_listed(|_| panic!("alive"));
         drop(theirs); // with unread bytes: a reset
-        streams.enqueue(flow, b"request", Some(carried("request"))).unwrap();
+        streams.enqueue(flow, b"request", &mut Some(carried("request"))).unwrap();
         let mut dead = Vec::new();
         streams.flush_listed(|it| dead.push(it));
         assert_eq!(dead, [flow]);

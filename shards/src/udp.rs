@@ -13,10 +13,12 @@ use std::ptr::null_mut;
 
 use engine::relay::Arrival;
 
-use crate::sys::{RAW_ADDRESS_BYTES, RawAddress, check};
+use crate::sys::{RAW_ADDRESS_LENGTH, RawAddress, check};
 
 /// Datagrams of one system call.
 pub const BATCH: usize = 32;
+const BATCH_LENGTH: libc::c_uint = 32;
+const _: () = assert!(BATCH_LENGTH as usize == BATCH);
 
 /// What came in with one `recvmmsg`.
 pub struct Received {
@@ -45,6 +47,7 @@ impl Default for Received {
             vector.iov_base = slot.as_mut_ptr().cast();
             vector.iov_len = DATAGRAM_BYTES_MAX;
             header.msg_hdr.msg_name = (&raw mut address.0).cast();
+            header.msg_hdr.msg_namelen = RAW_ADDRESS_LENGTH;
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
         }
@@ -60,16 +63,16 @@ impl Received {
     /// An error that the socket had pending (`ConnectionRefused` after a refused datagram): look at the
     /// error queue and call again.
     pub fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
-        self.count = 0;
-        for header in self.headers.iter_mut() {
-            header.msg_hdr.msg_namelen = RAW_ADDRESS_BYTES as libc::socklen_t;
+        // The kernel writes only into the headers that it fills.
+        for header in self.headers.iter_mut().take(std::mem::take(&mut self.count)) {
+            header.msg_hdr.msg_namelen = RAW_ADDRESS_LENGTH;
         }
         // SAFETY: every header points at a slot and an address of `self`, which stay where they are.
         let returned = unsafe {
             libc::recvmmsg(
                 fd,
                 self.headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                BATCH_LENGTH,
                 libc::MSG_DONTWAIT,
                 null_mut(),
             )
@@ -207,7 +210,7 @@ impl Outgoing {
                 libc::sendmmsg(
                     fd,
                     headers.as_mut_ptr(),
-                    headers.len() as libc::c_uint,
+                    libc::c_uint::try_from(headers.len()).unwrap_or(BATCH_LENGTH),
                     libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
                 )
             };
@@ -272,7 +275,7 @@ pub fn take_error(fd: RawFd, quoted: &mut [u8]) -> Option<Returned> {
     // SAFETY: all-zero is a valid `msghdr`.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut address.0).cast();
-    header.msg_namelen = RAW_ADDRESS_BYTES as libc::socklen_t;
+    header.msg_namelen = RAW_ADDRESS_LENGTH;
     header.msg_iov = &raw mut vector;
     header.msg_iovlen = 1;
     header.msg_control = (&raw mut control.0).cast();
@@ -431,7 +434,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     fn pattern(length: usize) -> Vec<u8> {
-        (0..length).map(|it| (it * 31 % 251) as u8).collect()
+        (0..=250u8).cycle().take(length).collect()
     }
 
     fn wait(socket: &UdpSocket, flags: i32) {

@@ -221,3 +221,109 @@ impl Clock {
 }
 
 pub(crate) type Commands = Receiver<Command>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Pace;
+    use crate::report::Failure;
+    use protocols::sip::Transport;
+
+    fn loopback() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    fn agent(nodes: usize) -> Agent {
+        start(AgentConfig {
+            nodes: (0..nodes).map(|_| NodeConfig::new(loopback(), None)).collect(),
+            callers: Vec::new(),
+            polling: Polling::Block,
+            cpu: None,
+        })
+        .unwrap()
+    }
+
+    fn some_calls(agent: &Agent, node: usize, transport: Transport, calls: u64) -> CallerConfig {
+        CallerConfig {
+            transport,
+            calls_max: Some(calls),
+            timeout: Duration::from_millis(400),
+            ..CallerConfig::new(agent.nodes()[node], Pace::Open(1000.0))
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn calls_complete_over_both_transports() {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let agent = agent(2);
+            for node in 0..2 {
+                agent
+                    .place(CallerConfig {
+                        from: vec![loopback(); 3],
+                        timeout: PATIENCE,
+                        ..some_calls(&agent, node, transport, 100)
+                    })
+                    .unwrap();
+            }
+            let report = agent.wait(PATIENCE).unwrap();
+            assert_eq!(report.calls.completed, 200, "{transport:?} {report}");
+            assert_eq!(report.calls.failed_total(), 0, "{transport:?}");
+            assert_eq!(report.misrouted(), 0, "{transport:?}");
+            for node in &report.nodes {
+                assert_eq!(node.calls, 100, "{transport:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_node_loses_calls_and_a_restarted_one_takes_them() {
+        for (transport, death) in [
+            (Transport::Udp, Death::Refuse),
+            (Transport::Udp, Death::Silent),
+            (Transport::Tcp, Death::Refuse),
+            (Transport::Tcp, Death::Silent),
+        ] {
+            let case = format!("{transport:?} {death:?}");
+            let agent = agent(1);
+            // A connection must be there before the node dies.
+            agent
+                .place(CallerConfig { calls_max: None, ..some_calls(&agent, 0, transport, 0) })
+                .unwrap();
+            let calls = |agent: &Agent| agent.report().unwrap().calls;
+            let until = |reached: &dyn Fn(&crate::report::Calls) -> bool| {
+                let begin = Instant::now();
+                while !reached(&calls(&agent)) {
+                    assert!(begin.elapsed() < PATIENCE, "{case} {:?}", calls(&agent).failed);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            };
+            until(&|calls| calls.completed > 20);
+            agent.kill(0, death);
+            until(&|calls| calls.failed.get(&Failure::InviteTimeout).is_some_and(|it| *it > 20));
+            assert!(!agent.report().unwrap().nodes[0].up);
+            agent.restart(0).unwrap();
+            let before = calls(&agent).completed;
+            until(&|calls| calls.completed > before + 20);
+            agent.stop_calls();
+            let report = agent.wait(PATIENCE).unwrap();
+            assert!(report.finished && report.nodes[0].up, "{case}");
+            assert_eq!(report.calls.started, report.calls.completed + report.calls.failed_total());
+        }
+    }
+
+    #[test]
+    fn an_address_in_use_is_an_error_with_its_name() {
+        let taken = std::net::UdpSocket::bind(loopback()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = start(AgentConfig {
+            nodes: vec![NodeConfig::new(address, None)],
+            callers: Vec::new(),
+            polling: Polling::Block,
+            cpu: None,
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

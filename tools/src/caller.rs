@@ -11,11 +11,15 @@ use std::time::Duration;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
-use crate::message::{self, Id, Malformed, Message, Name, Start, Template};
+use crate::message::{self, Id, Malformed, Message, Start};
 use crate::node;
 use crate::report::{self, Calls, Failure, LOST_MAX, Latencies, Lost};
 use crate::timers::Timers;
-use crate::udp::Outbox;
+
+mod line;
+
+use line::Answer;
+pub use line::Line;
 
 /// How a caller places calls.
 #[derive(Clone, Debug)]
@@ -103,21 +107,6 @@ pub struct Caller {
     pub per_node: BTreeMap<SocketAddr, u64>,
 }
 
-/// One local socket or connection.
-#[derive(Debug)]
-pub struct Line {
-    /// Address written into Via and Contact.
-    pub local: SocketAddr,
-    /// Waiting to be sent.
-    pub outbox: Outbox,
-    invite: Template,
-    /// ACK of a refusal, without its To line.
-    refusal_ack: Template,
-    /// The lines that every later request repeats: From and Call-ID.
-    own: Template,
-    via: String,
-}
-
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -164,18 +153,6 @@ enum Action {
     GiveUp,
     HangUp,
     SendAgain(usize),
-}
-
-/// What a caller reads of a response.
-#[derive(Default)]
-struct Answer<'a> {
-    call_id: &'a [u8],
-    to: &'a [u8],
-    to_line: &'a [u8],
-    contact: &'a [u8],
-    cseq: &'a [u8],
-    record_routes: [&'a [u8]; ROUTES_MAX],
-    record_route_count: usize,
 }
 
 impl Caller {
@@ -494,44 +471,6 @@ impl Caller {
     }
 }
 
-impl Line {
-    fn new(config: &CallerConfig, salt: &str, local: SocketAddr) -> Self {
-        let place = str::from_utf8(message::PLACE).unwrap_or_default();
-        let (target, host, transport) = (config.target, local.ip(), config.transport);
-        let via = format!("SIP/2.0/{} {local};branch=z9hG4bK{salt}", transport.as_via());
-        let own = format!(
-            "From: <sip:caller@{local}>;tag={salt}{place}\r\nCall-ID: {salt}{place}@{host}\r\n"
-        );
-        let refusal_ack = format!(
-            "ACK sip:service@{target} SIP/2.0\r\nVia: {via}{place}i;rport\r\n\
-             Max-Forwards: 70\r\n{own}CSeq: 1 ACK\r\n"
-        );
-        let invite = |body: &str| {
-            format!(
-                "INVITE sip:service@{target} SIP/2.0\r\nVia: {via}{place}i;rport\r\n\
-                 Max-Forwards: 70\r\n{own}To: <sip:service@{target}>\r\nCSeq: 1 INVITE\r\n\
-                 Contact: <sip:caller@{local};transport={}>\r\nUser-Agent: trunkload\r\n\
-                 Allow: INVITE, ACK, BYE, CANCEL, OPTIONS\r\nContent-Type: application/sdp\r\n\
-                 Content-Length: {}\r\n\r\n{body}",
-                transport.as_param(),
-                body.len()
-            )
-        };
-        let mut body = node::sdp(local.ip());
-        // One attribute fills the INVITE up; its own first and last bytes are part of the filling.
-        let missing = config.invite_bytes.saturating_sub(invite(&body).len() + "a=\r\n".len());
-        body.push_str(&format!("a={}\r\n", "x".repeat(missing)));
-        Self {
-            local,
-            outbox: Outbox::default(),
-            invite: Template::new(&invite(&body)),
-            refusal_ack: Template::new(&refusal_ack),
-            own: Template::new(&own),
-            via,
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Method {
     Ack,
@@ -545,36 +484,6 @@ impl Method {
             Self::Ack => (b"ACK", b"CSeq: 1 ACK\r\n", b"a"),
             Self::Bye => (b"BYE", b"CSeq: 2 BYE\r\n", b"b"),
         }
-    }
-}
-
-impl<'a> Answer<'a> {
-    fn read(message: &Message<'a>) -> Result<Self, Malformed> {
-        let mut answer = Answer::default();
-        for header in message.headers() {
-            let header = header?;
-            match header.name {
-                Name::CallId => answer.call_id = header.value,
-                Name::CSeq => answer.cseq = header.value,
-                Name::Contact => answer.contact = header.value,
-                Name::To => (answer.to, answer.to_line) = (header.value, header.line),
-                Name::RecordRoute => {
-                    for route in message::list(header.value) {
-                        let count = answer.record_route_count;
-                        *answer.record_routes.get_mut(count).ok_or(Malformed::HeaderLine)? = route;
-                        answer.record_route_count += 1;
-                    }
-                }
-                Name::ContentLength => {
-                    let length = message::number(header.value).ok_or(Malformed::ContentLength)?;
-                    if u64::try_from(message.body.len()) != Ok(length) {
-                        return Err(Malformed::ContentLength);
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(answer)
     }
 }
 
@@ -606,6 +515,232 @@ const DOUBLINGS_TO_T2: usize = 3;
 const TIMER_GIVE_UP: usize = 0;
 const TIMER_HOLD: usize = 1;
 const TIMER_T1: usize = 2;
-/// Record-Routes followed; more is malformed.
-const ROUTES_MAX: usize = 16;
 const CALLS_PER_POLL_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: &str = "10.0.0.9:5060";
+    const LOCAL: &str = "10.0.0.1:6000";
+
+    fn caller(change: impl FnOnce(&mut CallerConfig)) -> Caller {
+        let mut config = CallerConfig::new(TARGET.parse().unwrap(), Pace::Closed(1));
+        config.calls_max = Some(1);
+        change(&mut config);
+        Caller::new(config, "saltsalt", &[LOCAL.parse().unwrap()])
+    }
+
+    fn sent(caller: &mut Caller) -> Vec<(String, SocketAddr)> {
+        let outbox = &mut caller.lines()[0].outbox;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let sent = outbox.messages().map(|(bytes, to)| (text(bytes), to)).collect();
+        outbox.clear();
+        sent
+    }
+
+    fn line<'a>(message: &'a str, name: &str) -> &'a str {
+        message.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{message}"))
+    }
+
+    /// A response to `request` with further lines.
+    fn response(request: &str, status: u16, more: &str) -> Vec<u8> {
+        let mut text = format!("SIP/2.0 {status} X\r\n");
+        for name in ["Via", "From", "Call-ID", "CSeq"] {
+            text.push_str(&format!("{}\r\n", line(request, name)));
+        }
+        let to = line(request, "To");
+        let tag = if to.contains("tag=") { "" } else { ";tag=0a0000021389-00000001" };
+        text.push_str(&format!("{to}{tag}\r\n{more}Content-Length: 0\r\n\r\n"));
+        text.into_bytes()
+    }
+
+    const DIALOG: &str = "Record-Route: <sip:10.0.0.8:5065;lr;p=1,2>, <sip:10.0.0.9:5062;lr>\r\n\
+        Contact: \"N\" <sip:n@10.0.0.2:5001>;q=1\r\n";
+
+    #[test]
+    fn an_invite_has_exactly_the_length_asked_for() {
+        for bytes in [900, 901, 1200, 4000] {
+            let mut caller = caller(|config| config.invite_bytes = bytes);
+            caller.poll(Time::ZERO);
+            let invites = sent(&mut caller);
+            assert_eq!(invites.len(), 1);
+            let (invite, to) = &invites[0];
+            assert_eq!(invite.len(), bytes);
+            assert_eq!(*to, TARGET.parse().unwrap());
+            let message = Message::parse(invite.as_bytes()).unwrap();
+            let length = line(invite, "Content-Length: ").rsplit_once(' ').unwrap().1;
+            assert_eq!(length, message.body.len().to_string());
+        }
+    }
+
+    #[test]
+    fn ack_and_bye_follow_the_route_set_in_reverse() {
+        let mut caller = caller(|_| {});
+        caller.poll(Time::ZERO);
+        let invite = sent(&mut caller).remove(0).0;
+        caller.handle(Time::from_millis(1), 0, &response(&invite, 180, ""));
+        caller.handle(Time::from_millis(2), 0, &response(&invite, 200, DIALOG));
+        let requests = sent(&mut caller);
+        assert_eq!(requests.len(), 2);
+        for ((request, to), method) in requests.iter().zip(["ACK", "BYE"]) {
+            assert_eq!(*to, "10.0.0.9:5062".parse().unwrap());
+            let first = format!("{method} sip:n@10.0.0.2:5001 SIP/2.0");
+            assert_eq!(request.lines().next(), Some(&first[..]));
+            let routes: Vec<_> = request.lines().filter(|it| it.starts_with("Route:")).collect();
+            assert_eq!(
+                routes,
+                ["Route: <sip:10.0.0.9:5062;lr>", "Route: <sip:10.0.0.8:5065;lr;p=1,2>"]
+            );
+            for name in ["From", "Call-ID"] {
+                assert_eq!(line(request, name), line(&invite, name));
+            }
+            assert!(line(request, "To").ends_with(";tag=0a0000021389-00000001"));
+        }
+        let (ack, bye) = (&requests[0].0, &requests[1].0);
+        assert_eq!(line(ack, "CSeq"), "CSeq: 1 ACK");
+        assert_eq!(line(bye, "CSeq"), "CSeq: 2 BYE");
+        let branches = [&invite, ack, bye].map(|request| line(request, "Via"));
+        assert!(branches[0] != branches[1] && branches[1] != branches[2]);
+        assert!(branches.iter().all(|via| via.contains(";branch=z9hG4bK")));
+
+        caller.handle(Time::from_millis(5), 0, &response(bye, 200, ""));
+        assert_eq!((caller.calls.completed, caller.calls.in_progress), (1, 0));
+        assert_eq!(caller.per_node, BTreeMap::from([("10.0.0.2:5001".parse().unwrap(), 1)]));
+        let Latencies { ringing, answer, hangup } = &caller.latencies;
+        assert_eq!([ringing.max(), answer.max(), hangup.max()].map(|it| it / 1000), [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_answer_that_comes_again_is_acknowledged_again() {
+        let mut caller = caller(|config| config.hold = Duration::from_secs(1));
+        caller.poll(Time::ZERO);
+        let invite = sent(&mut caller).remove(0).0;
+        let answer = response(&invite, 200, DIALOG);
+        caller.handle(Time::ZERO, 0, &answer);
+        let first = sent(&mut caller);
+        caller.handle(Time::from_millis(500), 0, &answer);
+        assert_eq!(sent(&mut caller), first);
+        caller.poll(Time::from_millis(1000));
+        assert!(sent(&mut caller)[0].0.starts_with("BYE "));
+    }
+
+    #[test]
+    fn a_refusal_is_acknowledged_in_the_transaction_of_the_invite() {
+        let mut caller = caller(|_| {});
+        caller.poll(Time::ZERO);
+        let invite = sent(&mut caller).remove(0).0;
+        caller.handle(Time::ZERO, 0, &response(&invite, 503, ""));
+        let (ack, to) = sent(&mut caller).remove(0);
+        assert_eq!(to, TARGET.parse().unwrap());
+        assert_eq!(ack.lines().next(), Some("ACK sip:service@10.0.0.9:5060 SIP/2.0"));
+        assert_eq!(line(&ack, "Via"), line(&invite, "Via"));
+        assert_eq!(line(&ack, "CSeq"), "CSeq: 1 ACK");
+        assert!(line(&ack, "To").contains(";tag="));
+        assert_eq!(caller.calls.failed, BTreeMap::from([(Failure::Refused(503), 1)]));
+    }
+
+    /// Milliseconds at which anything is sent within a minute.
+    fn times(caller: &mut Caller) -> Vec<u64> {
+        let mut times = Vec::new();
+        for millis in (0..60_000).step_by(100) {
+            caller.poll(Time::from_millis(millis));
+            times.extend(sent(caller).iter().map(|_| millis));
+        }
+        times
+    }
+
+    #[test]
+    fn invite_is_sent_again_with_doubling_until_given_up() {
+        let mut silent = caller(|_| {});
+        assert_eq!(times(&mut silent), [0, 500, 1500, 3500, 7500, 15_500, 31_500]);
+        assert_eq!(silent.calls.failed, BTreeMap::from([(Failure::InviteTimeout, 1)]));
+        assert_eq!(silent.calls.lost[0].ended, Time::from_millis(32_000));
+        assert!(silent.finished());
+
+        let mut off = caller(|config| config.retransmit = false);
+        assert_eq!(times(&mut off), [0]);
+
+        let mut proceeding = caller(|_| {});
+        proceeding.poll(Time::ZERO);
+        let invite = sent(&mut proceeding).remove(0).0;
+        proceeding.handle(Time::ZERO, 0, &response(&invite, 100, ""));
+        assert_eq!(times(&mut proceeding), [0u64; 0]);
+    }
+
+    #[test]
+    fn bye_is_sent_again_no_slower_than_t2() {
+        let mut caller = caller(|_| {});
+        caller.poll(Time::ZERO);
+        let invite = sent(&mut caller).remove(0).0;
+        caller.handle(Time::ZERO, 0, &response(&invite, 200, DIALOG));
+        sent(&mut caller);
+        let expected = [500, 1500, 3500, 7500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500];
+        assert_eq!(times(&mut caller), expected);
+        assert_eq!(caller.calls.failed, BTreeMap::from([(Failure::ByeTimeout, 1)]));
+    }
+
+    #[test]
+    fn an_open_loop_counts_latency_from_when_the_call_was_due() {
+        let mut caller = caller(|config| {
+            config.pace = Pace::Open(1000.0);
+            config.calls_max = Some(10);
+        });
+        assert_eq!(caller.poll(Time::ZERO), Some(Time::from_millis(1)));
+        sent(&mut caller);
+        // A stall of whoever drives the caller: five calls are due, the first of them for 4 ms.
+        caller.poll(Time::from_millis(5));
+        let invites = sent(&mut caller);
+        assert_eq!(invites.len(), 5);
+        caller.handle(Time::from_millis(6), 0, &response(&invites[0].0, 180, ""));
+        assert_eq!(caller.latencies.ringing.max() / 1000, 5);
+        assert_eq!(caller.lateness.max() / 1000, 4);
+    }
+
+    #[test]
+    fn a_closed_loop_keeps_its_window_full() {
+        let mut caller = caller(|config| {
+            config.pace = Pace::Closed(3);
+            config.calls_max = None;
+        });
+        caller.poll(Time::ZERO);
+        let invites = sent(&mut caller);
+        assert_eq!(invites.len(), 3);
+        caller.handle(Time::ZERO, 0, &response(&invites[1].0, 486, ""));
+        sent(&mut caller);
+        caller.poll(Time::ZERO);
+        assert_eq!(sent(&mut caller).len(), 1);
+        // The slot is used again; what still comes for its old call is not mistaken for the new one.
+        caller.handle(Time::ZERO, 0, &response(&invites[1].0, 200, DIALOG));
+        assert_eq!(caller.calls.stray, 1);
+        assert!(sent(&mut caller).is_empty());
+    }
+
+    #[test]
+    fn damaged_answers_are_counted_and_change_nothing() {
+        let mut caller = caller(|_| {});
+        caller.poll(Time::ZERO);
+        let invite = sent(&mut caller).remove(0).0;
+        let good = response(&invite, 200, DIALOG);
+        let mut state = 7u64;
+        for round in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = usize::try_from(state >> 8).unwrap() % bytes.len();
+                bytes[at] = state.to_le_bytes()[0];
+                if round % 3 == 0 {
+                    bytes.truncate(at + 1);
+                }
+            }
+            caller.handle(Time::ZERO, 0, &bytes);
+            caller.poll(Time::ZERO);
+            sent(&mut caller);
+        }
+        let calls = &caller.calls;
+        assert!(calls.malformed > 1000, "{calls:?}");
+        assert_eq!(calls.started, calls.completed + calls.in_progress + calls.failed_total());
+    }
+}

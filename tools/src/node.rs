@@ -132,7 +132,7 @@ impl Node {
             beat_count: 0,
             next_beat: None,
             unacknowledged: HashMap::new(),
-            timers: Timers::new((0..=DOUBLINGS_TO_T2).map(|count| T1 * (1 << count))),
+            timers: Timers::new([T1, 2 * T1, 4 * T1, 8 * T1]),
             reply: Reply::default(),
             config,
         }
@@ -156,10 +156,10 @@ impl Node {
             if let Some((to, bytes)) = self.unacknowledged.get(&call_id) {
                 self.outbox.message(*to, |out| out.extend_from_slice(bytes));
                 self.seen.retransmissions += 1;
-                if count >= RETRANSMISSIONS_MAX {
+                if count + 1 >= RETRANSMISSIONS_MAX {
                     self.unacknowledged.remove(&call_id);
                 } else {
-                    let delay = (count + 1).min(DOUBLINGS_TO_T2_INDEX);
+                    let delay = (count + 1).min(DOUBLINGS_TO_T2);
                     self.timers.arm(now, delay, (call_id, count + 1));
                 }
             }
@@ -433,7 +433,214 @@ pub fn sdp(ip: IpAddr) -> String {
 }
 
 /// T2 = 8 * T1 (RFC 3261 §13.3.1.4).
-const DOUBLINGS_TO_T2: u32 = 3;
-const DOUBLINGS_TO_T2_INDEX: usize = 3;
-/// T1 + 2 T1 + 4 T1 + 7 * T2 is just under 64 * T1.
+const DOUBLINGS_TO_T2: usize = 3;
+/// T1 + 2 T1 + 4 T1 + 7 * T2 is just under 64 * T1, when RFC 3261 §13.3.1.4 gives up.
 const RETRANSMISSIONS_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "127.0.0.1:5080";
+    const SOURCE: &str = "127.0.0.1:5065";
+
+    fn node(change: impl FnOnce(&mut NodeConfig)) -> Node {
+        let mut config = NodeConfig::new(ADDRESS.parse().unwrap(), None);
+        change(&mut config);
+        Node::new(config, 1)
+    }
+
+    fn request(method: &str, to_tag: &str) -> String {
+        format!(
+            "{method} sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5065;branch=z9hG4bKi\r\n\
+             v: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKc\r\nRecord-Route: <sip:r1;lr>\r\n\
+             X-Other: 1\r\nrecord-route: <sip:r2;lr>\r\nFrom: <sip:f>;tag=f\r\nTo: <sip:t>{to_tag}\r\n\
+             Call-ID: c\r\nCSeq: 1 {method}\r\nContent-Length: 0\r\n\r\n"
+        )
+    }
+
+    fn handle(node: &mut Node, text: &str, roster: &Roster) -> Vec<String> {
+        node.handle_datagram(Time::ZERO, text.as_bytes(), SOURCE.parse().unwrap(), roster);
+        sent(node).into_iter().map(|(text, _)| text).collect()
+    }
+
+    fn sent(node: &mut Node) -> Vec<(String, SocketAddr)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let sent = node.outbox.messages().map(|(bytes, to)| (text(bytes), to)).collect();
+        node.outbox.clear();
+        sent
+    }
+
+    #[test]
+    fn a_call_is_answered_by_three_responses_that_copy_what_they_must() {
+        let mut node = node(|_| {});
+        let answers = handle(&mut node, &request("INVITE", ""), &Roster::new());
+        let vias = "Via: SIP/2.0/UDP 127.0.0.1:5065;branch=z9hG4bKi\r\n\
+            v: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKc\r\n";
+        let fixed = "From: <sip:f>;tag=f\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\nTo: <sip:t>";
+        let rest = format!(
+            ";tag={}\r\nRecord-Route: <sip:r1;lr>\r\nrecord-route: <sip:r2;lr>\r\n\
+             Contact: <sip:service@127.0.0.1:5080>\r\n",
+            node.tag()
+        );
+        let sdp = sdp(node.config.address.ip());
+        assert_eq!(
+            answers,
+            [
+                format!("SIP/2.0 100 Trying\r\n{vias}{fixed}\r\nContent-Length: 0\r\n\r\n"),
+                format!("SIP/2.0 180 Ringing\r\n{vias}{fixed}{rest}Content-Length: 0\r\n\r\n"),
+                format!(
+                    "SIP/2.0 200 OK\r\n{vias}{fixed}{rest}Content-Type: application/sdp\r\n\
+                     Content-Length: {}\r\n\r\n{sdp}",
+                    sdp.len()
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn responses_go_where_the_topmost_via_says() {
+        let source: SocketAddr = "127.0.0.1:5065".parse().unwrap();
+        for (via, written, to) in [
+            ("UDP 127.0.0.1:5070;branch=b", "UDP 127.0.0.1:5070;branch=b", "127.0.0.1:5070"),
+            ("UDP 127.0.0.1;branch=b", "UDP 127.0.0.1;branch=b", "127.0.0.1:5060"),
+            (
+                "UDP 10.0.0.1:5070;rport;branch=b",
+                "UDP 10.0.0.1:5070;rport=5065;branch=b;received=127.0.0.1",
+                "127.0.0.1:5065",
+            ),
+            (
+                "UDP host.example:5070;branch=b",
+                "UDP host.example:5070;branch=b;received=127.0.0.1",
+                "127.0.0.1:5065",
+            ),
+            (
+                "UDP 127.0.0.1:5070;rport;branch=b, SIP/2.0/UDP x",
+                "UDP 127.0.0.1:5070;rport=5065;branch=b;received=127.0.0.1, SIP/2.0/UDP x",
+                "127.0.0.1:5065",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let hop = top_via(format!("SIP/2.0/{via}").as_bytes(), source, &mut out);
+            assert_eq!(hop, Some(to.parse().unwrap()), "{via}");
+            assert_eq!(String::from_utf8(out).unwrap(), format!("Via: SIP/2.0/{written}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_request_of_another_nodes_dialog_is_seen() {
+        let mut node = node(|_| {});
+        let foreign = "7f00000113d9-00000005";
+        let own = format!(";tag={}", node.tag());
+        let earlier_life = format!(";tag={}-00000000", node.identity);
+        let roster = vec![node.tag().to_owned(), foreign.to_owned()];
+        handle(&mut node, &request("BYE", &own), &roster);
+        handle(&mut node, &request("BYE", &earlier_life), &roster);
+        assert_eq!((node.seen.misrouted, node.seen.moved), (0, 0));
+        handle(&mut node, &request("ACK", &format!(";tag={foreign}")), &roster);
+        assert_eq!((node.seen.misrouted, node.seen.moved), (1, 0));
+        handle(&mut node, &request("BYE", ";tag=7f00000113d9-00000004"), &roster);
+        assert_eq!((node.seen.misrouted, node.seen.moved), (1, 1));
+    }
+
+    #[test]
+    fn tags_name_their_node() {
+        for address in ["127.0.0.1:5080", "[2001:db8::7]:65535", "0.0.0.1:1"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let node = Node::new(NodeConfig::new(address, None), 9);
+            assert_eq!(address_of_tag(node.tag().as_bytes()), Some(address));
+        }
+        for tag in ["", "a", "-", "7f0000011f4", "7f000001zzzz-1"] {
+            assert_eq!(address_of_tag(tag.as_bytes()), None, "{tag}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_sent_again_until_acknowledged() {
+        let mut node = node(|_| {});
+        handle(&mut node, &request("INVITE", ""), &Roster::new());
+        assert_eq!(node.poll(Time::ZERO), Some(Time::from_millis(500)));
+        node.poll(Time::from_millis(500));
+        let again = sent(&mut node);
+        assert_eq!(again.len(), 1);
+        assert!(again[0].0.starts_with("SIP/2.0 200 OK"));
+        let tag = format!(";tag={}", node.tag());
+        handle(&mut node, &request("ACK", &tag), &Roster::new());
+        node.poll(Time::from_millis(60_000));
+        assert!(sent(&mut node).is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_nobody_acknowledges_is_given_up() {
+        let mut node = node(|_| {});
+        handle(&mut node, &request("INVITE", ""), &Roster::new());
+        let mut times = Vec::new();
+        for millis in (0..100_000).step_by(100) {
+            node.poll(Time::from_millis(millis));
+            times.extend(sent(&mut node).iter().map(|_| millis));
+        }
+        assert_eq!(times.first(), Some(&500));
+        assert!(times.last().is_some_and(|last| (27_000..=32_000).contains(last)), "{times:?}");
+        assert!(node.unacknowledged.is_empty());
+    }
+
+    #[test]
+    fn a_failing_node_refuses_and_a_silent_one_says_nothing() {
+        let mut failing = node(|config| config.answer = Answer::Refuse(503));
+        let answers = handle(&mut failing, &request("INVITE", ""), &Roster::new());
+        assert_eq!(answers.len(), 2);
+        assert!(answers[1].starts_with("SIP/2.0 503 "));
+        let mut silent = node(|config| config.answer = Answer::Silent);
+        assert!(handle(&mut silent, &request("INVITE", ""), &Roster::new()).is_empty());
+    }
+
+    #[test]
+    fn heartbeats_say_where_the_node_is() {
+        let balancer = "127.0.0.1:5065".parse().unwrap();
+        let mut node = node(|config| {
+            config.heartbeat_to = vec![balancer];
+            config.properties = vec!["version=2".to_owned()];
+        });
+        assert_eq!(node.poll(Time::ZERO), Some(Time::from_millis(1000)));
+        let (beat, to) = sent(&mut node).remove(0);
+        assert_eq!(to, balancer);
+        assert!(beat.starts_with("OPTIONS sip:"));
+        assert!(beat.contains("\r\nMobicents-Heartbeat: 1\r\n"));
+        let message = Message::parse(beat.as_bytes()).unwrap();
+        let body = String::from_utf8(message.body.to_vec()).unwrap();
+        let session = format!("sessionId={}", node.tag());
+        let expected = ["udpPort=5080", "tcpPort=5080", "ip=127.0.0.1", "version=2", &session[..]];
+        for line in expected {
+            assert!(body.lines().any(|it| it == line), "{line} in {body}");
+        }
+        handle(&mut node, "SIP/2.0 200 OK\r\nCSeq: 1 OPTIONS\r\n\r\n", &Roster::new());
+        assert_eq!(node.seen.heartbeats_answered, 1);
+        // A new life has another session.
+        node.restart();
+        node.poll(Time::from_millis(1));
+        assert!(!sent(&mut node)[0].0.contains(&session));
+    }
+
+    #[test]
+    fn damaged_requests_are_counted_and_never_answered_elsewhere() {
+        let mut node = node(|_| {});
+        let good = request("INVITE", "").into_bytes();
+        let mut state = 99u64;
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = usize::try_from(state >> 8).unwrap() % bytes.len();
+                bytes[at] = state.to_le_bytes()[0];
+            }
+            node.handle_datagram(Time::ZERO, &bytes, SOURCE.parse().unwrap(), &Roster::new());
+            for (_, to) in node.outbox.messages() {
+                assert_eq!(to.ip(), SOURCE.parse::<SocketAddr>().unwrap().ip());
+            }
+            node.outbox.clear();
+        }
+        assert!(node.seen.malformed > 1000);
+    }
+}

@@ -133,15 +133,16 @@ impl Latencies {
             (&mut self.answer, &other.answer),
             (&mut self.hangup, &other.hangup),
         ] {
-            // All histograms grow as they need, so adding cannot fail.
+            // All histograms have the same bounds, so adding cannot fail.
             let _ = own.add(others);
         }
     }
 }
 
-/// A histogram of microseconds with three digits, growing as it needs.
+/// A histogram of microseconds with three digits, up to [`MICROS_MAX`].
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new(3).unwrap_or_else(|_| unreachable!("three digits are allowed"))
+    // Bounds are fixed: a histogram that grows does so only for values recorded without saturation.
+    Histogram::new_with_max(MICROS_MAX, 3).unwrap_or_else(|_| unreachable!("bounds are valid"))
 }
 
 /// Records a duration with saturation.
@@ -303,9 +304,25 @@ impl fmt::Display for Report {
     }
 }
 
+/// Longest latency told apart, microseconds: beyond every time-out of RFC 3261.
+pub const MICROS_MAX: u64 = 60_000_000;
 /// Failed calls kept one by one; the counts go on.
 pub const LOST_MAX: usize = 10_000;
 /// A call later than this by the generator's own fault would change what is measured.
 pub const LATENESS_MAX: Duration = Duration::from_millis(2);
 const BUSY_MAX: f64 = 0.95;
 const BACKLOG_MAX: f64 = 0.5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_latencies_keep_their_value_and_longer_ones_the_bound() {
+        let mut figures = histogram();
+        record(&mut figures, Duration::from_secs(32));
+        record(&mut figures, Duration::from_secs(3600));
+        assert!(figures.value_at_quantile(0.5).abs_diff(32_000_000) < 32_000_000 / 1000);
+        assert!(figures.max() >= MICROS_MAX);
+    }
+}

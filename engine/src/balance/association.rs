@@ -48,7 +48,7 @@ impl Association {
         let id = match self.memory.find(query.now, key) {
             None => self.begin(query, key, snapshot)?,
             Some(home) => match snapshot.find(home.node) {
-                Some(id) if query.fits(snapshot.node(id)) => {
+                Some(id) if query.fits(snapshot, id) => {
                     if stays(snapshot.node(id)) {
                         return Some(id); // the memory knows
                     }
@@ -127,8 +127,8 @@ fn inherit(query: &Query<'_>, key: u64, snapshot: &Snapshot, heirs: &[IpAddr]) -
     heirs
         .iter()
         .flat_map(|ip| snapshot.on(*ip))
+        .filter(|id| query.fits(snapshot, **id))
         .map(|id| (*id, snapshot.node(*id)))
-        .filter(|(_, node)| query.fits(node))
         .max_by_key(|(_, node)| (node.is_eligible(), draw(key, node.key)))
         .map(|(id, _)| id)
 }

@@ -77,7 +77,7 @@ mod tests {
         let cases: [Case; 3] = [
             ("graceful", |it| it.graceful = true, 1, 1),
             ("bad", |it| it.bad = Some(Bad::Errors), 1, 1),
-            ("suspect", |it| it.suspect = true, 2, 1),
+            ("suspect", |it| it.suspect = true, 2, 2),
         ];
         for (name, change, first, later) in cases {
             let before = snapshot(1, vec![node(1)]);

@@ -25,7 +25,7 @@ pub(crate) mod testing;
 use protocols::time::Time;
 
 use crate::config::Config;
-use crate::node::{Node, NodeKey, Version};
+use crate::node::{NodeKey, Version};
 use crate::snapshot::{Candidates, Family, NodeId, Snapshot, Standing};
 
 /// Every algorithm; the first is the default.
@@ -91,11 +91,14 @@ pub struct Query<'m> {
 }
 
 impl Query<'_> {
-    /// Whether the node may take the message at all: version, family and an open port.
-    pub fn fits(&self, node: &Node) -> bool {
+    /// Whether the node may take the message at all: version, family and an open port; one that refused
+    /// a moment ago only where nobody else could.
+    pub fn fits(&self, snapshot: &Snapshot, id: NodeId) -> bool {
+        let node = snapshot.node(id);
         node.version == self.version
             && Family::of(node.ip) == self.family
             && node.ports.of(self.transport).is_some()
+            && (!node.suspect || self.among(Standing::Usable, snapshot).ids().contains(&id))
     }
 
     /// The nodes of one standing that may take the message.

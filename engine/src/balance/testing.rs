@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use protocols::sip::Transport;
 use protocols::time::Time;
 
 use super::{Algorithm, Query, Shard, find};
-use crate::config::{AffinityKey, Config, LegConfig, Probe, Steering};
+use crate::config::Config;
 use crate::node::{Node, NodeKey, Origin, Ports, Version};
 use crate::snapshot::{Family, NodeId, Snapshot};
 
@@ -114,70 +113,5 @@ impl Numbers {
 
 /// One shard, 1 000 calls, 500 s.
 pub(crate) fn config() -> Config {
-    Config {
-        host: None,
-        log_level: log::LevelFilter::Info,
-        ipv6_host: None,
-        external: LegConfig::default(),
-        internal: LegConfig::default(),
-        ip_load_balancer_in_via: false,
-        node_timeout: Duration::from_millis(8_400),
-        heartbeat_interval: Duration::from_secs(1),
-        shutdown_timeout: Duration::ZERO,
-        statistic_port: None,
-        security_required: false,
-        login: None,
-        password: None,
-        algorithm: super::ALGORITHMS[0].name,
-        call_idle: Duration::from_secs(500),
-        group_failover: false,
-        affinity_key: AffinityKey::CallId,
-        affinity_exclusion: None,
-        affinity_fallback: AffinityKey::CallId,
-        http_affinity_key: String::new(),
-        subclusters: Vec::new(),
-        early_dialog_worst_case: false,
-        ramp_up: None,
-        public_ip: None,
-        public_ipv6: None,
-        legacy_contact_patching: false,
-        send_trying: false,
-        blocked_values: Vec::new(),
-        blocked_response: None,
-        extra_server_nodes: Vec::new(),
-        performance_testing_mode: false,
-        static_nodes: Vec::new(),
-        probe: Probe { interval: Duration::ZERO, timeout: Duration::ZERO, rise: 1, fall: 1 },
-        terminate_tls: false,
-        internal_transport: None,
-        send_5xx: false,
-        send_5xx_cause: 0,
-        send_5xx_reason: None,
-        no_node_status: 500,
-        error_codes: Vec::new(),
-        error_reason: None,
-        errors_max: 5,
-        error_time: Duration::ZERO,
-        silence: None,
-        use_with_nexmo: false,
-        route_hostname: None,
-        route_subdomains: false,
-        routing_rules: Vec::new(),
-        always_add_rport: false,
-        never_add_received_rport: false,
-        message_bytes_max: 65_536,
-        udp_keepalive: None,
-        stream_idle: Duration::ZERO,
-        heartbeat_sources: Vec::new(),
-        source_rate_max: 0,
-        total_rate_max: 0,
-        shards: 1,
-        steering: Steering::Hash,
-        coalesce: Duration::ZERO,
-        calls_max: 1_000,
-        suspect_time: Duration::from_secs(1),
-        connections_max: 0,
-        udp_receive_buffer_bytes: 0,
-        udp_send_buffer_bytes: 0,
-    }
+    Config { shards: 1, calls_max: 1_000, ..Config::default() }
 }

@@ -49,7 +49,7 @@ impl UserBased {
         self.rules
             .iter()
             .filter_map(|it| Some((it, snapshot.at(it.node, Some(query.version))?)))
-            .filter(|(_, id)| query.fits(snapshot.node(*id)) && keeps(query, snapshot.node(*id)))
+            .filter(|(_, id)| query.fits(snapshot, *id) && keeps(query, snapshot.node(*id)))
             .find(|(it, _)| it.pattern.is_match(query.key))
             .map(|(_, id)| id)
     }

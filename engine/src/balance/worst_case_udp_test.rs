@@ -34,7 +34,7 @@ impl WorstCase {
     /// Node of the call's last transaction, if it can take the message.
     fn last(&mut self, query: &Query<'_>, key: u64, snapshot: &Snapshot) -> Option<NodeId> {
         let home = self.calls.find(query.now, key)?;
-        snapshot.find(home.node).filter(|it| query.fits(snapshot.node(*it)))
+        snapshot.find(home.node).filter(|it| query.fits(snapshot, *it))
     }
 
     /// The next node in turn that is not `last`; `last` if there is no other.

@@ -8,13 +8,26 @@ use crate::bytes::{Span, offset};
 /// One header: `Name: value`, with its folded continuation lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Line<'m> {
+    pub(crate) kind: Name,
+    /// As written.
     pub(crate) name: &'m [u8],
-    /// Without blanks and line ends at both sides; may hold folds in the middle.
-    pub(crate) value: Span,
     /// From the first byte of the name to the next line, line end included.
     pub(crate) span: Span,
     /// A CR that ends no line, somewhere in it.
     pub(crate) lone_return: bool,
+    bytes: &'m [u8],
+    /// Just after the colon.
+    value_at: usize,
+    /// Where the line end begins.
+    end: usize,
+}
+
+impl Line<'_> {
+    /// The value without blanks and line ends at both sides; may hold folds in the middle.
+    #[inline]
+    pub(crate) fn value(&self) -> Span {
+        trim_span(self.bytes, self.value_at, self.end)
+    }
 }
 
 /// What comes next in a header section.
@@ -45,7 +58,7 @@ impl<'m> Lines<'m> {
         Lines { bytes, at }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn step(&mut self) -> Step<'m> {
         let start = self.at;
         let mut scan = start;
@@ -69,15 +82,45 @@ impl<'m> Lines<'m> {
         self.at = next;
         let span = Span::new(start, next);
         let text = self.bytes.get(start..end).unwrap_or_default();
-        let length = text.iter().position(|it| !is_token(*it)).unwrap_or(text.len());
-        let (name, rest) = text.split_at(length);
-        let blanks = rest.iter().position(|it| !is_blank(*it)).unwrap_or(rest.len());
-        if name.is_empty() || rest.get(blanks) != Some(&b':') {
-            return Step::Bad(span);
-        }
-        let value = trim_span(self.bytes, start + length + blanks + 1, end);
-        Step::Line(Line { name, value, span, lone_return })
+        let (kind, length, colon) = match usual_name(text) {
+            Some((kind, length)) => (kind, length, length),
+            None => {
+                let length = text.iter().position(|it| !is_token(*it)).unwrap_or(text.len());
+                let (name, rest) = text.split_at(length);
+                let blanks = rest.iter().position(|it| !is_blank(*it)).unwrap_or(rest.len());
+                if name.is_empty() || rest.get(blanks) != Some(&b':') {
+                    return Step::Bad(span);
+                }
+                (Name::of(name), length, length + blanks)
+            }
+        };
+        let name = text.get(..length).unwrap_or_default();
+        let value_at = start + colon + 1;
+        Step::Line(Line { kind, name, span, lone_return, bytes: self.bytes, value_at, end })
     }
+}
+
+/// The names a message always has, as nearly everybody spells them, and their lengths: what is found
+/// here needs no look at each byte.
+#[inline(always)]
+fn usual_name(text: &[u8]) -> Option<(Name, usize)> {
+    Some(match text.first()? {
+        b'V' if text.starts_with(b"Via:") => (Name::Via, 3),
+        b'F' if text.starts_with(b"From:") => (Name::From, 4),
+        b'T' if text.starts_with(b"To:") => (Name::To, 2),
+        b'C' if text.starts_with(b"CSeq:") => (Name::Cseq, 4),
+        b'C' if text.starts_with(b"Call-ID:") => (Name::CallId, 7),
+        b'C' if text.starts_with(b"Contact:") => (Name::Contact, 7),
+        b'C' if text.starts_with(b"Content-Length:") => (Name::ContentLength, 14),
+        b'C' if text.starts_with(b"Content-Type:") => (Name::Other, 12),
+        b'M' if text.starts_with(b"Max-Forwards:") => (Name::MaxForwards, 12),
+        b'R' if text.starts_with(b"Route:") => (Name::Route, 5),
+        b'R' if text.starts_with(b"Record-Route:") => (Name::RecordRoute, 12),
+        b'U' if text.starts_with(b"User-Agent:") => (Name::UserAgent, 10),
+        b'A' if text.starts_with(b"Allow:") => (Name::Other, 5),
+        b'S' if text.starts_with(b"Supported:") => (Name::Other, 9),
+        _ => return None,
+    })
 }
 
 /// The lines that can be read and have no stray CR: what may be copied into an answer.
@@ -223,6 +266,9 @@ pub(crate) fn split_list(
 
 /// Bytes before the comma that ends the first element of `text`.
 pub(crate) fn list_element(text: &[u8], comments: bool) -> usize {
+    if memchr::memchr(b',', text).is_none() {
+        return text.len();
+    }
     let mut quoted = false;
     let mut angled = false;
     let mut depth = 0usize;
@@ -254,8 +300,13 @@ pub(crate) fn trim_span(bytes: &[u8], start: usize, end: usize) -> Span {
 }
 
 /// Without blanks and line ends at both sides.
+#[inline]
 pub(crate) fn trim(text: &[u8]) -> &[u8] {
-    trim_span(text, 0, text.len()).of(text)
+    match text {
+        [] => text,
+        [first, .., last] if !is_blank(*first) && !is_blank(*last) => text,
+        _ => trim_span(text, 0, text.len()).of(text),
+    }
 }
 
 /// Linear white space of a value: blank, tab, and the line ends of folds.
@@ -332,7 +383,7 @@ mod tests {
         ];
         for (name, value, span, lone_return) in want {
             let Step::Line(line) = lines.step() else { panic!("{}", name.escape_ascii()) };
-            let got = (line.name, line.value.of(text), line.span.of(text), line.lone_return);
+            let got = (line.name, line.value().of(text), line.span.of(text), line.lone_return);
             assert_eq!(got, (*name, *value, *span, *lone_return));
         }
         assert_eq!(lines.step(), Step::End { empty_line: 40, body: 42 });
@@ -377,12 +428,20 @@ mod tests {
             ("Vias", Name::Other),
             ("Vib", Name::Other),
             ("Content", Name::Other),
+            ("Content-Type", Name::Other),
+            ("Allow", Name::Other),
+            ("Supported", Name::Other),
             ("X-Sip-Balancer-InitialRemoteHost", Name::Other),
             ("s", Name::Other),
             ("", Name::Other),
         ];
         for (name, want) in cases {
             assert_eq!(Name::of(name.as_bytes()), *want, "{name}");
+            let text = [name.as_bytes(), b":x\r\ny"].concat();
+            match Lines::new(&text, 0).step() {
+                Step::Line(line) => assert_eq!((line.kind, line.name), (*want, name.as_bytes())),
+                _ => assert_eq!(*name, ""),
+            }
         }
         for (wanted, name, want) in [
             ("Subject", "s", true),
@@ -440,7 +499,9 @@ mod tests {
             let mut at = 0;
             loop {
                 match lines.step() {
-                    Step::Line(Line { span, value, .. }) => {
+                    Step::Line(line) => {
+                        let (span, value) = (line.span, line.value());
+                        assert_eq!(line.kind, Name::of(line.name), "seed {seed}");
                         assert_eq!(span.start, at, "seed {seed}");
                         assert!(value.start >= at && value.end <= span.end, "seed {seed}");
                         at = span.end;

@@ -181,7 +181,7 @@ pub fn salvage(datagram: &[u8]) -> Option<Salvage<'_>> {
     }
     let (mut via, mut from, mut to, mut call_id, mut cseq) = (None, None, None, None, None);
     for line in good_lines(bytes, first_header) {
-        let found = match Name::of(line.name) {
+        let found = match line.kind {
             Name::Via => &mut via,
             Name::From => &mut from,
             Name::To => &mut to,
@@ -189,8 +189,9 @@ pub fn salvage(datagram: &[u8]) -> Option<Salvage<'_>> {
             Name::Cseq => &mut cseq,
             _ => continue,
         };
-        if found.is_none() && !line.value.is_empty() {
-            *found = Some(line.value.of(bytes));
+        let value = line.value();
+        if found.is_none() && !value.is_empty() {
+            *found = Some(value.of(bytes));
         }
     }
     let via = via?;

@@ -81,6 +81,9 @@ impl<'m> Message<'m> {
         }
         let datagram = datagram.get(leading_line_ends(datagram)..).unwrap_or_default();
         let (start, request_uri, first_header) = start_line(datagram)?;
+        if first_header > LINE_BYTES_MAX {
+            return Err(Malformed::LineBytes { bytes: first_header });
+        }
         let mut index = Index::new(datagram, custom.map(Wanted::new));
         let mut lines = Lines::new(datagram, first_header);
         let mut count = 0;
@@ -168,7 +171,7 @@ impl<'m> Message<'m> {
     /// The first header of that name, in full or compact form: reads all lines again.
     pub fn header_by_name(&self, name: &str) -> Option<Span> {
         let wanted = Wanted::new(name.as_bytes());
-        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value))
+        self.lines().find_map(|line| wanted.is(line.name).then_some(line.value()))
     }
 
     /// All header lines again, in order.
@@ -240,43 +243,42 @@ impl<'m, 'n> Index<'m, 'n> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, line: &Line<'m>) -> Result<(), Malformed> {
         if let Some(wanted) = &self.wanted
             && self.custom.is_none()
             && wanted.is(line.name)
         {
-            self.custom = Some(line.value);
+            self.custom = Some(line.value());
         }
-        let name = Name::of(line.name);
-        if name == Name::Other {
+        if line.kind == Name::Other {
             return Ok(());
         }
         if line.lone_return {
             return Err(Malformed::LoneReturn { at: line.span.start });
         }
-        match name {
+        match line.kind {
             Name::Via => self.vias.note(self.bytes, line, true),
             Name::Route => self.routes.note(self.bytes, line, false),
             Name::RecordRoute => self.record_routes.note(self.bytes, line, false),
-            Name::From => once(&mut self.from, line.value, Field::From)?,
-            Name::To => once(&mut self.to, line.value, Field::To)?,
-            Name::CallId => once(&mut self.call_id, line.value, Field::CallId)?,
-            Name::Cseq => once(&mut self.cseq, line.value, Field::Cseq)?,
-            Name::MaxForwards => once(&mut self.max_forwards, line.value, Field::MaxForwards)?,
+            Name::From => once(&mut self.from, line.value(), Field::From)?,
+            Name::To => once(&mut self.to, line.value(), Field::To)?,
+            Name::CallId => once(&mut self.call_id, line.value(), Field::CallId)?,
+            Name::Cseq => once(&mut self.cseq, line.value(), Field::Cseq)?,
+            Name::MaxForwards => once(&mut self.max_forwards, line.value(), Field::MaxForwards)?,
             Name::ContentLength => {
-                once(&mut self.content_length, line.value, Field::ContentLength)?;
+                once(&mut self.content_length, line.value(), Field::ContentLength)?;
             }
             Name::Contact => {
-                let text = line.value.of(self.bytes);
-                if self.contact.is_none() && !text.is_empty() {
-                    let start = line.value.start as usize;
-                    let end = start + list_element(text, false);
+                let value = line.value();
+                if self.contact.is_none() && !value.is_empty() {
+                    let start = value.start as usize;
+                    let end = start + list_element(value.of(self.bytes), false);
                     self.contact = Some(trim_span(self.bytes, start, end));
                 }
             }
             Name::UserAgent => {
-                self.user_agent.get_or_insert(line.value);
+                self.user_agent.get_or_insert_with(|| line.value());
             }
             Name::Heartbeat => self.heartbeat = true,
             Name::InitialRemote => {
@@ -449,7 +451,7 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// More than any network has been seen to use, folded lines counted once.
 pub const HEADER_LINES_MAX: usize = 256;
 
-/// One header with its folds: certificates and Identity tokens fit several times over.
+/// The start line, or one header with its folds: certificates and Identity tokens fit several times over.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Max-Forwards starts at 70 (RFC 3261 §8.1.1.6): more hops than that are a loop.
@@ -459,6 +461,7 @@ pub const VIAS_MAX: usize = 70;
 mod tests {
     extern crate std;
 
+    use std::borrow::ToOwned;
     use std::string::String;
     use std::vec::Vec;
     use std::{format, vec};
@@ -586,6 +589,37 @@ mod tests {
         for empty in [b"".as_slice(), b"\r\n\r\n", b"\0\0\0\0", b"jaK"] {
             let got = Message::parse(empty, None).map(|_| ());
             assert_eq!(got, Err(Malformed::NotSip), "{}", empty.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn limits_are_reached_and_not_passed() {
+        let lines = INVITE.split(|it| *it == b'\n').position(|it| it == b"\r").unwrap() - 1;
+        type Build = fn(usize) -> String;
+        let cases: &[(&str, Build, usize)] = &[
+            ("headers", |more| "A: 1\r\n".repeat(more) + "To: ", HEADER_LINES_MAX - lines),
+            (
+                "bytes of a header",
+                |more| "A:".to_owned() + &"1".repeat(more) + "\r\nTo: ",
+                LINE_BYTES_MAX - 4,
+            ),
+            (
+                "Vias",
+                |more| "v: ".to_owned() + &"SIP/2.0/UDP h,".repeat(more) + "\r\nTo: ",
+                VIAS_MAX - 2,
+            ),
+        ];
+        for (name, build, most) in cases {
+            assert!(Message::parse(&altered("To: ", &build(*most)), None).is_ok(), "{name}");
+            let above = altered("To: ", &build(most + 1));
+            let above = Message::parse(&above, None).map(|_| ()).map_err(|it| it.status());
+            assert_eq!(above, Err(Some(513)), "{name}");
+        }
+        let uri_bytes = LINE_BYTES_MAX - "INVITE  SIP/2.0\r\n".len();
+        for (more, fits) in [(0, true), (1, false)] {
+            let uri = "tel:".to_owned() + &"1".repeat(uri_bytes - 4 + more);
+            let bytes = altered("sip:bob@example.com", &uri);
+            assert_eq!(Message::parse(&bytes, None).is_ok(), fits, "start line, {more} more");
         }
     }
 

@@ -38,7 +38,7 @@ pub fn reply(
 }
 
 /// Appends an answer to a malformed request: its headers copied textually, and the request itself as
-/// the body while the whole stays below [`FRAGMENT_BYTES_MAX`] (`sip.md` 2.13).
+/// the body while the whole stays below 1300 bytes (`sip.md` 2.13).
 pub fn reply_to_malformed(
     salvage: &Salvage<'_>,
     status: u16,
@@ -82,8 +82,8 @@ fn vias<'m>(
 ) {
     let mut top = Some(top_via);
     for each in lines {
-        let value = each.value.of(bytes);
-        if Name::of(each.name) != Name::Via || value.is_empty() {
+        let value = each.value().of(bytes);
+        if each.kind != Name::Via || value.is_empty() {
             continue;
         }
         out.extend_from_slice(b"Via: ");

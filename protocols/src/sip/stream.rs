@@ -144,8 +144,8 @@ fn body_bytes(head: &[u8]) -> Option<usize> {
     let mut said = None;
     loop {
         match lines.step() {
-            Step::Line(line) if Name::of(line.name) == Name::ContentLength => {
-                let bytes: u32 = parse_decimal(line.value.of(head))?;
+            Step::Line(line) if line.kind == Name::ContentLength => {
+                let bytes: u32 = parse_decimal(line.value().of(head))?;
                 if said.is_some_and(|before| before != bytes) {
                     return None;
                 }

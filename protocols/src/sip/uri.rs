@@ -6,7 +6,6 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Transport;
-use super::header::trim;
 use super::params::Params;
 use crate::bytes::{Span, offset, parse_decimal};
 
@@ -228,7 +227,7 @@ pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     }
     let legal = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
     let length = rest.iter().position(|it| !legal(it)).unwrap_or(rest.len());
-    (length > 0).then(|| (trim(rest.get(..length).unwrap_or_default()), at + length))
+    (length > 0).then(|| (rest.get(..length).unwrap_or_default(), at + length))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl<const N: usize> Values<N> {
     }
 
     pub(crate) fn note(&mut self, bytes: &[u8], line: &Line<'_>, comments: bool) {
-        split_list(bytes, line.value, comments, |span, next| {
+        split_list(bytes, line.value(), comments, |span, next| {
             if let Some(free) = self.kept.get_mut(usize::from(self.count)) {
                 *free = Value { span, line: line.span, next: next.unwrap_or(line.span.end) };
             }

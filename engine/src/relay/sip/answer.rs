@@ -1,8 +1,8 @@
 //! Answers of our own, stateless (RFC 3261 §8.2.6, §8.2.7; `sip.md` 2.10, 2.13).
 
 use protocols::bytes::write_decimal;
-use protocols::sip::message::{Malformed, Message, salvage};
 use protocols::sip::message::Method;
+use protocols::sip::message::{Malformed, Message, salvage};
 use protocols::sip::reply;
 
 use super::settings::Settings;
@@ -62,8 +62,12 @@ impl Relay {
         let extra = config.send_5xx_reason.as_ref().map_or_else(String::new, |text| {
             format!("Reason: SIP;cause={};text=\"{text}\"\r\n", config.send_5xx_cause)
         });
-        let answer =
-            Answer { status: 503, reason: "Service Unavailable", extra: extra.as_bytes(), otherwise };
+        let answer = Answer {
+            status: 503,
+            reason: "Service Unavailable",
+            extra: extra.as_bytes(),
+            otherwise,
+        };
         self.answer(settings, incoming, method, &answer, out)
     }
 
@@ -116,7 +120,12 @@ impl Relay {
         Verdict::Reply { hop: answer_hop(settings, incoming) }
     }
 
-    pub(super) fn write_answer(&mut self, incoming: &Incoming<'_>, answer: &Answer<'_>, out: &mut Vec<u8>) {
+    pub(super) fn write_answer(
+        &mut self,
+        incoming: &Incoming<'_>,
+        answer: &Answer<'_>,
+        out: &mut Vec<u8>,
+    ) {
         let message = incoming.message;
         self.counters.response(answer.status, incoming.leg, incoming.transport, 0);
         let top_via = match self.buffers.via.as_slice() {
@@ -130,15 +139,7 @@ impl Relay {
             tag.extend_from_slice(b"lb");
             write_decimal(tag, via::transaction(&incoming.via, message));
         }
-        reply::reply(
-            message,
-            answer.status,
-            answer.reason,
-            tag,
-            top_via,
-            answer.extra,
-            out,
-        );
+        reply::reply(message, answer.status, answer.reason, tag, top_via, answer.extra, out);
     }
 
     /// Answers what can be answered of bytes that are no message (`sip.md` 2.13).

@@ -22,7 +22,10 @@ pub(super) trait Trace {
     /// A node was settled on.
     fn node(&mut self, snapshot: &Snapshot, node: NodeId, why: &str) {
         let node = snapshot.node(node);
-        self.say(format_args!("node {} {} version {} ({why})", node.host_name, node.ip, node.version.0));
+        self.say(format_args!(
+            "node {} {} version {} ({why})",
+            node.host_name, node.ip, node.version.0
+        ));
     }
 
     /// Every node, and why it is or is not a candidate.

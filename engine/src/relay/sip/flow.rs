@@ -45,11 +45,7 @@ pub(super) fn read(text: &[u8], secret: &[u8; 16]) -> Option<Flow> {
 
 fn plain(flow: Flow) -> [u8; PLAIN_BYTES] {
     let mut plain = [0; PLAIN_BYTES];
-    let fields = flow
-        .slot
-        .to_be_bytes()
-        .into_iter()
-        .chain(flow.generation.to_be_bytes());
+    let fields = flow.slot.to_be_bytes().into_iter().chain(flow.generation.to_be_bytes());
     for (to, from) in plain.iter_mut().zip([flow.shard].into_iter().chain(fields)) {
         *to = from;
     }
@@ -98,7 +94,11 @@ mod tests {
             write(flow, &SECRET, &mut text);
             let token = text.strip_prefix(b";flow=").unwrap();
             assert_eq!(read(token, &SECRET), Some(flow));
-            assert_eq!(read(&token.to_ascii_uppercase(), &SECRET), Some(flow), "case folded on the way");
+            assert_eq!(
+                read(&token.to_ascii_uppercase(), &SECRET),
+                Some(flow),
+                "case folded on the way"
+            );
         }
     }
 

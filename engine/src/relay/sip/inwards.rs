@@ -71,16 +71,14 @@ impl Relay {
             trace.candidates(snapshot, &query);
         }
         // The Route on top once ours are off, unless the strict-router repair took the last one.
-        let left = message.routes.len() - routes.count.min(message.routes.len()) - usize::from(request.route_moved);
+        let left = message.routes.len()
+            - routes.count.min(message.routes.len())
+            - usize::from(request.route_moved);
         let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
         let top_text = top.map(|it| message.text(it.span));
         let top_uri = top_text.and_then(NameAddr::parse).and_then(|it| Uri::parse(it.uri));
 
-        let serves = |id: &NodeId| {
-            let node = snapshot.node(*id);
-            let usable = || snapshot.usable(node.version, incoming.family, towards);
-            node.ports.of(towards).is_some() && (!node.suspect || usable().contains(id))
-        };
+        let serves = |id: &NodeId| query.fits(snapshot, *id);
         let hinted = routes.node.filter(serves);
         let routed = || top_uri.and_then(|it| node_at(&it, version, snapshot)).filter(serves);
         let addressed = || {
@@ -97,9 +95,8 @@ impl Relay {
             (addressed(), "Request-URI")
         };
         // A Route left over on a subsequent request led to the node that is gone.
-        let old_route = (assigned.is_none() && request.is_subsequent && left > 0)
-            .then_some(top_text)
-            .flatten();
+        let old_route =
+            (assigned.is_none() && request.is_subsequent && left > 0).then_some(top_text).flatten();
         let node = match assigned {
             Some(node) => {
                 if !query.is_ack && hinted.is_some() {
@@ -146,15 +143,19 @@ impl Relay {
         });
         self.cut_routes(message, request, routes.count + usize::from(old_route.is_some()));
         let to = SocketAddr::new(node.ip, port);
-        self.aim_at_node(settings, request, Aim {
-            node,
-            to,
-            towards,
-            left,
-            top: top_uri,
-            old_route,
-            old_node: replaced.map(|it| snapshot.node(it)),
-        });
+        self.aim_at_node(
+            settings,
+            request,
+            Aim {
+                node,
+                to,
+                towards,
+                left,
+                top: top_uri,
+                old_route,
+                old_node: replaced.map(|it| snapshot.node(it)),
+            },
+        );
 
         let body = !message.body.is_empty();
         if body || request.method == Method::Register {
@@ -165,19 +166,22 @@ impl Relay {
         }
         let own_address = settings.hides_balancer(incoming.arrival.source.ip());
         let flow = incoming.arrival.flow;
-        self.head_lines(settings, HeadLines {
-            out_place,
-            in_place,
-            own_address,
-            branch: Branch { hash: request.hash, version: node.version },
-            marks: (INNER, OUTER),
-            came_by: flow,
-            record: (opens_dialog(request)).then_some(Record {
-                node: Some(node),
-                inner: towards,
-                client: flow,
-            }),
-        });
+        self.head_lines(
+            settings,
+            HeadLines {
+                out_place,
+                in_place,
+                own_address,
+                branch: Branch { hash: request.hash, version: node.version },
+                marks: (INNER, OUTER),
+                came_by: flow,
+                record: (opens_dialog(request)).then_some(Record {
+                    node: Some(node),
+                    inner: towards,
+                    client: flow,
+                }),
+            },
+        );
         if request.method != Method::Ack {
             self.sightings.asked(snapshot, id);
         }
@@ -187,12 +191,7 @@ impl Relay {
     }
 
     /// Puts the node in as next hop: a Route on top, or the Request-URI where that was us.
-    fn aim_at_node(
-        &mut self,
-        settings: &Settings,
-        request: &Request<'_>,
-        aim: Aim<'_>,
-    ) {
+    fn aim_at_node(&mut self, settings: &Settings, request: &Request<'_>, aim: Aim<'_>) {
         let Aim { node, to, towards, left, top, old_route, old_node } = aim;
         let Buffers { edits, head, uri: scratch, .. } = &mut self.buffers;
         let is_us = request.uri.as_ref().is_some_and(|it| settings.is_my_uri(it));
@@ -305,9 +304,7 @@ fn same_place(a: &Uri<'_>, b: &Uri<'_>) -> bool {
 /// Appends a URI with another host and port; with `transport`, that too.
 fn redirect(uri: &Uri<'_>, to: SocketAddr, transport: Option<Transport>, out: &mut Vec<u8>) {
     let text = uri.text;
-    let part = |start: u32, end: u32| {
-        text.get(start as usize..end as usize).unwrap_or_default()
-    };
+    let part = |start: u32, end: u32| text.get(start as usize..end as usize).unwrap_or_default();
     out.extend_from_slice(part(0, uri.host_port.start));
     push_address(to, out);
     let params = (uri.host_port.end, uri.params_end);

@@ -28,8 +28,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protocols::bytes::Edits;
-use protocols::sip::message::{Malformed, Message, Start};
 use protocols::sip::Transport;
+use protocols::sip::message::{Malformed, Message, Start};
 use protocols::time::Time;
 
 pub use self::explain::{Explanation, explain};
@@ -223,7 +223,12 @@ impl Relay {
         }
         let settings = Arc::clone(&self.settings);
         if bytes.len() > settings.config.message_bytes_max {
-            return self.refuse_malformed(arrival, bytes, Malformed::TooLarge { bytes: bytes.len() }, out);
+            return self.refuse_malformed(
+                arrival,
+                bytes,
+                Malformed::TooLarge { bytes: bytes.len() },
+                out,
+            );
         }
         let custom = match &settings.config.affinity_key {
             AffinityKey::Header(name) => Some(name.as_bytes()),
@@ -249,7 +254,12 @@ impl Relay {
                 self.request(&settings, &incoming, method, out, trace)
             }
             Start::Response { status, .. } => {
-                self.counters.response(status, incoming.leg, incoming.transport, message.body.len());
+                self.counters.response(
+                    status,
+                    incoming.leg,
+                    incoming.transport,
+                    message.body.len(),
+                );
                 self.response(&settings, &incoming, status, out, trace)
             }
         }

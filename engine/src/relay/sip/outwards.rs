@@ -42,7 +42,8 @@ impl Relay {
             self.sightings.alive(snapshot, node);
         }
         let owner = routes.node.or(sender);
-        let version = owner.map_or_else(|| version_of(routes, snapshot), |it| snapshot.node(it).version);
+        let version =
+            owner.map_or_else(|| version_of(routes, snapshot), |it| snapshot.node(it).version);
         if let Some(node) = routes.node
             && request.method != Method::Ack
         {
@@ -66,13 +67,14 @@ impl Relay {
                 None => trace.say(format_args!("sender is not a registered node")),
             }
         }
-        let left = message.routes.len() - routes.count.min(message.routes.len()) - usize::from(request.route_moved);
+        let left = message.routes.len()
+            - routes.count.min(message.routes.len())
+            - usize::from(request.route_moved);
         let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
         let top = top.and_then(|it| NameAddr::parse(message.text(it.span)));
         let top_uri = top.as_ref().and_then(|it| Uri::parse(it.uri));
         let Some(next) = top_uri.or(request.uri).filter(|it| !it.host.is_empty()) else {
-            let answer =
-                Answer::plain(416, "Unsupported URI Scheme", DropReason::NoListener);
+            let answer = Answer::plain(416, "Unsupported URI Scheme", DropReason::NoListener);
             return self.answer(settings, incoming, request.method, &answer, out);
         };
         if settings.is_my_uri(&next) {
@@ -118,34 +120,35 @@ impl Relay {
             self.cut_routes(message, request, routes.count);
         }
         if settings.config.legacy_contact_patching
-            && matches!(request.method, Method::Invite | Method::Subscribe | Method::Update | Method::Refer)
+            && matches!(
+                request.method,
+                Method::Invite | Method::Subscribe | Method::Update | Method::Refer
+            )
         {
             self.publish_contact(settings, incoming, transport);
         }
         let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip()));
-        self.head_lines(settings, HeadLines {
-            out_place,
-            in_place,
-            own_address,
-            branch: Branch { hash: request.hash, version },
-            marks: (OUTER, INNER),
-            came_by: arrival.flow,
-            record: opens_dialog(request).then_some(Record {
-                node: owner.map(|it| snapshot.node(it)),
-                inner: incoming.transport,
-                client: None,
-            }),
-        });
+        self.head_lines(
+            settings,
+            HeadLines {
+                out_place,
+                in_place,
+                own_address,
+                branch: Branch { hash: request.hash, version },
+                marks: (OUTER, INNER),
+                came_by: arrival.flow,
+                record: opens_dialog(request).then_some(Record {
+                    node: owner.map(|it| snapshot.node(it)),
+                    inner: incoming.transport,
+                    client: None,
+                }),
+            },
+        );
         self.forward(settings, incoming, request, hop, None, out)
     }
 
     /// The next hop knows no loose routing: it gets its own URI as Request-URI (RFC 3261 §16.6(6)).
-    fn feed_strict_router(
-        &mut self,
-        message: &Message<'_>,
-        request: &Request<'_>,
-        uri: &[u8],
-    ) {
+    fn feed_strict_router(&mut self, message: &Message<'_>, request: &Request<'_>, uri: &[u8]) {
         let edits = &mut self.buffers.edits;
         let old = request.uri.map_or(b"".as_slice(), |it| it.text);
         let Some(last) = message.routes.as_slice().last() else { return };

@@ -1,8 +1,8 @@
 //! Requests: what both directions have in common (`sip.md` 2.1, 2.2, RFC 3261 §16.3, §16.4).
 
 use protocols::bytes::{Span, parse_decimal, write_decimal};
-use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::message::Method;
+use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
@@ -164,7 +164,12 @@ impl Relay {
     }
 
     /// Takes off the first `count` Routes, and the last one if it became the Request-URI.
-    pub(super) fn cut_routes(&mut self, message: &Message<'_>, request: &Request<'_>, count: usize) {
+    pub(super) fn cut_routes(
+        &mut self,
+        message: &Message<'_>,
+        request: &Request<'_>,
+        count: usize,
+    ) {
         let edits = &mut self.buffers.edits;
         let routes = message.routes.as_slice();
         let Some((last, before)) = routes.split_last().filter(|_| request.route_moved) else {
@@ -253,12 +258,13 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
         return incoming.leg == Leg::Internal;
     }
     let source = incoming.arrival.source;
-    if settings.extra_servers.contains(&source) || incoming.snapshot.at(source, None).is_some() {
+    let is_server = |address| {
+        incoming.snapshot.at(address, None).is_some() || incoming.snapshot.remembers(address)
+    };
+    if is_server(source) {
         return true;
     }
     let via = &incoming.via;
     let claimed = std::net::SocketAddr::new(source.ip(), via.sent_by_port(incoming.transport));
-    via.via.host_ip() == Some(source.ip())
-        && (incoming.snapshot.at(claimed, None).is_some()
-            || settings.extra_servers.contains(&claimed))
+    via.via.host_ip() == Some(source.ip()) && is_server(claimed)
 }

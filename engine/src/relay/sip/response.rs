@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use protocols::bytes::{Span, write_decimal, write_host};
 use protocols::sip::Transport;
-use protocols::sip::message::{Start, remove_values};
 use protocols::sip::message::Method;
+use protocols::sip::message::{Start, remove_values};
 
 use super::explain::Trace;
 use super::next_hop;
@@ -48,12 +48,11 @@ impl Relay {
         let from_node = if settings.is_two_entry(incoming.family) {
             incoming.leg == Leg::Internal
         } else {
-            snapshot.at(source, None).is_some()
-                || snapshot.remembers(source)
-                || settings.extra_servers.contains(&source)
+            snapshot.at(source, None).is_some() || snapshot.remembers(source)
         };
         if T::ON {
-            let side = if from_node { "from a node, to a client" } else { "from outside, to a node" };
+            let side =
+                if from_node { "from a node, to a client" } else { "from outside, to a node" };
             trace.say(format_args!("response {status}: {side}; {ours} Via of ours removed"));
         }
         let out_leg = if from_node { Leg::External } else { Leg::Internal };
@@ -61,7 +60,8 @@ impl Relay {
             return Verdict::Drop(DropReason::NoListener);
         };
         let token = last.via.param("flow").and_then(|it| flow::read(it, &settings.secret));
-        let next = Next { target: via::response_target(&next, transport), via: next, transport, place };
+        let next =
+            Next { target: via::response_target(&next, transport), via: next, transport, place };
         let hop = if from_node {
             self.from_node(settings, incoming, status, &next, trace);
             next.hop(token)
@@ -160,7 +160,10 @@ impl Relay {
         let port = node.ports.of(next.transport)?;
         if T::ON {
             let gone = if named.is_some() { "overruled" } else { "dead" };
-            trace.say(format_args!("the node of the Via is {gone}; to {} {}", node.host_name, node.ip));
+            trace.say(format_args!(
+                "the node of the Via is {gone}; to {} {}",
+                node.host_name, node.ip
+            ));
         }
         let start = next.via.span.start;
         let via = &next.via.via;

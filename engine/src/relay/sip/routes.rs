@@ -102,7 +102,8 @@ impl Stripped {
         if self.node.is_none() {
             self.node = address(host, port).and_then(|it| snapshot.at(it, version));
             if T::ON {
-                let verdict = if self.node.is_some() { "a live node" } else { "no live node, refused" };
+                let verdict =
+                    if self.node.is_some() { "a live node" } else { "no live node, refused" };
                 let (host, port) = (host.escape_ascii(), port.escape_ascii());
                 trace.say(format_args!("hint node_host={host} node_port={port}: {verdict}"));
             }

@@ -97,7 +97,13 @@ impl Sightings {
                 if let Some(node) = node
                     && (alive || answered || errors > 0 || requests > 0)
                 {
-                    return Some(Report::Seen { node: node.key, alive, errors, requests, answered });
+                    return Some(Report::Seen {
+                        node: node.key,
+                        alive,
+                        errors,
+                        requests,
+                        answered,
+                    });
                 }
             }
         }

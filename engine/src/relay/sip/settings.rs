@@ -20,7 +20,7 @@ pub struct Settings {
     pub config: Config,
     /// Every listener; [`ListenerId`] is the position.
     pub listeners: Vec<Listener>,
-    /// Addresses of `extraServerNodes`, resolved: servers for direction.
+    /// Addresses of `extraServerNodes`, where they are literals: servers that we know, and no node.
     pub extra_servers: Vec<SocketAddr>,
     /// Signs flow tokens; the same on all shards of a process.
     pub secret: [u8; 16],
@@ -53,9 +53,13 @@ impl Settings {
     pub fn new(
         config: Config,
         listeners: Vec<Listener>,
-        extra_servers: Vec<SocketAddr>,
         secret: [u8; 16],
     ) -> Settings {
+        let extra_servers = config
+            .extra_server_nodes
+            .iter()
+            .filter_map(|it| Some(SocketAddr::new(it.host.parse().ok()?, it.port)))
+            .collect();
         let blocked = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .build(&config.blocked_values)
@@ -168,10 +172,9 @@ impl Settings {
     pub fn is_me(&self, host: &[u8], ip: Option<IpAddr>, port: u16) -> bool {
         match ip {
             Some(ip) => self.own.contains(&SocketAddr::new(ip, port)),
-            None => self
-                .own_names
-                .iter()
-                .any(|(name, ports)| name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)),
+            None => self.own_names.iter().any(|(name, ports)| {
+                name.as_bytes().eq_ignore_ascii_case(host) && ports.contains(&port)
+            }),
         }
     }
 

@@ -11,7 +11,8 @@ use crate::config;
 use crate::node::{Node, NodeKey, Origin, Ports, Version};
 use crate::relay::{Flow, Listener, ListenerId};
 
-const TWO_LEGS: &str = "host=10.0.0.1\nexternalPort=5060\ninternalHost=172.16.0.1\ninternalPort=5065\n";
+const TWO_LEGS: &str =
+    "host=10.0.0.1\nexternalPort=5060\ninternalHost=172.16.0.1\ninternalPort=5065\n";
 const CLIENT: &str = "203.0.113.5:5062";
 const NODE: &str = "172.16.0.10:5080";
 
@@ -41,9 +42,7 @@ impl World {
                 listeners.push(Listener { leg, transport, address });
             }
         }
-        let extra = config.extra_server_nodes.iter();
-        let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
-        let settings = Settings::new(config, listeners, extra, *b"0123456789abcdef");
+        let settings = Settings::new(config, listeners, *b"0123456789abcdef");
         World {
             relay: Relay::new(Arc::new(settings), Shard { index: 0, scattered: false }),
             snapshot: Snapshot::new(1, Vec::new(), &[]),
@@ -186,8 +185,10 @@ Content-Length: 0
     )
 }
 
-const OUTER_ROUTE: &str = "<sip:10.0.0.1:5060;transport=udp;lr;node_host=172.16.0.10;node_port=5080;version=0>";
-const INNER_ROUTE: &str = "<sip:172.16.0.1:5065;transport=udp;lr;node_host=172.16.0.10;node_port=5080;version=0>";
+const OUTER_ROUTE: &str =
+    "<sip:10.0.0.1:5060;transport=udp;lr;node_host=172.16.0.10;node_port=5080;version=0>";
+const INNER_ROUTE: &str =
+    "<sip:172.16.0.1:5065;transport=udp;lr;node_host=172.16.0.10;node_port=5080;version=0>";
 
 #[test]
 fn an_invite_crosses_as_the_specification_prints_it() {
@@ -267,7 +268,8 @@ fn an_in_dialog_request_reaches_the_node_of_its_hint_whatever_the_routes_look_li
     ];
     for (case, routes) in cases {
         // The algorithm alone would take turns.
-        let mut world = World::new(TWO_LEGS).with_nodes(&["172.16.0.9:5080", NODE, "172.16.0.11:5080"]);
+        let mut world =
+            World::new(TWO_LEGS).with_nodes(&["172.16.0.9:5080", NODE, "172.16.0.11:5080"]);
         for turn in 0..4 {
             let verdict = world.client(&in_dialog("BYE", &routes, uri));
             assert!(datagram(NODE)(verdict), "{case}, turn {turn}: {verdict:?}");
@@ -309,12 +311,20 @@ fn failover_stays_inside_the_version_of_the_dialog() {
 #[test]
 fn nobody_from_outside_makes_us_send_to_what_is_no_node() {
     let cases = [
-        ("forged hint", "Route: <sip:10.0.0.1:5060;lr;node_host=172.16.9.9;node_port=22>\n", "sip:x@172.16.9.9:22"),
+        (
+            "forged hint",
+            "Route: <sip:10.0.0.1:5060;lr;node_host=172.16.9.9;node_port=22>\n",
+            "sip:x@172.16.9.9:22",
+        ),
         ("foreign Route", "Route: <sip:172.16.9.9:22;lr>\n", "sip:x@172.16.9.9:22"),
         ("good hint, foreign URI", &format!("Route: {OUTER_ROUTE}\n"), "sip:x@172.16.9.9:22"),
         ("hint in the URI", "", "sip:x@172.16.9.9:22;node_host=172.16.9.9;node_port=22"),
         ("maddr", "", "sip:x@example.com;maddr=172.16.9.9"),
-        ("good hint and maddr", &format!("Route: {OUTER_ROUTE}\n"), "sip:x@172.16.0.10:5080;maddr=172.16.9.9"),
+        (
+            "good hint and maddr",
+            &format!("Route: {OUTER_ROUTE}\n"),
+            "sip:x@172.16.0.10:5080;maddr=172.16.9.9",
+        ),
     ];
     for (case, routes, uri) in cases {
         for method in ["OPTIONS", "BYE"] {
@@ -334,7 +344,12 @@ fn the_request_uri_is_rewritten_only_where_it_was_us() {
     let cases = [
         ("us", "sip:LittleGuy@10.0.0.1:5060", "sip:LittleGuy@172.16.0.10:5080", 0),
         ("us, default port", "sip:10.0.0.1", "sip:172.16.0.10:5080", 0),
-        ("us, with transport", "sip:x@10.0.0.1:5060;transport=tls;a=b?h=1", "sip:x@172.16.0.10:5080;transport=udp;a=b?h=1", 0),
+        (
+            "us, with transport",
+            "sip:x@10.0.0.1:5060;transport=tls;a=b?h=1",
+            "sip:x@172.16.0.10:5080;transport=udp;a=b?h=1",
+            0,
+        ),
         ("a domain", "sip:bob@example.com", "sip:bob@example.com", 1),
         ("another port of ours is not us", "sip:bob@10.0.0.1:7000", "sip:bob@10.0.0.1:7000", 1),
         ("the node itself", "sip:bob@172.16.0.10:5080", "sip:bob@172.16.0.10:5080", 0),
@@ -343,7 +358,8 @@ fn the_request_uri_is_rewritten_only_where_it_was_us() {
     ];
     for (case, uri, want, routes) in cases {
         let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-        let verdict = world.client(&INVITE.replace("sip:bob@example.com SIP", &format!("{uri} SIP")));
+        let verdict =
+            world.client(&INVITE.replace("sip:bob@example.com SIP", &format!("{uri} SIP")));
         assert!(datagram(NODE)(verdict), "{case}: {verdict:?}");
         assert_eq!(world.first_line(), format!("INVITE {want} SIP/2.0"), "{case}");
         assert_eq!(world.lines("Route").len(), routes, "{case}");
@@ -353,7 +369,10 @@ fn the_request_uri_is_rewritten_only_where_it_was_us() {
 #[test]
 fn a_preloaded_route_to_us_is_taken_off_and_one_to_a_node_is_followed() {
     let mut world = World::new(TWO_LEGS).with_nodes(&["172.16.0.9:5080", NODE]);
-    let invite = INVITE.replace("Max-Forwards", "Route: <sip:10.0.0.1;lr>, <sip:x@172.16.0.10:5080;lr>\nMax-Forwards");
+    let invite = INVITE.replace(
+        "Max-Forwards",
+        "Route: <sip:10.0.0.1;lr>, <sip:x@172.16.0.10:5080;lr>\nMax-Forwards",
+    );
     for turn in 0..3 {
         let verdict = world.client(&invite);
         assert!(datagram(NODE)(verdict), "turn {turn}: {verdict:?}");
@@ -373,13 +392,19 @@ fn calls_alternate_and_retransmissions_cancel_and_ack_follow_their_invite() {
         assert_ne!(Some(first), last, "call {call} went where the one before went");
         last = Some(first);
         assert_eq!(world.client(&invite), first, "retransmission of call {call}");
-        assert_eq!(String::from_utf8(world.out.clone()).unwrap(), vias, "retransmissions are equal");
+        assert_eq!(
+            String::from_utf8(world.out.clone()).unwrap(),
+            vias,
+            "retransmissions are equal"
+        );
         let cancel = invite.replace("INVITE", "CANCEL");
         assert_eq!(world.client(&cancel), first, "CANCEL of call {call}");
         assert_eq!(world.lines("Via")[0], branch);
-        let ack = invite.replace("INVITE", "ACK").replace("bob@example.com>", "bob@example.com>;tag=n");
+        let ack =
+            invite.replace("INVITE", "ACK").replace("bob@example.com>", "bob@example.com>;tag=n");
         assert_eq!(world.client(&ack), first, "ACK of a failed call {call}");
-        let ours = |text: &[u8]| text.windows(30).find(|it| it.starts_with(b"z9hG4bK")).unwrap().to_vec();
+        let ours =
+            |text: &[u8]| text.windows(30).find(|it| it.starts_with(b"z9hG4bK")).unwrap().to_vec();
         assert_eq!(ours(&world.out), ours(vias.as_bytes()), "the transaction's branch");
     }
 }
@@ -414,13 +439,41 @@ fn received_and_rport_are_written_as_rfc_3581_says() {
     let from = "203.0.113.5:5062";
     let cases = [
         // (case, Via as sent, transport, Via as forwarded)
-        ("rport asked", "SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKa;rport", "SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKa;rport=5062;received=203.0.113.5"),
-        ("not asked, same host", "SIP/2.0/UDP 203.0.113.5:9;branch=z9hG4bKa", "SIP/2.0/UDP 203.0.113.5:9;branch=z9hG4bKa"),
-        ("not asked, other host", "SIP/2.0/UDP pc.example.com:9;branch=z9hG4bKa", "SIP/2.0/UDP pc.example.com:9;branch=z9hG4bKa;received=203.0.113.5"),
-        ("a lie is replaced", "SIP/2.0/UDP 10.1.1.1;received=10.9.9.9;branch=z9hG4bKa", "SIP/2.0/UDP 10.1.1.1;branch=z9hG4bKa;received=203.0.113.5"),
-        ("a lie without need is removed", "SIP/2.0/UDP 203.0.113.5:5062;received=10.9.9.9;branch=z9hG4bKa", "SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKa"),
-        ("rport with a lie", "SIP/2.0/UDP 203.0.113.5;rport=1;branch=z9hG4bKa;x=y", "SIP/2.0/UDP 203.0.113.5;rport=5062;branch=z9hG4bKa;x=y;received=203.0.113.5"),
-        ("blanks and case stay", "SIP / 2.0 / UDP  pc.example.com : 9 ; BRANCH = z9hG4bKa", "SIP / 2.0 / UDP  pc.example.com : 9 ; BRANCH = z9hG4bKa;received=203.0.113.5"),
+        (
+            "rport asked",
+            "SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKa;rport",
+            "SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKa;rport=5062;received=203.0.113.5",
+        ),
+        (
+            "not asked, same host",
+            "SIP/2.0/UDP 203.0.113.5:9;branch=z9hG4bKa",
+            "SIP/2.0/UDP 203.0.113.5:9;branch=z9hG4bKa",
+        ),
+        (
+            "not asked, other host",
+            "SIP/2.0/UDP pc.example.com:9;branch=z9hG4bKa",
+            "SIP/2.0/UDP pc.example.com:9;branch=z9hG4bKa;received=203.0.113.5",
+        ),
+        (
+            "a lie is replaced",
+            "SIP/2.0/UDP 10.1.1.1;received=10.9.9.9;branch=z9hG4bKa",
+            "SIP/2.0/UDP 10.1.1.1;branch=z9hG4bKa;received=203.0.113.5",
+        ),
+        (
+            "a lie without need is removed",
+            "SIP/2.0/UDP 203.0.113.5:5062;received=10.9.9.9;branch=z9hG4bKa",
+            "SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKa",
+        ),
+        (
+            "rport with a lie",
+            "SIP/2.0/UDP 203.0.113.5;rport=1;branch=z9hG4bKa;x=y",
+            "SIP/2.0/UDP 203.0.113.5;rport=5062;branch=z9hG4bKa;x=y;received=203.0.113.5",
+        ),
+        (
+            "blanks and case stay",
+            "SIP / 2.0 / UDP  pc.example.com : 9 ; BRANCH = z9hG4bKa",
+            "SIP / 2.0 / UDP  pc.example.com : 9 ; BRANCH = z9hG4bKa;received=203.0.113.5",
+        ),
     ];
     for (case, sent, want) in cases {
         let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
@@ -429,8 +482,16 @@ fn received_and_rport_are_written_as_rfc_3581_says() {
         assert_eq!(world.lines("Via")[2], want, "{case}");
     }
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-    world.send(Leg::External, Transport::Tcp, from, &INVITE.replace(";rport", "").replace("UDP", "TCP"));
-    assert_eq!(world.lines("Via").last().unwrap(), "SIP/2.0/TCP 203.0.113.5:5062;branch=z9hG4bKc1;rport=5062");
+    world.send(
+        Leg::External,
+        Transport::Tcp,
+        from,
+        &INVITE.replace(";rport", "").replace("UDP", "TCP"),
+    );
+    assert_eq!(
+        world.lines("Via").last().unwrap(),
+        "SIP/2.0/TCP 203.0.113.5:5062;branch=z9hG4bKc1;rport=5062"
+    );
 }
 
 #[test]
@@ -443,13 +504,17 @@ fn max_forwards_counts_down_and_ends() {
     ];
     for (case, value, want, refused) in cases {
         let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-        let verdict = world.client(&INVITE.replace("Max-Forwards: 70", &format!("Max-Forwards: {value}")));
+        let verdict =
+            world.client(&INVITE.replace("Max-Forwards: 70", &format!("Max-Forwards: {value}")));
         match (want, refused) {
             (Some(want), _) => assert_eq!(world.lines("Max-Forwards"), [want], "{case}"),
             (None, Some(line)) => {
                 assert_eq!(world.first_line(), line, "{case}");
                 assert!(datagram(CLIENT)(verdict), "{case}: {verdict:?}");
-                assert!(world.lines("To")[0].contains(";tag="), "{case}: own answers have a To tag");
+                assert!(
+                    world.lines("To")[0].contains(";tag="),
+                    "{case}: own answers have a To tag"
+                );
             }
             _ => unreachable!(),
         }
@@ -546,9 +611,15 @@ Content-Length: 0
     );
     let hint = ";node_host=172.16.0.10;node_port=5080";
     world.from_node(&NODE_INVITE.replace(hint, ""));
-    assert!(world.lines("Record-Route")[0].contains("node_host=172.16.0.10"), "known by its address");
+    assert!(
+        world.lines("Record-Route")[0].contains("node_host=172.16.0.10"),
+        "known by its address"
+    );
     world.send(Leg::Internal, Transport::Udp, "172.16.0.99:5060", &NODE_INVITE.replace(hint, ""));
-    assert!(!world.lines("Record-Route")[0].contains("node_host"), "an unknown sender is not stamped");
+    assert!(
+        !world.lines("Record-Route")[0].contains("node_host"),
+        "an unknown sender is not stamped"
+    );
 }
 
 /// The 180 or 200 that the callee sends to [`NODE_INVITE`].
@@ -595,15 +666,29 @@ fn a_response_from_outside_reaches_its_node_or_a_survivor() {
 #[test]
 fn responses_that_are_not_ours_go_nowhere() {
     let response = |vias: &str| {
-        format!("\nSIP/2.0 200 OK\n{vias}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 BYE\nContent-Length: 0\n\n")
+        format!(
+            "\nSIP/2.0 200 OK\n{vias}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 BYE\nContent-Length: 0\n\n"
+        )
     };
     let inner = "Via: SIP/2.0/UDP 172.16.0.1:5065;branch=z9hG4bK0123456789abcdefi_0\n";
     let outer = "Via: SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bK0123456789abcdefe_0\n";
     let cases = [
-        ("foreign top Via", "Via: SIP/2.0/UDP 1.2.3.4:5060;branch=z9hG4bKx\n".to_owned(), DropReason::NotOurs),
+        (
+            "foreign top Via",
+            "Via: SIP/2.0/UDP 1.2.3.4:5060;branch=z9hG4bKx\n".to_owned(),
+            DropReason::NotOurs,
+        ),
         ("only ours", format!("{inner}{outer}"), DropReason::NoVia),
-        ("a name below and no received", format!("{inner}{outer}Via: SIP/2.0/UDP pc.example.com\n"), DropReason::Unresolved),
-        ("a transport we do not have", format!("{inner}{outer}Via: SIP/2.0/SCTP 1.2.3.4\n"), DropReason::NoListener),
+        (
+            "a name below and no received",
+            format!("{inner}{outer}Via: SIP/2.0/UDP pc.example.com\n"),
+            DropReason::Unresolved,
+        ),
+        (
+            "a transport we do not have",
+            format!("{inner}{outer}Via: SIP/2.0/SCTP 1.2.3.4\n"),
+            DropReason::NoListener,
+        ),
     ];
     for (case, vias, reason) in cases {
         let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
@@ -611,7 +696,8 @@ fn responses_that_are_not_ours_go_nowhere() {
     }
     // An absurd version in the branch names no cluster, and costs nothing.
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-    let vias = format!("{inner}{outer}Via: SIP/2.0/UDP 1.2.3.4:9;branch=z9hG4bKx\n").replace("_0", "_99999999999");
+    let vias = format!("{inner}{outer}Via: SIP/2.0/UDP 1.2.3.4:9;branch=z9hG4bKx\n")
+        .replace("_0", "_99999999999");
     assert!(datagram("1.2.3.4:9")(world.from_node(&response(&vias))));
 }
 
@@ -636,7 +722,8 @@ fn strict_routers_on_either_side_are_served() {
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.10:5080 SIP/2.0");
     assert_eq!(world.lines("Route"), Vec::<String>::new());
     // RFC 3261 §16.6(6): behind us, the next Route has no lr.
-    let verdict = world.from_node(&NODE_INVITE.replace("Max-Forwards", "Route: <sip:1.2.3.4:5070>\nMax-Forwards"));
+    let verdict = world
+        .from_node(&NODE_INVITE.replace("Max-Forwards", "Route: <sip:1.2.3.4:5070>\nMax-Forwards"));
     assert!(datagram("1.2.3.4:5070")(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "INVITE sip:1.2.3.4:5070 SIP/2.0");
     assert_eq!(world.lines("Route"), ["<sip:usera@127.0.0.1:5033>"]);
@@ -672,7 +759,8 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
     let listener = world.listener(Leg::External, Transport::Udp, Family::V4);
     let arrival = Arrival { now: world.now, listener, source, flow: None };
     let bytes = wire(INVITE);
-    let Verdict::Forward { hop, .. } = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out)
+    let Verdict::Forward { hop, .. } =
+        world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out)
     else {
         panic!("not forwarded");
     };
@@ -688,7 +776,8 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
     ));
     // The only node there is: an error is better than silence.
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-    let Verdict::Forward { hop, .. } = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out)
+    let Verdict::Forward { hop, .. } =
+        world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out)
     else {
         panic!("not forwarded");
     };
@@ -701,7 +790,9 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
     let invite = INVITE.replace("UDP", "TCP");
     let verdict = world.send(Leg::External, Transport::Tcp, CLIENT, &invite);
-    let Verdict::Forward { hop: Hop::Stream { to, .. }, reply, .. } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Forward { hop: Hop::Stream { to, .. }, reply, .. } = verdict else {
+        panic!("{verdict:?}")
+    };
     assert_eq!(to, NODE.parse().unwrap());
     assert!(reply > 0, "a reliable next hop: we answer 100");
     assert_eq!(world.first_line(), "SIP/2.0 100 Trying");
@@ -714,18 +805,27 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
     assert!(routes[1].contains(";flow=") && !routes[0].contains(";flow="), "{routes:?}");
     // The response goes back on that connection, on whichever shard it lives.
     let vias: String = vias.iter().map(|it| format!("Via: {it}\n")).collect();
-    let ok = format!("\nSIP/2.0 200 OK\n{vias}From: <sip:alice@example.com>;tag=a1\nTo: <sip:b@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n");
+    let ok = format!(
+        "\nSIP/2.0 200 OK\n{vias}From: <sip:alice@example.com>;tag=a1\nTo: <sip:b@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
+    );
     let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &ok);
-    let Verdict::Forward { hop: Hop::Flow { flow, or }, .. } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Forward { hop: Hop::Flow { flow, or }, .. } = verdict else {
+        panic!("{verdict:?}")
+    };
     assert_eq!(flow, FLOW);
     assert_eq!(or.unwrap().1, "203.0.113.5:5062".parse().unwrap());
     // So does the node's request in the dialog.
     let bye = NODE_INVITE
         .replace("INVITE", "BYE")
-        .replace("Route: <sip:lbint", &format!("Route: {}\nRoute: {}\nX-Old: <sip:lbint", routes[0], routes[1]))
+        .replace(
+            "Route: <sip:lbint",
+            &format!("Route: {}\nRoute: {}\nX-Old: <sip:lbint", routes[0], routes[1]),
+        )
         .replace("To: <sip:usera@example.com>", "To: <sip:usera@example.com>;tag=q");
     let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &bye);
-    let Verdict::Forward { hop: Hop::Flow { flow, .. }, .. } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Forward { hop: Hop::Flow { flow, .. }, .. } = verdict else {
+        panic!("{verdict:?}")
+    };
     assert_eq!(flow, FLOW);
     // A token of somebody else's making is worth nothing.
     let forged = bye.replace(";flow=03", ";flow=04");
@@ -742,10 +842,16 @@ fn one_entry_means_one_via_one_record_route_and_direction_by_source() {
     assert_eq!(world.lines("Via").len(), 2);
     assert_eq!(world.lines("Record-Route").len(), 1);
     let vias: String = world.lines("Via").iter().map(|it| format!("Via: {it}\n")).collect();
-    let ok = format!("\nSIP/2.0 200 OK\n{vias}From: <sip:alice@example.com>;tag=a1\nTo: <sip:b@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n");
+    let ok = format!(
+        "\nSIP/2.0 200 OK\n{vias}From: <sip:alice@example.com>;tag=a1\nTo: <sip:b@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
+    );
     let verdict = world.send(Leg::External, Transport::Udp, NODE, &ok);
     assert!(datagram(CLIENT)(verdict), "{verdict:?}");
-    assert_eq!(world.lines("X-Sip-Balancer-InitialRemoteAddr"), Vec::<String>::new(), "not towards clients");
+    assert_eq!(
+        world.lines("X-Sip-Balancer-InitialRemoteAddr"),
+        Vec::<String>::new(),
+        "not towards clients"
+    );
     let out = NODE_INVITE.replace("172.16.0.1:5065", "10.0.0.1:5060");
     let verdict = world.send(Leg::External, Transport::Udp, NODE, &out);
     assert!(datagram("127.0.0.1:5033")(verdict), "{verdict:?}");
@@ -784,7 +890,10 @@ tcpPort=5080\nudpPort=5080\nhostname=sipHeartbeat\nip=172.16.0.10\nx=y
     assert!(world.first_line().starts_with("SIP/2.0 400 "), "{}", world.first_line());
     let mut world = world.with_nodes(&[NODE]);
     let verdict = world.client(&beat);
-    assert!(matches!(verdict, Verdict::Forward { .. }), "outside it is an ordinary request: {verdict:?}");
+    assert!(
+        matches!(verdict, Verdict::Forward { .. }),
+        "outside it is an ordinary request: {verdict:?}"
+    );
     let told = world.relay.poll_report(world.now, &world.snapshot);
     assert!(!matches!(told, Some(Report::Beat(_))), "{told:?}");
 }
@@ -794,7 +903,9 @@ fn transports_are_bridged_towards_nodes_and_told_in_contact() {
     let config = "<load-balancer-properties><sip><external><host>10.0.0.1</host></external><internal><host>172.16.0.1</host><tcpPort>5065</tcpPort></internal><internalTransport>tcp</internalTransport></sip></load-balancer-properties>";
     let mut world = World::new(config).with_nodes(&[NODE]);
     let verdict = world.client(INVITE);
-    let Verdict::Forward { hop: Hop::Stream { to, .. }, reply, .. } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Forward { hop: Hop::Stream { to, .. }, reply, .. } = verdict else {
+        panic!("{verdict:?}")
+    };
     assert_eq!(to, NODE.parse().unwrap());
     world.out.drain(..reply);
     assert_eq!(world.lines("Via")[0], "SIP/2.0/TCP 172.16.0.1:5065;branch=z9hG4bK#i_0");
@@ -812,7 +923,11 @@ fn nonsense_is_answered_where_it_can_be_and_the_next_message_is_served() {
         ("version", INVITE.replace("SIP/2.0\nVia", "SIP/3.0\nVia"), Some("SIP/2.0 505 ")),
         ("CSeq method", INVITE.replace("CSeq: 1 INVITE", "CSeq: 1 BYE"), Some("SIP/2.0 400 ")),
         ("no Call-ID", INVITE.replace("Call-ID: 8f3ad1@203.0.113.5\n", ""), None),
-        ("a malformed ACK", INVITE.replace("INVITE", "ACK").replace("CSeq: 1 ACK", "CSeq: 1 BYE"), None),
+        (
+            "a malformed ACK",
+            INVITE.replace("INVITE", "ACK").replace("CSeq: 1 ACK", "CSeq: 1 BYE"),
+            None,
+        ),
         ("a malformed response", "SIP/2.0 abc\nVia: x\n\n".to_owned(), None),
         ("cut in the middle", INVITE[..120].to_owned(), None),
     ];
@@ -832,9 +947,16 @@ fn nonsense_is_answered_where_it_can_be_and_the_next_message_is_served() {
 #[test]
 fn everything_that_is_not_ours_leaves_as_it_came() {
     let noise = [
-        "X-Custom:   spaces  kept\t ", "x-CUSTOM:again", "Identity: \"abc==\"", "m: <sip:q@w>",
-        "Supported: a,b ,c", "Subject: folded\n  over\n\tlines", "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
-        "Record-Route: <sip:7.7.7.7;lr>", "Warning: 399 x \"\u{fc}\"", "Empty:",
+        "X-Custom:   spaces  kept\t ",
+        "x-CUSTOM:again",
+        "Identity: \"abc==\"",
+        "m: <sip:q@w>",
+        "Supported: a,b ,c",
+        "Subject: folded\n  over\n\tlines",
+        "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
+        "Record-Route: <sip:7.7.7.7;lr>",
+        "Warning: 399 x \"\u{fc}\"",
+        "Empty:",
     ];
     for seed in 1..512u64 {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -844,7 +966,8 @@ fn everything_that_is_not_ours_leaves_as_it_came() {
             state ^= state << 17;
             usize::try_from(state % max as u64).unwrap()
         };
-        let mut lines: Vec<&str> = INVITE.trim_start().split("\n\n").next().unwrap().lines().skip(2).collect();
+        let mut lines: Vec<&str> =
+            INVITE.trim_start().split("\n\n").next().unwrap().lines().skip(2).collect();
         for _ in 0..draw(9) {
             lines.insert(draw(lines.len() + 1), noise[draw(noise.len())]);
         }
@@ -860,8 +983,10 @@ fn everything_that_is_not_ours_leaves_as_it_came() {
                 .unwrap()
                 .split("\r\n")
                 .filter(|it| {
-                    !it.starts_with("Max-Forwards") && !it.starts_with("X-Sip-Balancer")
-                        && !it.starts_with("Route: <sip:172.16.0.10") && !it.contains("node_host=")
+                    !it.starts_with("Max-Forwards")
+                        && !it.starts_with("X-Sip-Balancer")
+                        && !it.starts_with("Route: <sip:172.16.0.10")
+                        && !it.contains("node_host=")
                         && !it.starts_with("Via: SIP/2.0/UDP 172.16.0.1:5065")
                         && !it.starts_with("Via: SIP/2.0/UDP 10.0.0.1:5060")
                 })

@@ -1,0 +1,38 @@
+//! Numbers: CPU per call, calls per second and latency, against the balancers people use today.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+mod compare;
+mod floor;
+
+/// Measures the balancer and its peers.
+#[derive(FromArgs)]
+struct Arguments {
+    #[argh(subcommand)]
+    what: What,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum What {
+    Compare(compare::Arguments),
+    Floor(floor::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Arguments { what } = argh::from_env();
+    let result = match what {
+        What::Compare(arguments) => compare::run(&arguments),
+        What::Floor(arguments) => floor::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "perf: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

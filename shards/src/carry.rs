@@ -1,0 +1,438 @@
+//! What a shard does with one message: asks the relay, carries its verdict out, and asks again when the
+//! next hop fails.
+//!
+//! From receive to send nothing is allocated, locked or formatted on the UDP path: the relay writes into
+//! a buffer that changes places with one of the batch that leaves.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId, Verdict};
+use protocols::time::Time;
+
+use crate::clock::TimerId;
+use crate::decide::Decide;
+use crate::mesh::{Delivery, Mail, Notice};
+use crate::shard::{PARKED_TIMER, Parked, Shard};
+use crate::tcp::Carried;
+use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
+
+/// The message that something to be sent was made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin<'m> {
+    arrival: &'m Arrival,
+    bytes: &'m [u8],
+    attempts: u8,
+    is_for_node: bool,
+}
+
+impl<D: Decide> Shard<D> {
+    /// Takes in what waits on a listener, up to a turn's share.
+    pub(crate) fn receive_datagrams(&mut self, listener: ListenerId) {
+        let Some(fd) = self.socket_of(listener) else { return };
+        let Some(mut received) = self.received.take() else { return };
+        for _ in 0..BATCHES_PER_TURN {
+            let count = match received.receive(fd) {
+                Ok(count) => count,
+                Err(_) => {
+                    // An earlier datagram's error; it is cleared by being told of.
+                    self.read_errors(listener);
+                    continue;
+                }
+            };
+            if count == 0 {
+                break;
+            }
+            self.now = self.clock.now();
+            self.figures.batches += 1;
+            self.figures.datagrams += count as u64;
+            for index in 0..count {
+                let Some((source, bytes)) = received.at(index) else { continue };
+                let arrival = Arrival { now: self.now, listener, source, flow: None };
+                self.handle(&arrival, bytes);
+            }
+            self.flush_datagrams(self.now, count as u64);
+            if count < BATCH {
+                break;
+            }
+        }
+        self.received = Some(received);
+    }
+
+    /// The open socket of a listener.
+    pub(crate) fn socket_of(&self, id: ListenerId) -> Option<RawFd> {
+        Some(self.listening.get(usize::from(id.0))?.socket.as_ref()?.as_raw_fd())
+    }
+
+    /// Decides one message and does what the verdict says.
+    #[inline]
+    pub(crate) fn handle(&mut self, arrival: &Arrival, bytes: &[u8]) {
+        self.decide(arrival, bytes, 0, |relay, snapshot, out| {
+            relay.handle(arrival, bytes, snapshot, out)
+        });
+    }
+
+    #[inline]
+    fn decide(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        attempts: u8,
+        decide: impl FnOnce(&mut D, &engine::snapshot::Snapshot, &mut Vec<u8>) -> Verdict,
+    ) {
+        let mut out = std::mem::take(&mut self.out);
+        let (relay, snapshot) = (&mut self.relay, &self.snapshot);
+        // The relay's state is counters, caches and buffers that it clears first: nothing in it is
+        // worse than stale after a panic half way.
+        match catch_unwind(AssertUnwindSafe(|| decide(relay, snapshot, &mut out))) {
+            Ok(verdict) => self.carry_out(arrival, bytes, attempts, verdict, &mut out),
+            Err(_) => self.relay.dropped(DropReason::Panic),
+        }
+        self.out = out;
+    }
+
+    fn carry_out(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        attempts: u8,
+        verdict: Verdict,
+        out: &mut Vec<u8>,
+    ) {
+        match verdict {
+            Verdict::Forward { hop, node, reply } => {
+                if let Some(provisional) = out.get(..reply).filter(|it| !it.is_empty()) {
+                    self.answer(arrival, provisional);
+                }
+                let is_for_node = node.is_some();
+                let origin = Origin { arrival, bytes, attempts, is_for_node };
+                self.send(hop, out, reply, Some(origin));
+            }
+            Verdict::Reply { hop } => self.send(hop, out, 0, None),
+            Verdict::Resolve => self.park(arrival, bytes, attempts),
+            Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Queues `out[start..]` for its hop. May take `out` over and leave another buffer for it.
+    fn send(&mut self, hop: Hop, out: &mut Vec<u8>, start: usize, origin: Option<Origin<'_>>) {
+        match hop {
+            Hop::Datagram { from, to } => {
+                if let Some(it) = origin.filter(|it| it.is_for_node) {
+                    let sent = out.get(start..).unwrap_or(&[]);
+                    self.recent.remember(it.arrival, it.bytes, to, sent, it.attempts);
+                }
+                match self.outgoing(from) {
+                    Some(outgoing) => outgoing.push(out, start, to),
+                    None => self.relay.dropped(DropReason::NoListener),
+                }
+            }
+            Hop::Flow { flow, or } if flow.shard != self.id => {
+                self.post_to(flow, or, out.get(start..).unwrap_or(&[]), hop, origin);
+            }
+            Hop::Flow { flow, or } => {
+                let bytes = out.get(start..).unwrap_or(&[]);
+                if self.streams.find(flow).is_some() {
+                    self.enqueue(flow, bytes, hop, origin);
+                } else if let Some((from, to)) = or {
+                    self.send_to_peer(from, to, bytes, hop, origin);
+                } else {
+                    self.fail(DropReason::ConnectionGone, hop, origin);
+                }
+            }
+            Hop::Stream { from, to } => {
+                self.send_to_peer(from, to, out.get(start..).unwrap_or(&[]), hop, origin);
+            }
+        }
+    }
+
+    /// Our own answer, back to where the message came from.
+    fn answer(&mut self, arrival: &Arrival, bytes: &[u8]) {
+        match arrival.flow {
+            None => {
+                if let Some(outgoing) = self.outgoing(arrival.listener) {
+                    outgoing.push_copy(bytes, arrival.source);
+                }
+            }
+            Some(flow) => {
+                let hop = Hop::Flow { flow, or: None };
+                self.send(hop, &mut bytes.to_vec(), 0, None);
+            }
+        }
+    }
+
+    /// The batch that leaves from a listener, with room for one more.
+    fn outgoing(&mut self, from: ListenerId) -> Option<&mut Outgoing> {
+        if self.listening(from)?.outgoing.as_ref()?.is_full() {
+            self.flush_listener(from);
+        }
+        self.listening(from)?.outgoing.as_mut()
+    }
+
+    /// Queues bytes on the connection to a peer, which is opened if there is none.
+    fn send_to_peer(
+        &mut self,
+        from: ListenerId,
+        to: SocketAddr,
+        bytes: &[u8],
+        hop: Hop,
+        origin: Option<Origin<'_>>,
+    ) {
+        let flow = self.streams.towards(from, to).or_else(|| self.connect(from, to));
+        match flow {
+            Some(flow) => self.enqueue(flow, bytes, hop, origin),
+            None => self.fail(DropReason::ConnectionGone, hop, origin),
+        }
+    }
+
+    fn enqueue(&mut self, flow: Flow, bytes: &[u8], hop: Hop, origin: Option<Origin<'_>>) {
+        let mut carried = origin.map(|it| self.keep(it, hop));
+        let Err(reason) = self.streams.enqueue(flow, bytes, &mut carried) else { return };
+        match carried {
+            Some(carried) if reason == DropReason::ConnectionGone => self.failed.push_back(carried),
+            carried => {
+                self.relay.dropped(reason);
+                self.streams.recycle(carried.map(|it| it.bytes).unwrap_or_default());
+            }
+        }
+    }
+
+    fn keep(&mut self, origin: Origin<'_>, hop: Hop) -> Carried {
+        Carried {
+            arrival: *origin.arrival,
+            bytes: self.streams.copy(origin.bytes),
+            attempts: origin.attempts,
+            hop,
+        }
+    }
+
+    /// The next hop cannot be reached: decide again, or count what is lost.
+    fn fail(&mut self, reason: DropReason, hop: Hop, origin: Option<Origin<'_>>) {
+        match origin {
+            Some(origin) => {
+                let carried = self.keep(origin, hop);
+                self.failed.push_back(carried);
+            }
+            None => self.relay.dropped(reason),
+        }
+    }
+
+    /// Hands bytes to the shard that owns the connection.
+    fn post_to(
+        &mut self,
+        flow: Flow,
+        or: Option<(ListenerId, SocketAddr)>,
+        bytes: &[u8],
+        hop: Hop,
+        origin: Option<Origin<'_>>,
+    ) {
+        let carried = origin.map(|it| self.keep(it, hop));
+        let delivery = Delivery { flow, or, bytes: bytes.to_vec(), carried };
+        match self.post.send(flow.shard, Mail::Deliver(Box::new(delivery))) {
+            Ok(()) => self.figures.hops += 1,
+            Err(_) => self.relay.dropped(DropReason::QueueFull),
+        }
+    }
+
+    /// Another shard's message for a connection of ours.
+    pub(crate) fn deliver_mail(&mut self, delivery: Delivery) {
+        let Delivery { flow, or, mut bytes, carried } = delivery;
+        let origin = carried.as_ref().map(|it| Origin {
+            arrival: &it.arrival,
+            bytes: &it.bytes,
+            attempts: it.attempts,
+            is_for_node: false,
+        });
+        if flow.shard == self.id {
+            self.send(Hop::Flow { flow, or }, &mut bytes, 0, origin);
+        }
+    }
+
+    /// Decides again what did not reach its next hop.
+    pub(crate) fn retry_failed(&mut self) {
+        for _ in 0..RETRIES_PER_TURN {
+            let Some(mut carried) = self.failed.pop_front() else { return };
+            if carried.attempts >= ATTEMPTS_MAX {
+                self.relay.dropped(DropReason::ConnectionGone);
+            } else {
+                self.figures.retried += 1;
+                carried.arrival.now = self.now;
+                let Carried { arrival, bytes, attempts, hop } = &carried;
+                self.decide(arrival, bytes, attempts + 1, |relay, snapshot, out| {
+                    relay.undelivered(arrival, bytes, *hop, snapshot, out)
+                });
+            }
+            self.streams.recycle(carried.bytes);
+        }
+    }
+
+    /// A node refused: avoid it here from now on, and let control know.
+    pub(crate) fn refused(&mut self, address: SocketAddr) {
+        let Some(key) = self.relay.refused(address, &self.snapshot) else { return };
+        let is_known = self.snapshot.find(key).is_some_and(|it| self.snapshot.node(it).suspect);
+        if !is_known {
+            self.snapshot = Arc::new(self.snapshot.suspecting(key));
+        }
+    }
+
+    /// Empties the socket's error queue: who refused what.
+    pub(crate) fn read_errors(&mut self, listener: ListenerId) {
+        let Some(fd) = self.socket_of(listener) else { return };
+        let mut quoted = [0; 1_024];
+        for _ in 0..ERRORS_PER_TURN {
+            let Some(returned) = take_error(fd, &mut quoted) else { return };
+            if is_refusal(returned.error) {
+                self.refused(returned.to);
+                self.retry_datagram(
+                    listener,
+                    returned.to,
+                    quoted.get(..returned.length).unwrap_or(&[]),
+                );
+            }
+        }
+    }
+
+    fn retry_datagram(&mut self, from: ListenerId, to: SocketAddr, sent: &[u8]) {
+        if let Some(request) = self.recent.take(to, sent) {
+            self.failed.push_back(Carried {
+                arrival: request.arrival,
+                bytes: self.streams.copy(&request.bytes),
+                attempts: request.attempts,
+                hop: Hop::Datagram { from, to },
+            });
+            self.recent.recycle(request);
+        }
+    }
+
+    /// Sends everything that is queued, and records how long `messages` were here since `received`.
+    pub(crate) fn flush(&mut self, received: Time, messages: u64) {
+        self.flush_datagrams(received, 0);
+        self.flush_streams();
+        self.record(received, messages);
+    }
+
+    fn flush_datagrams(&mut self, received: Time, messages: u64) {
+        for index in 0..self.listening.len() {
+            if let Ok(index) = u8::try_from(index) {
+                self.flush_listener(ListenerId(index));
+            }
+        }
+        self.record(received, messages);
+    }
+
+    fn record(&mut self, received: Time, messages: u64) {
+        if messages > 0 {
+            let nanos = self.clock.now().since(received).as_nanos();
+            self.residence.saturating_record_n(u64::try_from(nanos).unwrap_or(u64::MAX), messages);
+        }
+    }
+
+    fn flush_listener(&mut self, id: ListenerId) {
+        let Some(it) = self.listening.get_mut(usize::from(id.0)) else { return };
+        let (Some(socket), Some(outgoing)) = (it.socket.as_ref(), it.outgoing.as_mut()) else {
+            return;
+        };
+        if outgoing.is_empty() {
+            return;
+        }
+        let mut has_errors = false;
+        // Letters whose destination cannot be reached at all; rare.
+        let mut unreachable: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+        let relay = &mut self.relay;
+        let sent = outgoing.send(socket.as_raw_fd(), |letter: &Letter, error, failures| {
+            has_errors = true;
+            let code = error.raw_os_error().unwrap_or(0);
+            match code {
+                libc::EINTR => Next::Again,
+                libc::EAGAIN | libc::ENOBUFS => {
+                    relay.dropped(DropReason::SendFull);
+                    Next::Skip
+                }
+                libc::EMSGSIZE => {
+                    relay.dropped(DropReason::TooLarge);
+                    Next::Skip
+                }
+                // Told of an earlier datagram, or of this one if it is told again and again.
+                _ if is_refusal(code) && failures < REFUSALS_MAX => Next::Again,
+                _ => {
+                    relay.dropped(DropReason::SendError);
+                    if is_refusal(code) {
+                        unreachable.extend(letter.to().map(|to| (to, letter.payload().to_vec())));
+                    }
+                    Next::Skip
+                }
+            }
+        });
+        self.figures.sent += sent as u64;
+        if has_errors {
+            self.read_errors(id);
+            for (to, payload) in unreachable {
+                self.refused(to);
+                self.retry_datagram(id, to, &payload);
+            }
+        }
+    }
+
+    /// Sets a message aside until its name is resolved.
+    fn park(&mut self, arrival: &Arrival, bytes: &[u8], attempts: u8) {
+        let Some(name) = self.relay.wanted_name() else {
+            return self.relay.dropped(DropReason::Unresolved);
+        };
+        if self.parked.len() >= PARKED_MAX || attempts >= NAME_ATTEMPTS_MAX {
+            return self.relay.dropped(DropReason::Unresolved);
+        }
+        let is_asked = self.parked.iter().any(|it| it.name == name);
+        let notice = || Notice::Resolve { shard: self.id, name: name.clone() };
+        if !is_asked && !self.outbox.send(notice()) {
+            return self.relay.dropped(DropReason::QueueFull);
+        }
+        let bytes = self.streams.copy(bytes);
+        let (arrival, since) = (*arrival, self.now);
+        self.parked.push(Parked { name, arrival, bytes, attempts, since });
+        self.wheel.arm(TimerId(PARKED_TIMER), since + PARKED_TIME_MAX);
+    }
+
+    /// The resolver answered: decide what waited for it.
+    pub(crate) fn on_name(&mut self, name: &D::Name, answer: D::Answer) {
+        self.relay.handle_name(self.now, name.clone(), answer);
+        let waiting: Vec<_> = self.parked.extract_if(.., |it| it.name == *name).collect();
+        for Parked { mut arrival, bytes, attempts, .. } in waiting {
+            arrival.now = self.now;
+            self.decide(&arrival, &bytes, attempts + 1, |relay, snapshot, out| {
+                relay.handle(&arrival, &bytes, snapshot, out)
+            });
+            self.streams.recycle(bytes);
+        }
+    }
+
+    /// Drops what waited too long for its name.
+    pub(crate) fn give_parked_up(&mut self) {
+        let now = self.now;
+        let is_late = |it: &Parked<D::Name>| it.since + PARKED_TIME_MAX <= now;
+        let before = self.parked.len();
+        self.parked.retain(|it| !is_late(it));
+        for _ in self.parked.len()..before {
+            self.relay.dropped(DropReason::Unresolved);
+        }
+        if let Some(oldest) = self.parked.iter().map(|it| it.since).min() {
+            self.wheel.arm(TimerId(PARKED_TIMER), oldest + PARKED_TIME_MAX);
+        }
+    }
+}
+
+/// Batches read from one socket before the others have their turn.
+const BATCHES_PER_TURN: usize = 16;
+/// Nodes tried for one message: the first, and three more.
+const ATTEMPTS_MAX: u8 = 3;
+const RETRIES_PER_TURN: usize = 256;
+const ERRORS_PER_TURN: usize = 256;
+/// Errors in a row before one is taken to be the letter's own.
+const REFUSALS_MAX: usize = 8;
+/// Messages that may wait for names, per shard; and how long: the resolver itself gives up sooner.
+const PARKED_MAX: usize = 256;
+const PARKED_TIME_MAX: Duration = Duration::from_secs(16);
+/// Names that one message may need before it is given up.
+const NAME_ATTEMPTS_MAX: u8 = 8;

@@ -1,0 +1,650 @@
+//! Whole shards on loopback, with a relay of a few lines: what is under test is the body.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+use engine::config::Steering;
+use engine::node::{Node, NodeKey, Origin, Ports, Version};
+use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, ListenerId, Report, Verdict};
+use engine::snapshot::Snapshot;
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+use super::*;
+use crate::listeners::{SocketOptions, bound, open_listeners};
+use crate::mesh::{Mail, Notice, Statistics};
+use crate::publish::Tuning;
+
+/// Sends each message to the first node that is eligible, its answer back where its last line says.
+#[derive(Default)]
+struct Script {
+    settings: Arc<Routes>,
+    counters: Counted,
+    reports: Vec<Report>,
+    wanted: Option<String>,
+    known: Option<SocketAddr>,
+}
+
+#[derive(Default)]
+struct Routes {
+    /// Send to this listener's sockets.
+    from: u8,
+    /// As a stream rather than a datagram.
+    is_stream: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Counted {
+    handled: u64,
+    drops: Vec<DropReason>,
+}
+
+impl Script {
+    fn to_node(&self, snapshot: &Snapshot) -> Option<Verdict> {
+        let transport = if self.settings.is_stream { Transport::Tcp } else { Transport::Udp };
+        let node = snapshot.nodes().iter().find(|it| it.is_eligible())?;
+        let to = SocketAddr::new(node.ip, node.ports.of(transport)?);
+        let from = ListenerId(self.settings.from);
+        let hop = if self.settings.is_stream {
+            Hop::Stream { from, to }
+        } else {
+            Hop::Datagram { from, to }
+        };
+        Some(Verdict::Forward { hop, node: Some(node.key), reply: 0 })
+    }
+}
+
+impl Decide for Script {
+    type Settings = Routes;
+    type Counters = Counted;
+    type Name = String;
+    type Answer = SocketAddr;
+
+    fn handle(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        out.clear();
+        out.extend_from_slice(bytes);
+        self.counters.handled += 1;
+        let back = match arrival.flow {
+            Some(flow) => Hop::Flow { flow, or: None },
+            None => Hop::Datagram { from: arrival.listener, to: arrival.source },
+        };
+        let body =
+            bytes.windows(4).position(|it| it == b"\r\n\r\n").map_or(bytes, |at| &bytes[at + 4..]);
+        if body.starts_with(b"panic") {
+            panic!("as told");
+        } else if body.starts_with(b"whoami") {
+            out.clear();
+            let flow = arrival.flow.unwrap();
+            write!(out, "{} {} {}", flow.shard, flow.slot, flow.generation).unwrap();
+            Verdict::Reply { hop: back }
+        } else if let Some(flow) = body.strip_prefix(b"flow ") {
+            let text = std::str::from_utf8(flow).unwrap();
+            let mut words = text.split(' ').map(|it| it.parse::<u32>().unwrap());
+            let shard = u8::try_from(words.next().unwrap()).unwrap();
+            let (slot, generation) = (words.next().unwrap(), words.next().unwrap());
+            let flow = Flow { shard, slot, generation };
+            Verdict::Forward { hop: Hop::Flow { flow, or: None }, node: None, reply: 0 }
+        } else if body.starts_with(b"name") {
+            let Some(to) = self.known else {
+                self.wanted = Some("carrier.example".into());
+                return Verdict::Resolve;
+            };
+            let hop = Hop::Datagram { from: arrival.listener, to };
+            Verdict::Forward { hop, node: None, reply: 0 }
+        } else if body.starts_with(b"node") {
+            self.to_node(snapshot).unwrap_or(Verdict::Drop(DropReason::NoNode))
+        } else if body.starts_with(b"trying") {
+            out.splice(..0, *b"100 ");
+            let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot) else {
+                return Verdict::Drop(DropReason::NoNode);
+            };
+            Verdict::Forward { hop, node, reply: 4 }
+        } else {
+            Verdict::Reply { hop: back }
+        }
+    }
+
+    fn undelivered(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        failed: Hop,
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        out.clear();
+        out.extend_from_slice(bytes);
+        match self.to_node(snapshot) {
+            Some(Verdict::Forward { hop, node, .. }) if hop != failed => {
+                Verdict::Forward { hop, node, reply: 0 }
+            }
+            _ => {
+                out.clear();
+                out.extend_from_slice(b"503");
+                let hop = match arrival.flow {
+                    Some(flow) => Hop::Flow { flow, or: None },
+                    None => Hop::Datagram { from: arrival.listener, to: arrival.source },
+                };
+                Verdict::Reply { hop }
+            }
+        }
+    }
+
+    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
+        let key = snapshot.node(snapshot.at(address, None)?).key;
+        self.reports.push(Report::Refused { node: key });
+        Some(key)
+    }
+
+    fn configure(&mut self, settings: Arc<Routes>) {
+        self.settings = settings;
+    }
+
+    fn wanted_name(&mut self) -> Option<String> {
+        self.wanted.take()
+    }
+
+    fn handle_name(&mut self, _now: Time, _name: String, answer: SocketAddr) {
+        self.known = Some(answer);
+    }
+
+    fn poll_report(&mut self, _now: Time, _snapshot: &Snapshot) -> Option<Report> {
+        self.reports.pop()
+    }
+
+    fn switch_over(&mut self, _from: NodeKey, _to: NodeKey) {}
+
+    fn dropped(&mut self, reason: DropReason) {
+        self.counters.drops.push(reason);
+    }
+
+    fn counters(&mut self) -> &Counted {
+        &self.counters
+    }
+}
+
+struct Rig {
+    body: Body<Script>,
+    listeners: Vec<Listener>,
+    clock: Clock,
+    /// Notices that came while another kind was waited for.
+    set_aside: std::cell::RefCell<std::collections::VecDeque<Notice<Script>>>,
+}
+
+const TUNING: Tuning = Tuning {
+    coalesce: Duration::ZERO,
+    stream_idle: Duration::from_secs(60),
+    connections_max: 100,
+    message_bytes_max: 65_536,
+};
+
+fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
+    let address: SocketAddr = host.parse().unwrap();
+    let listeners: Vec<Listener> = [Transport::Udp, Transport::Tcp]
+        .map(|transport| Listener { leg: Leg::External, transport, address })
+        .to_vec();
+    let options = SocketOptions {
+        steering: Steering::Hash,
+        receive_buffer_bytes: 0,
+        send_buffer_bytes: 0,
+        cpus: Vec::new(),
+    };
+    let sockets = open_listeners(&listeners, shards, &options).unwrap();
+    let listeners = bound(&listeners, &sockets[0]);
+    let clock = Clock::start();
+    let body = start(Spec {
+        listeners: listeners.clone(),
+        sockets,
+        relays: (0..shards).map(|_| Script::default()).collect(),
+        cpus: crate::sys::affinity(),
+        view: View {
+            snapshot: Arc::new(Snapshot::default()),
+            settings: Arc::new(Routes::default()),
+            tuning,
+            stopping: None,
+        },
+        clock,
+        seat,
+    })
+    .unwrap();
+    Rig { body, listeners, clock, set_aside: Default::default() }
+}
+
+impl Rig {
+    fn udp(&self) -> UdpSocket {
+        let address = self.listeners[0].address;
+        let socket = UdpSocket::bind(SocketAddr::new(address.ip(), 0)).unwrap();
+        socket.connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    fn tcp(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.listeners[1].address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn publish(&self, nodes: Vec<Node>, routes: Routes) {
+        let view = self.body.published.current();
+        self.body.published.publish(Arc::new(View {
+            snapshot: Arc::new(Snapshot::new(view.snapshot.generation() + 1, nodes, &[])),
+            settings: Arc::new(routes),
+            tuning: view.tuning,
+            stopping: None,
+        }));
+    }
+
+    fn statistics(&self, shard: u8) -> Box<Statistics<Counted>> {
+        assert!(self.body.post.send(shard, Mail::Statistics { question: 7 }).is_ok());
+        let end = std::time::Instant::now() + PATIENCE;
+        loop {
+            match self.body.inbox.notices.recv_deadline(end).unwrap() {
+                Notice::Statistics { question, statistics } => {
+                    assert_eq!(question, 7);
+                    return statistics;
+                }
+                other => self.set_aside.borrow_mut().push_back(other),
+            }
+        }
+    }
+
+    fn notice(&self) -> Notice<Script> {
+        let aside = self.set_aside.borrow_mut().pop_front();
+        aside.unwrap_or_else(|| self.body.inbox.notices.recv_timeout(PATIENCE).unwrap())
+    }
+
+    fn stop(self) {
+        end(&self.body.published);
+        assert_eq!(self.body.join(), 0);
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn node(transport: Transport, address: SocketAddr, version: i32) -> Node {
+    let mut ports = Ports::default();
+    ports.open(transport, address.port());
+    let version = Version(version);
+    Node {
+        key: NodeKey::of(address.ip(), version, &ports),
+        host_name: String::new(),
+        ip: address.ip(),
+        ports,
+        version,
+        session: None,
+        properties: Default::default(),
+        graceful: false,
+        bad: None,
+        suspect: false,
+        joined: Time::ZERO,
+        origin: Origin::Static,
+    }
+}
+
+fn sip(body: &str) -> Vec<u8> {
+    format!("OPTIONS sip:x SIP/2.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn seats() -> Vec<Seat> {
+    // Where io_uring is not allowed there is one seat to test.
+    match Seat::best() {
+        (Seat::Executor, None) => vec![Seat::Executor, Seat::Thread],
+        (seat, why) => {
+            eprintln!("no executor: {}", why.unwrap());
+            vec![seat]
+        }
+    }
+}
+
+fn read_some(stream: &mut TcpStream) -> Vec<u8> {
+    let mut buffer = vec![0; 70_000];
+    let count = stream.read(&mut buffer).unwrap();
+    buffer.truncate(count);
+    buffer
+}
+
+#[test]
+fn datagrams_come_back_through_every_seat_in_both_families() {
+    for seat in seats() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let rig = rig(2, seat, host, TUNING);
+            let socket = rig.udp();
+            let mut buffer = vec![0; 70_000];
+            for length in [1, 600, 2_048, 2_049, 9_000, 65_507] {
+                let sent = vec![b'x'; length];
+                socket.send(&sent).unwrap();
+                let count = socket.recv(&mut buffer).unwrap();
+                assert_eq!(buffer[..count], sent, "{seat:?} {host} {length}");
+            }
+            let all = rig.statistics(0).figures.datagrams + rig.statistics(1).figures.datagrams;
+            assert_eq!(all, 6);
+            rig.stop();
+        }
+    }
+}
+
+#[test]
+fn a_panic_costs_one_message_and_is_counted() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let (socket, mut buffer) = (rig.udp(), [0; 100]);
+    socket.send(b"panic").unwrap();
+    socket.send(b"well").unwrap();
+    let count = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"well");
+    let statistics = rig.statistics(0);
+    assert_eq!(statistics.counters.drops, [DropReason::Panic]);
+    assert_eq!(statistics.residence.len(), 2);
+    rig.stop();
+}
+
+#[test]
+fn the_very_datagram_that_a_node_refused_reaches_another_and_the_node_is_reported() {
+    for host in ["127.0.0.1:0", "[::1]:0"] {
+        let rig = rig(1, Seat::Thread, host, TUNING);
+        let alive = UdpSocket::bind(host).unwrap();
+        alive.set_read_timeout(Some(PATIENCE)).unwrap();
+        let dead = UdpSocket::bind(host).unwrap().local_addr().unwrap();
+        let nodes = vec![
+            node(Transport::Udp, dead, 0),
+            node(Transport::Udp, alive.local_addr().unwrap(), 1),
+        ];
+        let key = nodes[0].key;
+        rig.publish(nodes, Routes::default());
+        let (socket, mut buffer) = (rig.udp(), [0; 2_000]);
+        socket.send(b"trying node 1").unwrap();
+        assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"100 ");
+        let count = alive.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"trying node 1");
+        assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+        // From now on the shard avoids it by itself.
+        socket.send(b"node 2").unwrap();
+        let count = alive.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"node 2");
+        let statistics = rig.statistics(0);
+        assert_eq!((statistics.figures.retried, statistics.counters.drops.len()), (1, 0));
+        rig.stop();
+    }
+}
+
+#[test]
+fn when_every_node_refuses_the_caller_hears_of_it() {
+    for is_stream in [false, true] {
+        let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+        let transport = if is_stream { Transport::Tcp } else { Transport::Udp };
+        let nodes = (0..3).map(|version| {
+            let dead = match transport {
+                Transport::Udp => UdpSocket::bind("127.0.0.1:0").unwrap().local_addr(),
+                _ => TcpListener::bind("127.0.0.1:0").unwrap().local_addr(),
+            };
+            node(transport, dead.unwrap(), version)
+        });
+        rig.publish(nodes.collect(), Routes { from: u8::from(is_stream), is_stream });
+        let (socket, mut buffer) = (rig.udp(), [0; 100]);
+        socket.send(b"node").unwrap();
+        let count = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"503", "stream {is_stream}");
+        rig.stop();
+    }
+}
+
+#[test]
+fn a_stream_is_cut_into_messages_wherever_the_network_cuts_it() {
+    for seat in seats() {
+        let rig = rig(1, seat, "127.0.0.1:0", TUNING);
+        let long = "y".repeat(40_000);
+        let bodies = ["one", "", long.as_str(), "two"];
+        let mut all = b"\r\n\r\n".to_vec();
+        bodies.iter().for_each(|it| all.extend(sip(it)));
+        let mut want = b"\r\n".to_vec();
+        bodies.iter().for_each(|it| want.extend(sip(it)));
+        for piece in [1, 7, 1_000, 30_000, all.len()] {
+            let mut stream = rig.tcp();
+            stream.set_nodelay(true).unwrap();
+            let mut writer = stream.try_clone().unwrap();
+            let pieces = all.clone();
+            let thread = std::thread::spawn(move || {
+                // Byte by byte only where it can hurt: the long body comes in larger pieces.
+                let (head, tail) = pieces.split_at(200);
+                head.chunks(piece).for_each(|it| writer.write_all(it).unwrap());
+                tail.chunks(piece.max(500)).for_each(|it| writer.write_all(it).unwrap());
+            });
+            let mut got = vec![0; want.len()];
+            stream.read_exact(&mut got).unwrap();
+            assert!(got == want, "{seat:?} {piece}");
+            thread.join().unwrap();
+        }
+        rig.stop();
+    }
+}
+
+#[test]
+fn garbage_ends_its_connection_and_no_other() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let (mut bad, mut good) = (rig.tcp(), rig.tcp());
+    good.write_all(&sip("half")[..20]).unwrap();
+    bad.write_all(b"\x16\x03\x01\x02\x00").unwrap();
+    let mut rest = Vec::new();
+    bad.read_to_end(&mut rest).unwrap();
+    good.write_all(&sip("half")[20..]).unwrap();
+    let mut got = vec![0; sip("half").len()];
+    good.read_exact(&mut got).unwrap();
+    assert_eq!(got, sip("half"));
+    rig.stop();
+}
+
+#[test]
+fn requests_share_one_connection_to_a_node_and_move_on_when_it_refuses() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let alive = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nodes =
+        vec![node(Transport::Tcp, dead, 0), node(Transport::Tcp, alive.local_addr().unwrap(), 1)];
+    let key = nodes[0].key;
+    rig.publish(nodes, Routes { from: 1, is_stream: true });
+    let socket = rig.udp();
+    for body in ["node 1", "node 2", "node 3"] {
+        socket.send(&sip(body)).unwrap();
+    }
+    let (mut at_node, _) = alive.accept().unwrap();
+    at_node.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut got = vec![0; sip("node 1").len()];
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        at_node.read_exact(&mut got).unwrap();
+        seen.push(got.clone());
+    }
+    seen.sort();
+    assert_eq!(seen, [sip("node 1"), sip("node 2"), sip("node 3")]);
+    assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+    // What the node says on that connection is handled like any other message.
+    at_node.write_all(&sip("echo")).unwrap();
+    let mut got = vec![0; sip("echo").len()];
+    at_node.read_exact(&mut got).unwrap();
+    assert_eq!(got, sip("echo"));
+    // The node restarts: the old connection ends, the next request opens another.
+    drop(at_node);
+    loop {
+        // Until the shard has seen the end, its request goes to a closed connection, like in life.
+        socket.send(&sip("node 4")).unwrap();
+        if rig.statistics(0).figures.connections == 0 {
+            break;
+        }
+        alive.set_nonblocking(true).unwrap();
+        if alive.accept().is_ok() {
+            rig.stop();
+            return;
+        }
+    }
+    socket.send(&sip("node 5")).unwrap();
+    alive.set_nonblocking(false).unwrap();
+    assert!(alive.accept().is_ok());
+    rig.stop();
+}
+
+#[test]
+fn a_message_for_another_shards_connection_takes_one_hop() {
+    for seat in seats() {
+        let rig = rig(2, seat, "127.0.0.1:0", TUNING);
+        let mut stream = rig.tcp();
+        stream.write_all(&sip("whoami")).unwrap();
+        let flow = String::from_utf8(read_some(&mut stream)).unwrap();
+        let owner: u8 = flow.split(' ').next().unwrap().parse().unwrap();
+        let body = format!("flow {flow}");
+        let mut hops = 0;
+        // The kernel hashes sources over shards: some of these meet the other one.
+        for _ in 0..32 {
+            rig.udp().send(&sip(&body)).unwrap();
+            let mut got = vec![0; sip(&body).len()];
+            stream.read_exact(&mut got).unwrap();
+            assert_eq!(got, sip(&body), "{seat:?}");
+            hops = rig.statistics(1 - owner).figures.hops;
+        }
+        assert!(hops > 0, "{seat:?}");
+        assert_eq!(rig.statistics(owner).figures.hops, 0);
+        // Gone means gone: the caller is told.
+        drop(stream);
+        while rig.statistics(owner).figures.connections > 0 {}
+        let socket = rig.udp();
+        socket.send(&sip(&body)).unwrap();
+        let mut answer = [0; 100];
+        let count = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..count], b"503");
+        rig.stop();
+    }
+}
+
+#[test]
+fn a_message_waits_for_its_name_and_control_is_asked_once() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let carrier = UdpSocket::bind("127.0.0.1:0").unwrap();
+    carrier.set_read_timeout(Some(PATIENCE)).unwrap();
+    let socket = rig.udp();
+    socket.send(b"name 1").unwrap();
+    socket.send(b"name 2").unwrap();
+    let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
+    while rig.statistics(0).figures.parked < 2 {}
+    assert!(rig.body.inbox.notices.is_empty(), "asked twice");
+    let answer = carrier.local_addr().unwrap();
+    assert!(rig.body.post.send(0, Mail::Resolved { name, answer }).is_ok());
+    let mut buffer = [0; 100];
+    for want in [b"name 1", b"name 2"] {
+        let count = carrier.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], want);
+    }
+    assert_eq!(rig.statistics(0).figures.parked, 0);
+    rig.stop();
+}
+
+#[test]
+fn silent_connections_end_and_too_many_are_refused() {
+    let tuning = Tuning { stream_idle: Duration::from_millis(300), connections_max: 2, ..TUNING };
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let mut streams = [rig.tcp(), rig.tcp()];
+    while rig.statistics(0).figures.connections < 2 {}
+    assert_eq!(rig.tcp().read(&mut [0; 1]).unwrap_or(0), 0, "closed at once");
+    assert_eq!(rig.statistics(0).figures.refused_connections, 1);
+    let start = Instant::now();
+    for stream in &mut streams {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
+    assert_eq!(rig.statistics(0).figures.connections, 0);
+    rig.stop();
+}
+
+#[test]
+fn a_client_that_closed_its_side_still_gets_its_answers() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let mut stream = rig.tcp();
+    stream.write_all(&sip("whoami")).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let flow = String::from_utf8(read_some(&mut stream)).unwrap();
+    let body = format!("flow {flow}");
+    rig.udp().send(&sip(&body)).unwrap();
+    let mut got = vec![0; sip(&body).len()];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(got, sip(&body));
+    rig.stop();
+}
+
+#[test]
+fn a_stopping_shard_accepts_no_more_but_serves_datagrams_until_its_time() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let mut stream = rig.tcp();
+    let view = rig.body.published.current();
+    rig.body.published.publish(Arc::new(View {
+        snapshot: Arc::clone(&view.snapshot),
+        settings: Arc::clone(&view.settings),
+        tuning: view.tuning,
+        stopping: Some(rig.clock.now() + Duration::from_secs(3_600)),
+    }));
+    stream.write_all(&sip("still")).unwrap();
+    assert_eq!(read_some(&mut stream), sip("still"));
+    assert!(TcpStream::connect(rig.listeners[1].address).is_err());
+    let (socket, mut buffer) = (rig.udp(), [0; 100]);
+    socket.send(b"still").unwrap();
+    assert_eq!(socket.recv(&mut buffer).unwrap(), 5);
+    end(&rig.body.published);
+    assert!(matches!(rig.notice(), Notice::Ended { shard: 0 }));
+    assert_eq!(rig.body.join(), 0);
+}
+
+#[test]
+fn an_idle_shard_sleeps() {
+    for seat in seats() {
+        let tuning = Tuning { coalesce: Duration::from_micros(200), ..TUNING };
+        let rig = rig(1, seat, "127.0.0.1:0", tuning);
+        let (socket, mut buffer) = (rig.udp(), [0; 100]);
+        socket.send(b"warm").unwrap();
+        socket.recv(&mut buffer).unwrap();
+        let _stream = rig.tcp();
+        std::thread::sleep(Duration::from_millis(400)); // the report timer of the traffic above
+        let before = rig.statistics(0).figures.turns;
+        std::thread::sleep(Duration::from_millis(500));
+        let turns = rig.statistics(0).figures.turns - before;
+        assert!(turns <= 8, "{seat:?}: {turns} turns in an idle half second");
+        rig.stop();
+    }
+}
+
+#[test]
+fn waiting_for_a_batch_finds_several_and_never_delays_the_first() {
+    let bound = Duration::from_millis(20);
+    let tuning = Tuning { coalesce: bound, ..TUNING };
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let (socket, mut buffer) = (rig.udp(), [0; 100]);
+    let sender = socket.try_clone().unwrap();
+    let thread = std::thread::spawn(move || {
+        for _ in 0..2_000 {
+            sender.send(b"burst").unwrap();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    });
+    for _ in 0..2_000 {
+        socket.recv(&mut buffer).unwrap();
+    }
+    thread.join().unwrap();
+    let figures = rig.statistics(0).figures;
+    assert!(figures.coalesced > 0);
+    assert!(figures.batches < 1_000, "{figures:?}: two a batch at least");
+    // A single message after a pause does not wait.
+    let fastest = (0..5).map(|_| {
+        std::thread::sleep(3 * bound);
+        let start = Instant::now();
+        socket.send(b"one").unwrap();
+        socket.recv(&mut buffer).unwrap();
+        start.elapsed()
+    });
+    assert!(fastest.min().unwrap() < bound, "delayed");
+    rig.stop();
+}

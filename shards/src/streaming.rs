@@ -1,0 +1,299 @@
+//! Connections as they come, speak and go: accepting, connecting, cutting bytes into messages (RFC 3261
+//! §18.3), keep-alives (RFC 5626 §3.5.1), silence.
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use engine::relay::{Arrival, Flow, ListenerId};
+use protocols::sip::stream::{Frame, Framer};
+
+use crate::clock::TimerId;
+use crate::decide::Decide;
+use crate::shard::{STREAM_TIMERS, Shard, Token};
+use crate::sys;
+use crate::tcp::{self, Flushed, Phase};
+
+impl<D: Decide> Shard<D> {
+    /// Takes connections in, up to a turn's share.
+    pub(crate) fn accept(&mut self, listener: ListenerId) {
+        let Some(fd) = self.socket_of(listener) else { return };
+        for _ in 0..ACCEPTS_PER_TURN {
+            match sys::accept(fd) {
+                Ok((socket, Some(peer))) => self.on_accepted(listener, socket.into(), peer),
+                Ok((_, None)) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return,
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        // The kernel would report the listener again at once, for ever.
+                        self.epoll.remove(fd);
+                        let resume = self.now + ACCEPT_PAUSE;
+                        self.wheel.arm(TimerId(u32::from(listener.0)), resume);
+                        return;
+                    }
+                    // That connection is gone; the next may be well.
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
+        if self.streams.len() >= self.tuning().connections_max {
+            self.figures.refused_connections += 1;
+            return;
+        }
+        self.figures.accepted += 1;
+        self.open(listener, socket, peer, Phase::Open);
+    }
+
+    /// Opens a connection for a leg. `None`: it failed at once, which is noted like a later failure.
+    pub(crate) fn connect(&mut self, from: ListenerId, to: SocketAddr) -> Option<Flow> {
+        if self.streams.len() >= self.tuning().connections_max {
+            self.figures.refused_connections += 1;
+            return None;
+        }
+        let local = self.listening(from)?.listener.address;
+        match tcp::connect(local, to) {
+            Ok(socket) => self.open(from, socket, to, Phase::Connecting),
+            Err(_) => {
+                self.refused(to);
+                None
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        listener: ListenerId,
+        socket: TcpStream,
+        peer: SocketAddr,
+        phase: Phase,
+    ) -> Option<Flow> {
+        let framer = Framer::new(self.tuning().message_bytes_max);
+        let fd = socket.as_raw_fd();
+        let flow = self.streams.insert(socket, listener, peer, phase, framer)?;
+        if self.epoll.add(fd, Token::Stream(flow).pack(), STREAM_EVENTS).is_err() {
+            self.streams.remove(flow, &mut self.failed);
+            return None;
+        }
+        let silence =
+            if phase == Phase::Connecting { CONNECT_TIME_MAX } else { self.tuning().stream_idle };
+        self.wheel.arm(timer_of(flow), self.now + silence);
+        Some(flow)
+    }
+
+    pub(crate) fn on_stream_event(&mut self, flow: Flow, flags: u32) {
+        let has = |flag: i32| flags & flag.cast_unsigned() != 0;
+        let Some(connection) = self.streams.find(flow) else { return };
+        if connection.phase == Phase::Connecting {
+            match connection.socket.take_error() {
+                Ok(None) if !has(libc::EPOLLOUT) => return,
+                Ok(None) => {
+                    connection.phase = Phase::Open;
+                    self.wheel.arm(timer_of(flow), self.now + self.tuning().stream_idle);
+                }
+                Ok(Some(_)) | Err(_) => return self.give_up_connecting(flow),
+            }
+        }
+        if has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
+            self.read_stream(flow, has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR));
+        }
+        if has(libc::EPOLLOUT) && self.streams.flush(flow) == Flushed::Dead {
+            self.close(flow);
+        }
+    }
+
+    /// The peer cannot be reached: it is suspect, and its requests look for another.
+    fn give_up_connecting(&mut self, flow: Flow) {
+        if let Some(peer) = self.streams.find(flow).map(|it| it.peer) {
+            self.refused(peer);
+            self.close(flow);
+        }
+    }
+
+    fn close(&mut self, flow: Flow) {
+        self.wheel.cancel(timer_of(flow));
+        self.streams.remove(flow, &mut self.failed);
+    }
+
+    /// Reads what came, up to a turn's share. `is_ending`: the end may already be among it.
+    pub(crate) fn read_stream(&mut self, flow: Flow, is_ending: bool) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for round in 1..=READS_PER_TURN {
+            let Some(connection) = self.streams.find(flow) else { break };
+            if connection.phase != Phase::Open {
+                break;
+            }
+            match (&connection.socket).read(&mut scratch) {
+                Ok(0) => {
+                    self.on_end(flow);
+                    break;
+                }
+                Ok(count) => {
+                    self.wheel.arm(timer_of(flow), self.now + self.tuning().stream_idle);
+                    let came = scratch.get(..count).unwrap_or(&[]);
+                    if !self.take_in(flow, came) {
+                        self.flush_streams(); // an answer, if there was one
+                        self.close(flow);
+                        break;
+                    }
+                    // Less than there was room for: that was all, and the next byte makes an event.
+                    if count < scratch.len() && !is_ending {
+                        break;
+                    }
+                    if round == READS_PER_TURN {
+                        self.unread.push(flow);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.close(flow);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// The peer says no more. A node that we connected to is gone; a client may still want its answers.
+    fn on_end(&mut self, flow: Flow) {
+        let is_ours = self.streams.find(flow).is_some_and(|it| it.is_ours);
+        if is_ours {
+            self.close(flow);
+        } else {
+            self.streams.half_close(flow);
+            self.wheel.arm(timer_of(flow), self.now + HALF_CLOSED_TIME_MAX);
+        }
+    }
+
+    /// Cuts what came into messages and handles them. `false`: framing is lost, close the connection.
+    fn take_in(&mut self, flow: Flow, came: &[u8]) -> bool {
+        let Some(connection) = self.streams.find(flow) else { return true };
+        let (listener, source) = (connection.listener, connection.peer);
+        let arrival = Arrival { now: self.now, listener, source, flow: Some(flow) };
+        let mut framer = connection.framer;
+        let mut partial = std::mem::take(&mut connection.partial);
+        let is_whole = if partial.is_empty() {
+            let cut = self.cut(&arrival, flow, &mut framer, came);
+            if let Some(rest) = cut.and_then(|at| came.get(at..)).filter(|it| !it.is_empty()) {
+                partial = self.streams.copy(rest);
+            }
+            cut.is_some()
+        } else {
+            partial.extend_from_slice(came);
+            let cut = self.cut(&arrival, flow, &mut framer, &partial);
+            partial.drain(..cut.unwrap_or(0));
+            cut.is_some()
+        };
+        match self.streams.find(flow) {
+            Some(connection) if !partial.is_empty() => {
+                (connection.framer, connection.partial) = (framer, partial);
+            }
+            Some(connection) => {
+                connection.framer = framer;
+                self.streams.recycle(partial);
+            }
+            None => self.streams.recycle(partial),
+        }
+        is_whole
+    }
+
+    /// Handles every whole message at the front of `bytes` and returns how many bytes they took; `None`:
+    /// framing is lost.
+    fn cut(
+        &mut self,
+        arrival: &Arrival,
+        flow: Flow,
+        framer: &mut Framer,
+        bytes: &[u8],
+    ) -> Option<usize> {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|it| !it.is_empty()) {
+            match framer.frame(rest) {
+                Ok(Frame::NeedMore) => break,
+                Ok(Frame::Blank { bytes }) => at += bytes,
+                Ok(Frame::Ping { bytes }) => {
+                    at += bytes;
+                    if let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None) {
+                        self.relay.dropped(reason);
+                    }
+                }
+                Ok(Frame::Message(message)) => {
+                    at += message.len();
+                    self.figures.stream_messages += 1;
+                    self.handle(arrival, message);
+                }
+                Err(_) => {
+                    self.refuse(arrival, rest);
+                    return None;
+                }
+            }
+        }
+        Some(at)
+    }
+
+    /// Framing is lost: the relay counts the rest as malformed, and answers if it can read that much.
+    fn refuse(&mut self, arrival: &Arrival, rest: &[u8]) {
+        self.figures.stream_messages += 1;
+        self.handle(arrival, rest);
+    }
+
+    /// Sends what waits on connections. Those that turn out to be dead give their requests back.
+    pub(crate) fn flush_streams(&mut self) {
+        let mut dead = Vec::new();
+        self.figures.sent += self.streams.flush_listed(|flow| dead.push(flow));
+        for flow in dead {
+            self.close(flow);
+        }
+    }
+
+    pub(crate) fn on_stream_timer(&mut self, slot: u32) {
+        let Some(flow) = self.streams.in_slot(slot) else { return };
+        match self.streams.find(flow).map(|it| it.phase) {
+            Some(Phase::Connecting) => self.give_up_connecting(flow),
+            _ => self.close(flow),
+        }
+    }
+
+    pub(crate) fn resume_accepting(&mut self, listener: ListenerId) {
+        let Some(fd) = self.socket_of(listener) else { return };
+        if self.epoll.add(fd, Token::Accept(listener).pack(), libc::EPOLLIN).is_err() {
+            self.wheel.arm(TimerId(u32::from(listener.0)), self.now + ACCEPT_PAUSE);
+        }
+    }
+
+    /// The process stops: takes in who is in the queue already, or closing would reset them, and then
+    /// listens no more. Datagram sockets stay.
+    pub(crate) fn stop_accepting(&mut self) {
+        for index in 0..u8::MAX {
+            let id = ListenerId(index);
+            let Some(it) = self.listening(id) else { break };
+            if it.listener.transport.is_stream() {
+                self.accept(id);
+                if let Some(it) = self.listening(id) {
+                    it.socket = None;
+                }
+            }
+        }
+    }
+}
+
+fn timer_of(flow: Flow) -> TimerId {
+    TimerId(STREAM_TIMERS + flow.slot)
+}
+
+const STREAM_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long a listener rests when descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// SYNs at 0 and 1 s get lost, the one at 3 s still counts; beyond that a caller is better off with
+/// another node.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
+/// A client that closed its side gets the answers that come within this; most closed both sides, and
+/// their descriptors must not pile up.
+const HALF_CLOSED_TIME_MAX: Duration = Duration::from_secs(4);
+/// 256 KiB from one connection before the others have their turn.
+const READS_PER_TURN: usize = 4;

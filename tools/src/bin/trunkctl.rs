@@ -1,0 +1,405 @@
+//! `trunkctl`: what a configuration means, why a message goes where it goes, what a balancer counts.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use argh::FromArgs;
+use engine::config::{Config, LegConfig, Loaded, check, load};
+use engine::names::literal;
+use engine::node::{Ports, Version};
+use engine::registry::{Announcement, Registry, Rules};
+use engine::relay::sip::{Settings, explain};
+use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+/// Looks at configurations and running balancers.
+#[derive(FromArgs)]
+struct Line {
+    #[argh(subcommand)]
+    task: Task,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Task {
+    Check(Check),
+    Explain(Explain),
+    Stat(Stat),
+}
+
+/// Say what a configuration means: every key, its value and source, what is wrong. Exit code 1 on errors.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "check", note = "-Dkey=value overrides a key, as for trunkline.")]
+struct Check {
+    /// configuration file
+    #[argh(positional)]
+    file: String,
+}
+
+/// Say step by step why the SIP message on standard input goes where it goes.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "explain",
+    note = "With FILE: by that configuration and the nodes named. With --at: by a running balancer and
+the nodes that it knows. Nothing is sent to any node.",
+    example = "trunkctl explain lb.properties --node 10.0.0.11:5080 < invite.sip"
+)]
+struct Explain {
+    /// configuration file
+    #[argh(positional)]
+    file: Option<String>,
+
+    /// host:statisticPort of a running balancer
+    #[argh(option)]
+    at: Option<String>,
+
+    /// as if it came from ip:port
+    #[argh(option)]
+    source: Option<SocketAddr>,
+
+    /// as if it came in at ip:port[/transport]
+    #[argh(option)]
+    listener: Option<String>,
+
+    /// as if it came in on this leg, external or internal
+    #[argh(option)]
+    leg: Option<String>,
+
+    /// a live node, ip:port[/transport]; may be repeated
+    #[argh(option)]
+    node: Vec<String>,
+}
+
+/// Print the figures and nodes of a running balancer.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stat")]
+struct Stat {
+    /// host:statisticPort
+    #[argh(positional)]
+    at: String,
+}
+
+fn main() -> ExitCode {
+    let (overrides, rest) = split(std::env::args().skip(1));
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let line = match Line::from_args(&["trunkctl"], &rest) {
+        Ok(line) => line,
+        Err(exit) if exit.status.is_ok() => return said(&exit.output, EXIT_OK),
+        Err(exit) => return complained(&exit.output, EXIT_USAGE),
+    };
+    let result = match line.task {
+        Task::Check(task) => read(&task.file, &overrides).map(|loaded| {
+            let code = if loaded.has_errors() { EXIT_ERROR } else { EXIT_OK };
+            (check(&loaded), code)
+        }),
+        Task::Explain(task) => explained(&task, &overrides).map(|it| (it, EXIT_OK)),
+        Task::Stat(task) => stat(&task.at).map(|it| (it, EXIT_OK)),
+    };
+    match result {
+        Ok((text, code)) => said(&text, code),
+        Err(why) => complained(&why, EXIT_ERROR),
+    }
+}
+
+const EXIT_OK: u8 = 0;
+const EXIT_ERROR: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+fn said(text: &str, code: u8) -> ExitCode {
+    // A closed pipe (`| head`) is not our business.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if !text.ends_with('\n') {
+        let _ = std::io::stdout().write_all(b"\n");
+    }
+    ExitCode::from(code)
+}
+
+fn complained(text: &str, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "trunkctl: {}", text.trim_end());
+    ExitCode::from(code)
+}
+
+/// Takes `-Dkey=value` out of the arguments.
+fn split(arguments: impl Iterator<Item = String>) -> (Vec<(String, String)>, Vec<String>) {
+    let (mut overrides, mut rest) = (Vec::new(), Vec::new());
+    for argument in arguments {
+        match argument.strip_prefix("-D") {
+            Some(property) => {
+                let (key, value) = property.split_once('=').unwrap_or((property, ""));
+                overrides.push((key.to_owned(), value.to_owned()));
+            }
+            None => rest.push(argument),
+        }
+    }
+    (overrides, rest)
+}
+
+fn read(file: &str, overrides: &[(String, String)]) -> Result<Loaded, String> {
+    let bytes = std::fs::read(file).map_err(|error| format!("{file}: {error}"))?;
+    Ok(load(file, &bytes, overrides))
+}
+
+fn explained(task: &Explain, overrides: &[(String, String)]) -> Result<String, String> {
+    let mut message = Vec::new();
+    std::io::stdin()
+        .take(MESSAGE_BYTES_MAX + 1)
+        .read_to_end(&mut message)
+        .map_err(|error| format!("standard input: {error}"))?;
+    if message.is_empty() {
+        return Err("no SIP message on standard input".to_owned());
+    }
+    if message.len() as u64 > MESSAGE_BYTES_MAX {
+        return Err(format!("a SIP message has at most {MESSAGE_BYTES_MAX} bytes"));
+    }
+    let message = on_the_wire(message);
+    match (&task.file, &task.at) {
+        (Some(_), Some(_)) | (None, None) => Err("either FILE or --at host:port".to_owned()),
+        (None, Some(at)) => {
+            let query = [
+                task.source.map(|it| format!("source={it}")),
+                task.listener.as_ref().map(|it| format!("listener={it}")),
+                task.leg.as_ref().map(|it| format!("leg={it}")),
+            ];
+            let query: Vec<String> = query.into_iter().flatten().collect();
+            ask(at, "POST", &format!("/lbexplain?{}", query.join("&")), &message)
+        }
+        (Some(file), None) => {
+            let loaded = read(file, overrides)?;
+            if loaded.has_errors() {
+                return Err(check(&loaded));
+            }
+            offline(task, &loaded.config, &message)
+        }
+    }
+}
+
+/// Decides by a configuration alone: nobody listens, nobody heartbeats.
+fn offline(task: &Explain, config: &Config, message: &[u8]) -> Result<String, String> {
+    let listeners = listeners(config)?;
+    let (id, listener) = chosen(task, &listeners)?;
+    let now = Time::from_millis(1);
+    let mut registry = Registry::new(now, Rules::from(config), &Default::default());
+    for text in &task.node {
+        let node = node(text).ok_or_else(|| format!("--node {text} is not ip:port[/transport]"))?;
+        registry.handle_announcement(now, node).map_err(|why| format!("--node {text}: {why}"))?;
+    }
+    let snapshot = registry.snapshot().unwrap_or_default();
+    let extra = config.extra_server_nodes.iter();
+    let extra = extra.filter_map(|it| Some(SocketAddr::new(literal(&it.host)?, it.port))).collect();
+    let settings = Arc::new(Settings::new(config.clone(), listeners, extra, [0; 16]));
+    let source = task.source.unwrap_or_else(|| match listener.address {
+        SocketAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SOURCE_PORT),
+        SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), SOURCE_PORT),
+    });
+    let flow = Flow { shard: 0, slot: 0, generation: 0 };
+    let flow = listener.transport.is_stream().then_some(flow);
+    let arrival = Arrival { now, listener: id, source, flow };
+    Ok(explain(&settings, &snapshot, &arrival, message).steps)
+}
+
+/// The listener that is named, else the first of the leg.
+fn chosen(task: &Explain, listeners: &[Listener]) -> Result<(ListenerId, Listener), String> {
+    let leg = match task.leg.as_deref() {
+        None | Some("external") => Leg::External,
+        Some("internal") => Leg::Internal,
+        Some(other) => return Err(format!("--leg {other}: external or internal")),
+    };
+    let wanted = task.listener.as_deref().map(|text| {
+        address(text).ok_or_else(|| format!("--listener {text} is not ip:port[/transport]"))
+    });
+    let wanted = wanted.transpose()?;
+    let fits = |it: &Listener| match wanted {
+        Some((address, transport)) => {
+            it.address == address && it.transport == transport.unwrap_or(Transport::Udp)
+        }
+        None => it.leg == leg,
+    };
+    let found = listeners.iter().enumerate().find(|(_, it)| fits(it));
+    let Some((index, listener)) = found else {
+        let all: Vec<String> = listeners
+            .iter()
+            .map(|it| format!("{}/{}", it.address, it.transport.as_param()))
+            .collect();
+        return Err(format!("there is no such listener; there are {}", all.join(", ")));
+    };
+    let id = ListenerId(u8::try_from(index).map_err(|_| "too many listeners".to_owned())?);
+    Ok((id, *listener))
+}
+
+/// Every listening point of the configuration.
+fn listeners(config: &Config) -> Result<Vec<Listener>, String> {
+    let mut listeners = Vec::new();
+    for (leg, at) in [(Leg::External, &config.external), (Leg::Internal, &config.internal)] {
+        let LegConfig { host, ipv6_host, ports, ipv6_ports, .. } = at;
+        let families = [
+            (ports, host.as_ref().or(config.host.as_ref()), Ipv4Addr::UNSPECIFIED.into()),
+            (
+                ipv6_ports,
+                ipv6_host.as_ref().or(config.ipv6_host.as_ref()),
+                Ipv6Addr::UNSPECIFIED.into(),
+            ),
+        ];
+        for (ports, host, any) in families {
+            if ports.is_empty() {
+                continue;
+            }
+            let ip = host.map_or(Ok(any), |host| resolved(host, any))?;
+            for (transport, port) in ports.iter() {
+                let address = SocketAddr::new(ip, port);
+                listeners.push(Listener { leg, transport, address });
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+/// An address of the host in the family of `like`.
+fn resolved(host: &str, like: IpAddr) -> Result<IpAddr, String> {
+    if let Some(ip) = literal(host) {
+        return Ok(ip);
+    }
+    let found = (host, 0).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
+    let mut found = found.map(|it| it.ip()).filter(|it| it.is_ipv4() == like.is_ipv4());
+    found.next().ok_or_else(|| format!("{host}: no address of that family"))
+}
+
+/// `ip:port[/transport]`
+fn address(text: &str) -> Option<(SocketAddr, Option<Transport>)> {
+    match text.split_once('/') {
+        Some((address, transport)) => {
+            Some((address.parse().ok()?, Some(Transport::from_token(transport.as_bytes())?)))
+        }
+        None => Some((text.parse().ok()?, None)),
+    }
+}
+
+/// A node as if it had announced itself: on UDP and TCP if no transport is written.
+fn node(text: &str) -> Option<Announcement> {
+    let (at, transport) = address(text)?;
+    let mut ports = Ports::default();
+    match transport {
+        Some(transport) => ports.open(transport, at.port()),
+        None => {
+            ports.open(Transport::Udp, at.port());
+            ports.open(Transport::Tcp, at.port());
+        }
+    }
+    Some(Announcement {
+        ip: at.ip(),
+        host_name: at.to_string(),
+        ports,
+        version: Version::default(),
+        session: None,
+        graceful: false,
+        properties: Default::default(),
+    })
+}
+
+/// Messages written in an editor end their lines with LF alone; headers need CRLF (RFC 3261 §7). The
+/// body stays as it is, and so does a message that has any CRLF.
+fn on_the_wire(message: Vec<u8>) -> Vec<u8> {
+    if message.windows(2).any(|it| it == b"\r\n") {
+        return message;
+    }
+    let head = message.windows(2).position(|it| it == b"\n\n").map_or(message.len(), |it| it + 2);
+    let (head, body) = message.split_at(head);
+    let mut wire = Vec::with_capacity(message.len() + 64);
+    for byte in head {
+        if *byte == b'\n' {
+            wire.push(b'\r');
+        }
+        wire.push(*byte);
+    }
+    if !head.ends_with(b"\n\n") {
+        let missing: &[u8] = if head.ends_with(b"\n") { b"\r\n" } else { b"\r\n\r\n" };
+        wire.extend_from_slice(missing);
+    }
+    wire.extend_from_slice(body);
+    wire
+}
+
+fn stat(at: &str) -> Result<String, String> {
+    let mut text = String::new();
+    for target in ["/lbstat", "/lbinfo"] {
+        let body = ask(at, "GET", target, b"")?;
+        let json: serde_json::Value =
+            serde_json::from_str(&body).map_err(|error| format!("{target}: {error}: {body}"))?;
+        text += &serde_json::to_string_pretty(&json).map_err(|error| error.to_string())?;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// One HTTP exchange; the body of a 200, or what went wrong.
+fn ask(at: &str, method: &str, target: &str, body: &[u8]) -> Result<String, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{at}: {error}");
+    let addresses = at.to_socket_addrs().map_err(|error| failed(&error))?;
+    let mut stream = Err("no address".to_owned());
+    for address in addresses {
+        stream = TcpStream::connect_timeout(&address, TIME_MAX).map_err(|error| failed(&error));
+        if stream.is_ok() {
+            break;
+        }
+    }
+    let mut stream = stream?;
+    stream.set_read_timeout(Some(TIME_MAX)).map_err(|error| failed(&error))?;
+    let bytes = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {at}\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n"
+    );
+    let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    sent.map_err(|error| failed(&error))?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(|error| failed(&error))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return Err(failed(&"not an HTTP answer"));
+    };
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(format!("{at}: {status}: {}", body.trim_end()))
+    }
+}
+
+/// The largest SIP message there is.
+const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+/// A thousand nodes with all their properties, several times over.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const TIME_MAX: Duration = Duration::from_secs(10);
+/// Any port will do for a client.
+const SOURCE_PORT: u16 = 5099;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_from_an_editor_become_lines_on_the_wire() {
+        let cases: [(&[u8], &[u8]); 4] = [
+            (b"BYE\nA: b\n\nbody\nmore\n", b"BYE\r\nA: b\r\n\r\nbody\nmore\n"),
+            (b"BYE\nA: b\n", b"BYE\r\nA: b\r\n\r\n"),
+            (b"BYE\nA: b", b"BYE\r\nA: b\r\n\r\n"),
+            (b"BYE\r\nA: b\r\n\r\nx\ny", b"BYE\r\nA: b\r\n\r\nx\ny"),
+        ];
+        for (written, want) in cases {
+            assert_eq!(on_the_wire(written.to_vec()), want, "{}", written.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn nodes_and_listeners_are_read_as_written() {
+        assert_eq!(node("10.0.0.1:5080").unwrap().ports.iter().count(), 2);
+        let tcp = node("[::1]:5080/TCP").unwrap();
+        assert_eq!(tcp.ports.iter().collect::<Vec<_>>(), [(Transport::Tcp, 5080)]);
+        for wrong in ["10.0.0.1", "a:1", "10.0.0.1:1/smoke", ""] {
+            assert!(node(wrong).is_none(), "{wrong}");
+        }
+    }
+}
