@@ -21,7 +21,6 @@ mod process;
 pub mod publish;
 pub mod reload;
 pub mod shard;
-
 mod streaming;
 pub mod sys;
 pub mod tcp;

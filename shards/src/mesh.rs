@@ -74,10 +74,12 @@ pub enum Notice<D: Decide> {
         /// The figures.
         statistics: Box<Statistics<D::Counters>>,
     },
-    /// A shard has ended, as it was told or because its driver failed.
+    /// A shard has ended.
     Ended {
         /// Which.
         shard: u8,
+        /// Not as it was told, but by a panic of its own.
+        is_failure: bool,
     },
 }
 

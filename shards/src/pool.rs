@@ -19,7 +19,7 @@ use crate::admin::Response;
 use crate::clock::Clock;
 use crate::control::{self, Addressee, Explain, Facts, Page, Said, Shards};
 use crate::executor::{self, Body, Seat, Spec};
-use crate::listeners::{bound, open_listeners};
+use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
 use crate::process::{Cpu, resident_bytes, wall_epoch_ms};
 use crate::publish::{Tuning, View};
@@ -49,14 +49,13 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Pool, String> {
     let count = if config.shards == 0 { cpus.len() } else { config.shards };
     let count = count.clamp(1, usize::from(u8::MAX));
     let wanted = listeners(&config)?;
-    let sockets = open_listeners(
-        &wanted,
-        count,
-        config.steering,
-        config.udp_receive_buffer_bytes,
-        config.udp_send_buffer_bytes,
-    )
-    .map_err(|error| error.to_string())?;
+    let options = SocketOptions {
+        steering: config.steering,
+        receive_buffer_bytes: config.udp_receive_buffer_bytes,
+        send_buffer_bytes: config.udp_send_buffer_bytes,
+        cpus: (0..count).filter_map(|it| cpus.get(it % cpus.len().max(1)).copied()).collect(),
+    };
+    let sockets = open_listeners(&wanted, count, &options).map_err(|error| error.to_string())?;
     let listeners = match sockets.first() {
         Some(first) => bound(&wanted, first),
         None => wanted,

@@ -9,19 +9,19 @@ use nix::sys::time::TimeValLike as _;
 use crate::clock::Clock;
 
 /// CPU of the process between two looks.
-pub struct Cpu {
+pub(crate) struct Cpu {
     last: Cell<(Instant, Duration)>,
     percent: Cell<u32>,
 }
 
 impl Cpu {
     /// Starts measuring.
-    pub fn start() -> Cpu {
+    pub(crate) fn start() -> Cpu {
         Cpu { last: Cell::new((Instant::now(), used())), percent: Cell::new(0) }
     }
 
     /// Percent of one core since the look before; looks within a second of one another see the same.
-    pub fn percent(&self) -> u32 {
+    pub(crate) fn percent(&self) -> u32 {
         let (then, before) = self.last.get();
         let elapsed = then.elapsed();
         if elapsed >= Duration::from_secs(1) {
@@ -42,7 +42,7 @@ fn used() -> Duration {
 }
 
 /// Resident set of the process, bytes; 0 where there is no `/proc`.
-pub fn resident_bytes() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or(0);
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
@@ -50,7 +50,7 @@ pub fn resident_bytes() -> u64 {
 }
 
 /// Wall clock at the start of the process's clock, milliseconds since 1970.
-pub fn wall_epoch_ms(clock: Clock) -> u64 {
+pub(crate) fn wall_epoch_ms(clock: Clock) -> u64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since_start = Duration::from_nanos(clock.now().as_nanos());
     u64::try_from(wall.saturating_sub(since_start).as_millis()).unwrap_or(0)

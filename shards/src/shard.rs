@@ -253,6 +253,7 @@ impl<D: Decide> Shard<D> {
         }
         let view = Arc::clone(self.view.current());
         self.snapshot = Arc::clone(&view.snapshot);
+        self.relay.handle_snapshot(&self.snapshot);
         self.relay.configure(Arc::clone(&view.settings));
         if view.stopping.is_some() && !std::mem::replace(&mut self.is_stopping, true) {
             self.stop_accepting();
@@ -333,7 +334,8 @@ impl<D: Decide> AsRawFd for Shard<D> {
 
 impl<D: Decide> Drop for Shard<D> {
     fn drop(&mut self) {
-        self.outbox.send(Notice::Ended { shard: self.id });
+        let is_failure = std::thread::panicking();
+        self.outbox.send(Notice::Ended { shard: self.id, is_failure });
     }
 }
 
