@@ -145,10 +145,9 @@ impl Shards for Service {
                     Said::Figures(statistics)
                 }
                 Notice::Statistics { .. } => continue,
-                Notice::Ended { shard, is_failure } => Said::Ended {
-                    shard,
-                    failure: is_failure.then(|| "it panicked".to_owned()),
-                },
+                Notice::Ended { shard, is_failure } => {
+                    Said::Ended { shard, failure: is_failure.then(|| "it panicked".to_owned()) }
+                }
             });
         }
     }
