@@ -23,6 +23,8 @@ mod via;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -151,7 +153,7 @@ impl Relay {
         self.names.demote(failed);
         let verdict = match self.decide(arrival, bytes, snapshot, out, &mut ()) {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
-                self.unreachable(arrival, bytes, snapshot, out)
+                self.unreachable(arrival, bytes, failed, snapshot, out)
             }
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.
