@@ -10,12 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId, Verdict};
+use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, Listener, ListenerId, Verdict};
 use protocols::time::Time;
 
 use crate::clock::TimerId;
 use crate::decide::Decide;
-use crate::mesh::{Delivery, Mail, Notice};
+use crate::layers::is_websocket;
+use crate::mesh::{Delivery, Mail, Notice, Search};
 use crate::shard::{PARKED_TIMER, Parked, Shard};
 use crate::tcp::Carried;
 use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
@@ -181,10 +182,73 @@ impl<D: Decide> Shard<D> {
         hop: Hop,
         origin: Option<Origin<'_>>,
     ) {
-        let flow = self.streams.towards(from, to).or_else(|| self.connect(from, to));
+        if let Some(flow) = self.streams.towards(from, to) {
+            return self.enqueue(flow, bytes, hop, origin);
+        }
+        let is_for_node = origin.is_some_and(|it| it.is_for_node);
+        let Some(listener) = self.listening(from).map(|it| it.listener) else {
+            return self.fail(DropReason::NoListener, hop, origin);
+        };
+        // A client may have connected to another shard; to nodes each shard has a connection of its own.
+        if listener.leg == Leg::External && !is_for_node && self.post.shards() > 1 {
+            let carried = origin.map(|it| self.keep(it, hop));
+            let bytes = bytes.to_vec();
+            return self.pass_on(Search { from, to, origin: self.id, bytes, carried });
+        }
+        self.call(&listener, from, to, bytes, hop, origin);
+    }
+
+    /// Connects to a peer, unless it is a client that cannot be called (RFC 7118 §5).
+    fn call(
+        &mut self,
+        listener: &Listener,
+        from: ListenerId,
+        to: SocketAddr,
+        bytes: &[u8],
+        hop: Hop,
+        origin: Option<Origin<'_>>,
+    ) {
+        let is_for_node = origin.is_some_and(|it| it.is_for_node);
+        let is_client = listener.leg == Leg::External && !is_for_node;
+        let flow = if is_client && is_websocket(listener.transport) {
+            None
+        } else {
+            self.connect(from, to)
+        };
         match flow {
             Some(flow) => self.enqueue(flow, bytes, hop, origin),
             None => self.fail(DropReason::ConnectionGone, hop, origin),
+        }
+    }
+
+    /// Hands a search to the next shard.
+    fn pass_on(&mut self, search: Search) {
+        let shards = u8::try_from(self.post.shards()).unwrap_or(u8::MAX);
+        let next = (self.id + 1) % shards.max(1);
+        match self.post.send(next, Mail::Seek(Box::new(search))) {
+            Ok(()) => self.figures.hops += 1,
+            Err(_) => self.relay.dropped(DropReason::QueueFull),
+        }
+    }
+
+    /// Another shard's search for a client's connection, or our own that comes back.
+    pub(crate) fn seek_mail(&mut self, search: Search) {
+        let Search { from, to, origin: who, .. } = search;
+        let found = self.streams.towards(from, to);
+        if found.is_none() && who != self.id {
+            return self.pass_on(search);
+        }
+        let hop = Hop::Stream { from, to };
+        let origin = search.carried.as_ref().map(|it| Origin {
+            arrival: &it.arrival,
+            bytes: &it.bytes,
+            attempts: it.attempts,
+            is_for_node: false,
+        });
+        match (found, self.listening(from).map(|it| it.listener)) {
+            (Some(flow), _) => self.enqueue(flow, &search.bytes, hop, origin),
+            (None, Some(listener)) => self.call(&listener, from, to, &search.bytes, hop, origin),
+            (None, None) => self.fail(DropReason::NoListener, hop, origin),
         }
     }
 
@@ -196,6 +260,9 @@ impl<D: Decide> Shard<D> {
             carried => {
                 self.relay.dropped(reason);
                 self.streams.recycle(carried.map(|it| it.bytes).unwrap_or_default());
+                if reason == DropReason::SlowPeer {
+                    self.give_up_slow(flow);
+                }
             }
         }
     }

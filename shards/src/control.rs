@@ -52,6 +52,10 @@ pub trait Shards {
     /// What every shard goes by from its next batch on.
     fn publish(&mut self, view: &View);
 
+    /// Looks whether files beside the configuration have changed (certificates): `true` if there is
+    /// something to publish. Called as often as the configuration file is looked at.
+    fn refresh(&mut self, view: &View) -> bool;
+
     /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
     /// are not delivered any more.
     fn ask_figures(&mut self);
@@ -391,8 +395,12 @@ impl<S: Shards> Control<S> {
 
     fn handle_timeouts(&mut self) {
         let now = self.clock.now();
+        let is_time = self.file.poll_timeout() <= now;
         if let Some(config) = self.file.handle_timeout(now) {
             self.configure(now, config);
+        }
+        if is_time {
+            self.is_stale |= self.shards.refresh(&self.view);
         }
         self.hosts.handle_timeout(now, &self.names);
         self.registry.handle_timeout(now);
@@ -458,6 +466,7 @@ impl<S: Shards> Control<S> {
                 if let Some(config) = self.file.reload() {
                     self.configure(now, config);
                 }
+                self.is_stale |= self.shards.refresh(&self.view);
             } else if self.view.stopping.is_some() {
                 self.drain(now, Duration::ZERO);
             } else {

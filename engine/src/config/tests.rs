@@ -298,7 +298,11 @@ fn a_third_generation_file_says_what_it_says() {
     let loaded = load("lb-g3.xml", G3, &[]);
     assert_eq!(errors(&loaded), Vec::<String>::new());
     let it = &loaded.config;
-    assert_eq!(it.external.ports, ports(&[(Udp, 5060), (Ws, 5082)]), "empty is the default, 0 is closed");
+    assert_eq!(
+        it.external.ports,
+        ports(&[(Udp, 5060), (Ws, 5082)]),
+        "empty is the default, 0 is closed"
+    );
     assert_eq!(it.external.ipv6_ports, ports(&[(Udp, 5060)]));
     assert_eq!(it.external.host, None);
     assert_eq!(it.internal.ports, ports(&[(Udp, 5065), (Tcp, 5065)]));

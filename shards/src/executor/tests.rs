@@ -184,6 +184,8 @@ const TUNING: Tuning = Tuning {
     coalesce: Duration::ZERO,
     stream_idle: Duration::from_secs(60),
     connections_max: 100,
+    source_connections_max: 0,
+    handshake_time: Duration::from_secs(5),
     message_bytes_max: 65_536,
 };
 
@@ -210,6 +212,7 @@ fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
             snapshot: Arc::new(Snapshot::default()),
             settings: Arc::new(Routes::default()),
             tuning,
+            security: None,
             stopping: None,
         },
         clock,
@@ -240,6 +243,7 @@ impl Rig {
             snapshot: Arc::new(Snapshot::new(view.snapshot.generation() + 1, nodes, &[])),
             settings: Arc::new(routes),
             tuning: view.tuning,
+            security: None,
             stopping: None,
         }));
     }
@@ -589,6 +593,7 @@ fn a_stopping_shard_accepts_no_more_but_serves_datagrams_until_its_time() {
         snapshot: Arc::clone(&view.snapshot),
         settings: Arc::clone(&view.settings),
         tuning: view.tuning,
+        security: None,
         stopping: Some(rig.clock.now() + Duration::from_secs(3_600)),
     }));
     stream.write_all(&sip("still")).unwrap();
