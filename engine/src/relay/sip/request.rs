@@ -56,10 +56,8 @@ impl Relay {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
             trace.say(format_args!("{} request: {side}", method.as_str()));
         }
-        if !from_node {
-            if let Some(refusal) = self.admit(settings, incoming, method, out) {
-                return refusal;
-            }
+        if !from_node && let Some(refusal) = self.admit(settings, incoming, method, out) {
+            return refusal;
         }
         match self.max_forwards(message) {
             Ok(()) => {}

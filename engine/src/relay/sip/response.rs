@@ -63,10 +63,10 @@ impl Relay {
         let next =
             Next { target: via::response_target(&next, transport), via: next, transport, place };
         let hop = if from_node {
-            self.from_node(settings, incoming, status, &next, trace);
+            self.leave_node(settings, incoming, status, &next, trace);
             next.hop(token)
         } else {
-            self.to_node(settings, incoming, status, &next, token, trace)
+            self.reach_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
         if self.buffers.edits.apply(message.bytes, out).is_err() {
@@ -76,7 +76,7 @@ impl Relay {
         Verdict::Forward { hop, node: None, reply: 0 }
     }
 
-    fn from_node<T: Trace>(
+    fn leave_node<T: Trace>(
         &mut self,
         settings: &Settings,
         incoming: &Incoming<'_>,
@@ -110,7 +110,7 @@ impl Relay {
     }
 
     /// To the node that sent the request, or to who takes its place if it is dead.
-    fn to_node<T: Trace>(
+    fn reach_node<T: Trace>(
         &mut self,
         settings: &Settings,
         incoming: &Incoming<'_>,
