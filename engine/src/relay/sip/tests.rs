@@ -86,6 +86,7 @@ impl World {
         self.send(Leg::External, Transport::Udp, CLIENT, message)
     }
 
+    #[allow(clippy::wrong_self_convention)] // reads as the sender
     fn from_node(&mut self, message: &str) -> Verdict {
         self.send(Leg::Internal, Transport::Udp, NODE, message)
     }
