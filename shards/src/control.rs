@@ -627,7 +627,8 @@ fn listening_points(config: &Config) -> Vec<(&'static str, &str, Transport, u16)
     points
 }
 
-fn signals() -> SigSet {
+/// Those that end or reload the process.
+pub(crate) fn signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
