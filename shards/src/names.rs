@@ -282,7 +282,7 @@ impl Resolver {
     ) -> Result<(), Unresolved> {
         let now = Instant::now();
         for lookup in lookups {
-            if let Some(set) = self.from_hosts(&lookup).or_else(|| self.from_cache(now, &lookup)) {
+            if let Some(set) = self.hosts_entry(&lookup).or_else(|| self.cached(now, &lookup)) {
                 resolution.known.insert(lookup, set);
                 continue;
             }
@@ -301,7 +301,7 @@ impl Resolver {
     }
 
     /// A name of the hosts file has addresses and nothing else.
-    fn from_hosts(&self, lookup: &Lookup) -> Option<RecordSet> {
+    fn hosts_entry(&self, lookup: &Lookup) -> Option<RecordSet> {
         let host = match lookup.kind {
             Kind::Srv => lookup.name.splitn(3, '.').nth(2)?,
             _ => &lookup.name,
@@ -317,7 +317,7 @@ impl Resolver {
         Some(RecordSet { records, ttl: HOSTS_TTL })
     }
 
-    fn from_cache(&self, now: Instant, lookup: &Lookup) -> Option<RecordSet> {
+    fn cached(&self, now: Instant, lookup: &Lookup) -> Option<RecordSet> {
         let (set, until) = self.cache.get(lookup)?;
         let ttl = until.checked_duration_since(now).filter(|it| !it.is_zero())?;
         Some(RecordSet { records: set.records.clone(), ttl })

@@ -22,7 +22,6 @@ use protocols::time::Time;
 use crate::admin::Response;
 use crate::clock::Clock;
 use crate::control::{self, Addressee, Explain, Facts, Page, Said, Shards};
-use crate::decide::Decide;
 use crate::executor::{self, Body, Seat, Spec};
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};

@@ -242,9 +242,9 @@ fn past_the_limit_askers_are_refused_and_dropping_the_last_copy_ends_the_thread(
     // The thread drops the replies that it still holds, and with them their ends of the channel.
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
-        match receive.recv_timeout(Duration::from_millis(500)) {
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            _ => {}
+        let received = receive.recv_timeout(Duration::from_millis(500));
+        if matches!(received, Err(mpsc::RecvTimeoutError::Disconnected)) {
+            return;
         }
     }
     panic!("the thread lives on");
