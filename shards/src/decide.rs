@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use engine::names::{Answer, Query, Unresolved};
 use engine::node::NodeKey;
+use engine::relay::sip::{Relay, Settings};
 use engine::relay::{Arrival, DropReason, Hop, Report, Verdict};
 use engine::snapshot::Snapshot;
+use engine::stats::Counters;
 use protocols::time::Time;
 
 /// The decision layer of one shard. Methods mean what those of the same name mean there.
@@ -41,6 +44,9 @@ pub trait Decide: Send + 'static {
     /// An address refused something: the node there, if it is one. It is reported to the control side.
     fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey>;
 
+    /// A new node table is in force.
+    fn handle_snapshot(&mut self, snapshot: &Snapshot);
+
     /// Takes new settings over.
     fn configure(&mut self, settings: Arc<Self::Settings>);
 
@@ -61,4 +67,73 @@ pub trait Decide: Send + 'static {
 
     /// The counters, brought up to date.
     fn counters(&mut self) -> &Self::Counters;
+}
+
+impl Decide for Relay {
+    type Settings = Settings;
+    type Counters = Counters;
+    type Name = Query;
+    type Answer = Result<Answer, Unresolved>;
+
+    #[inline]
+    fn handle(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        Relay::handle(self, arrival, bytes, snapshot, out)
+    }
+
+    fn undelivered(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        failed: Hop,
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        Relay::undelivered(self, arrival, bytes, failed, snapshot, out)
+    }
+
+    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
+        Relay::refused(self, address, snapshot)
+    }
+
+    fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+        Relay::handle_snapshot(self, snapshot);
+    }
+
+    fn configure(&mut self, settings: Arc<Settings>) {
+        // Views also change for the node table alone, many times as often.
+        if !Arc::ptr_eq(Relay::settings(self), &settings) {
+            Relay::configure(self, settings);
+        }
+    }
+
+    fn wanted_name(&mut self) -> Option<Query> {
+        Relay::wanted_name(self)
+    }
+
+    fn handle_name(&mut self, now: Time, name: Query, answer: Self::Answer) {
+        Relay::handle_name(self, now, name, answer);
+    }
+
+    #[inline]
+    fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
+        Relay::poll_report(self, now, snapshot)
+    }
+
+    fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
+        Relay::switch_over(self, from, to);
+    }
+
+    fn dropped(&mut self, reason: DropReason) {
+        Relay::counters(self).dropped(reason);
+    }
+
+    fn counters(&mut self) -> &Counters {
+        Relay::counters(self)
+    }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::node::NodeKey;
@@ -20,8 +21,11 @@ use crate::tcp::Carried;
 pub enum Mail<D: Decide> {
     /// Bytes for a connection that lives there.
     Deliver(Box<Delivery>),
-    /// Send your figures to this address.
-    Statistics(Sender<Box<Statistics<D::Counters>>>),
+    /// Tell control your figures: [`Notice::Statistics`].
+    Statistics {
+        /// Goes back with them.
+        question: u64,
+    },
     /// The resolver's answer to [`Notice::Resolve`].
     Resolved {
         /// What was asked.
@@ -63,10 +67,19 @@ pub enum Notice<D: Decide> {
         /// What for.
         name: D::Name,
     },
-    /// A shard has ended, as it was told or because its driver failed.
+    /// The answer to [`Mail::Statistics`].
+    Statistics {
+        /// Which question.
+        question: u64,
+        /// The figures.
+        statistics: Box<Statistics<D::Counters>>,
+    },
+    /// A shard has ended.
     Ended {
         /// Which.
         shard: u8,
+        /// Not as it was told, but by a panic of its own.
+        is_failure: bool,
     },
 }
 
@@ -100,6 +113,8 @@ pub struct Figures {
     pub coalesced: u64,
     /// Datagrams that the kernel dropped before we read them, on all sockets of the shard.
     pub receive_drops: u64,
+    /// Time between wake-up and sleep.
+    pub busy: Duration,
     /// Messages handed to another shard.
     pub hops: u64,
     /// Stream connections open now.

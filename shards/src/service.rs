@@ -7,15 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::Receiver;
 use engine::balance::Shard;
 use engine::config::Steering;
-use engine::names::{Answer, Query, Unresolved};
-use engine::node::NodeKey;
 use engine::relay::listeners;
 use engine::relay::sip::{Relay, Settings, explain};
-use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, Listener, ListenerId, Report, Verdict};
-use engine::snapshot::{Family, Snapshot};
+use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
+use engine::snapshot::Family;
 use engine::stats::{self, Counters, Load, Process, RESIDENCE_BOUNDS, Residence, Scrape};
 use hdrhistogram::Histogram;
 use log::{info, warn};
@@ -38,7 +35,8 @@ pub struct Service {
     listeners: Vec<Listener>,
     secret: [u8; 16],
     settings: Arc<Settings>,
-    figures: Option<Receiver<Box<Statistics<Counters>>>>,
+    /// Number of the question that figures must answer.
+    question: u64,
     clock: Clock,
     /// When CPU was last looked at, and how much had been used.
     cpu: Cell<(Instant, Duration)>,
@@ -85,7 +83,7 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     let body = executor::start(spec).map_err(|error| error.to_string())?;
     info!("{count} shards, {} listeners each", listeners.len());
     let cpu = Cell::new((Instant::now(), cpu_time()));
-    Ok(Service { body: Some(body), listeners, secret, settings, figures: None, clock, cpu })
+    Ok(Service { body: Some(body), listeners, secret, settings, question: 0, clock, cpu })
 }
 
 fn settings(view: &control::View, listeners: &[Listener], secret: [u8; 16]) -> Arc<Settings> {
@@ -133,20 +131,26 @@ impl Shards for Service {
     }
 
     fn poll(&mut self) -> Option<Said<Self::Figures>> {
-        if let Some(figures) = self.figures.as_ref().and_then(|it| it.try_recv().ok()) {
-            return Some(Said::Figures(figures));
-        }
         let inbox = &self.body.as_ref()?.inbox;
-        let notice = inbox.notices.try_recv().or_else(|_| {
-            // At rest first, then a last look: what comes in between rings again.
-            inbox.waker.clear();
-            inbox.notices.try_recv()
-        });
-        Some(match notice.ok()? {
-            Notice::Report(report) => Said::Report(report),
-            Notice::Resolve { shard, name } => Said::Resolve { shard, query: name },
-            Notice::Ended { shard } => Said::Ended { shard, failure: None },
-        })
+        loop {
+            let notice = inbox.notices.try_recv().or_else(|_| {
+                // At rest first, then a last look: what comes in between rings again.
+                inbox.waker.clear();
+                inbox.notices.try_recv()
+            });
+            return Some(match notice.ok()? {
+                Notice::Report(report) => Said::Report(report),
+                Notice::Resolve { shard, name } => Said::Resolve { shard, query: name },
+                Notice::Statistics { question, statistics } if question == self.question => {
+                    Said::Figures(statistics)
+                }
+                Notice::Statistics { .. } => continue,
+                Notice::Ended { shard, is_failure } => Said::Ended {
+                    shard,
+                    failure: is_failure.then(|| "it panicked".to_owned()),
+                },
+            });
+        }
     }
 
     fn publish(&mut self, view: &control::View) {
@@ -162,12 +166,11 @@ impl Shards for Service {
 
     fn ask_figures(&mut self) {
         let Some(body) = &self.body else { return };
-        let (sender, figures) = crossbeam_channel::bounded(body.shards());
+        self.question += 1;
         for shard in (0..=u8::MAX).take(body.shards()) {
             // A shard whose mailbox is full answers nothing; the page is made without it.
-            let _ = body.post.send(shard, Mail::Statistics(sender.clone()));
+            let _ = body.post.send(shard, Mail::Statistics { question: self.question });
         }
-        self.figures = Some(figures);
     }
 
     fn addressee(&self, shard: u8) -> Addressee {
@@ -278,7 +281,7 @@ fn load(it: &crate::mesh::Figures) -> Load {
         stream_messages: it.stream_messages,
         sent: it.sent,
         turns: it.turns,
-        busy: Duration::ZERO,
+        busy: it.busy,
         receive_drops: it.receive_drops,
         hops: it.hops,
         connections: it.connections,
@@ -329,66 +332,6 @@ fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split_whitespace().nth(1).and_then(|it| it.parse::<u64>().ok());
     pages.unwrap_or(0).saturating_mul(PAGE_BYTES)
-}
-
-impl Decide for Relay {
-    type Settings = Settings;
-    type Counters = Counters;
-    type Name = Query;
-    type Answer = Result<Answer, Unresolved>;
-
-    fn handle(
-        &mut self,
-        arrival: &Arrival,
-        bytes: &[u8],
-        snapshot: &Snapshot,
-        out: &mut Vec<u8>,
-    ) -> Verdict {
-        Relay::handle(self, arrival, bytes, snapshot, out)
-    }
-
-    fn undelivered(
-        &mut self,
-        arrival: &Arrival,
-        bytes: &[u8],
-        failed: Hop,
-        snapshot: &Snapshot,
-        out: &mut Vec<u8>,
-    ) -> Verdict {
-        Relay::undelivered(self, arrival, bytes, failed, snapshot, out)
-    }
-
-    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
-        Relay::refused(self, address, snapshot)
-    }
-
-    fn configure(&mut self, settings: Arc<Settings>) {
-        Relay::configure(self, settings);
-    }
-
-    fn wanted_name(&mut self) -> Option<Query> {
-        Relay::wanted_name(self)
-    }
-
-    fn handle_name(&mut self, now: Time, name: Query, answer: Self::Answer) {
-        Relay::handle_name(self, now, name, answer);
-    }
-
-    fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
-        Relay::poll_report(self, now, snapshot)
-    }
-
-    fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
-        Relay::switch_over(self, from, to);
-    }
-
-    fn dropped(&mut self, reason: DropReason) {
-        Relay::counters(self).dropped(reason);
-    }
-
-    fn counters(&mut self) -> &Counters {
-        Relay::counters(self)
-    }
 }
 
 /// As the shards' own histograms.

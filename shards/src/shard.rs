@@ -216,6 +216,7 @@ impl<D: Decide> Shard<D> {
         self.flush(started, self.figures.stream_messages - streams_before);
         let messages = self.figures.datagrams + self.figures.stream_messages - before;
         self.report(messages > 0 || count > 0);
+        self.figures.busy += self.clock.now().since(self.now);
         Turn {
             messages,
             is_idle: count == 0 && self.unread.is_empty() && self.failed.is_empty(),
@@ -252,6 +253,7 @@ impl<D: Decide> Shard<D> {
         }
         let view = Arc::clone(self.view.current());
         self.snapshot = Arc::clone(&view.snapshot);
+        self.relay.handle_snapshot(&self.snapshot);
         self.relay.configure(Arc::clone(&view.settings));
         if view.stopping.is_some() && !std::mem::replace(&mut self.is_stopping, true) {
             self.stop_accepting();
@@ -263,9 +265,10 @@ impl<D: Decide> Shard<D> {
             let Ok(mail) = self.mail.try_recv() else { return };
             match mail {
                 Mail::Deliver(delivery) => self.deliver_mail(*delivery),
-                Mail::Statistics(to) => {
-                    // Nobody waits any more: nothing to do about it.
-                    let _ = to.try_send(Box::new(self.statistics()));
+                Mail::Statistics { question } => {
+                    let statistics = Box::new(self.statistics());
+                    // A full queue: the page is made without this shard.
+                    self.outbox.send(Notice::Statistics { question, statistics });
                 }
                 Mail::Resolved { name, answer } => self.on_name(&name, answer),
                 Mail::SwitchOver { from, to } => self.relay.switch_over(from, to),
@@ -331,7 +334,8 @@ impl<D: Decide> AsRawFd for Shard<D> {
 
 impl<D: Decide> Drop for Shard<D> {
     fn drop(&mut self) {
-        self.outbox.send(Notice::Ended { shard: self.id });
+        let is_failure = std::thread::panicking();
+        self.outbox.send(Notice::Ended { shard: self.id, is_failure });
     }
 }
 

@@ -74,6 +74,8 @@ impl Decide for Forward {
         None
     }
 
+    fn handle_snapshot(&mut self, _: &Snapshot) {}
+
     fn configure(&mut self, _: Arc<()>) {}
 
     fn wanted_name(&mut self) -> Option<()> {

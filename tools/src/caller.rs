@@ -11,11 +11,15 @@ use std::time::Duration;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
-use crate::message::{self, Id, Malformed, Message, Name, Start, Template};
+use crate::message::{self, Id, Malformed, Message, Start};
 use crate::node;
 use crate::report::{self, Calls, Failure, LOST_MAX, Latencies, Lost};
 use crate::timers::Timers;
-use crate::udp::Outbox;
+
+mod line;
+
+use line::Answer;
+pub use line::Line;
 
 /// How a caller places calls.
 #[derive(Clone, Debug)]
@@ -103,21 +107,6 @@ pub struct Caller {
     pub per_node: BTreeMap<SocketAddr, u64>,
 }
 
-/// One local socket or connection.
-#[derive(Debug)]
-pub struct Line {
-    /// Address written into Via and Contact.
-    pub local: SocketAddr,
-    /// Waiting to be sent.
-    pub outbox: Outbox,
-    invite: Template,
-    /// ACK of a refusal, without its To line.
-    refusal_ack: Template,
-    /// The lines that every later request repeats: From and Call-ID.
-    own: Template,
-    via: String,
-}
-
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -164,18 +153,6 @@ enum Action {
     GiveUp,
     HangUp,
     SendAgain(usize),
-}
-
-/// What a caller reads of a response.
-#[derive(Default)]
-struct Answer<'a> {
-    call_id: &'a [u8],
-    to: &'a [u8],
-    to_line: &'a [u8],
-    contact: &'a [u8],
-    cseq: &'a [u8],
-    record_routes: [&'a [u8]; ROUTES_MAX],
-    record_route_count: usize,
 }
 
 impl Caller {
@@ -494,47 +471,6 @@ impl Caller {
     }
 }
 
-impl Line {
-    fn new(config: &CallerConfig, salt: &str, local: SocketAddr) -> Self {
-        let place = str::from_utf8(message::PLACE).unwrap_or_default();
-        let (target, host, transport) = (config.target, local.ip(), config.transport);
-        let via = format!("SIP/2.0/{} {local};branch=z9hG4bK{salt}", transport.as_via());
-        let own = format!(
-            "From: <sip:caller@{local}>;tag={salt}{place}\r\nCall-ID: {salt}{place}@{host}\r\n"
-        );
-        let refusal_ack = format!(
-            "ACK sip:service@{target} SIP/2.0\r\nVia: {via}{place}i;rport\r\n\
-             Max-Forwards: 70\r\n{own}CSeq: 1 ACK\r\n"
-        );
-        let invite = |body: &str| {
-            format!(
-                "INVITE sip:service@{target} SIP/2.0\r\nVia: {via}{place}i;rport\r\n\
-                 Max-Forwards: 70\r\n{own}To: <sip:service@{target}>\r\nCSeq: 1 INVITE\r\n\
-                 Contact: <sip:caller@{local};transport={}>\r\nUser-Agent: trunkload\r\n\
-                 Allow: INVITE, ACK, BYE, CANCEL, OPTIONS\r\nContent-Type: application/sdp\r\n\
-                 Content-Length: {}\r\n\r\n{body}",
-                transport.as_param(),
-                body.len()
-            )
-        };
-        let body = node::sdp(local.ip());
-        // One attribute fills the INVITE up; its own first and last bytes are part of the filling.
-        let filled = |count: usize| invite(&format!("{body}a={}\r\n", "x".repeat(count)));
-        let missing = config.invite_bytes.saturating_sub(filled(0).len());
-        // The filling may make Content-Length a digit longer.
-        let excess = filled(missing).len().saturating_sub(config.invite_bytes);
-        let invite = filled(missing.saturating_sub(excess));
-        Self {
-            local,
-            outbox: Outbox::default(),
-            invite: Template::new(&invite),
-            refusal_ack: Template::new(&refusal_ack),
-            own: Template::new(&own),
-            via,
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Method {
     Ack,
@@ -548,36 +484,6 @@ impl Method {
             Self::Ack => (b"ACK", b"CSeq: 1 ACK\r\n", b"a"),
             Self::Bye => (b"BYE", b"CSeq: 2 BYE\r\n", b"b"),
         }
-    }
-}
-
-impl<'a> Answer<'a> {
-    fn read(message: &Message<'a>) -> Result<Self, Malformed> {
-        let mut answer = Answer::default();
-        for header in message.headers() {
-            let header = header?;
-            match header.name {
-                Name::CallId => answer.call_id = header.value,
-                Name::CSeq => answer.cseq = header.value,
-                Name::Contact => answer.contact = header.value,
-                Name::To => (answer.to, answer.to_line) = (header.value, header.line),
-                Name::RecordRoute => {
-                    for route in message::list(header.value) {
-                        let count = answer.record_route_count;
-                        *answer.record_routes.get_mut(count).ok_or(Malformed::HeaderLine)? = route;
-                        answer.record_route_count += 1;
-                    }
-                }
-                Name::ContentLength => {
-                    let length = message::number(header.value).ok_or(Malformed::ContentLength)?;
-                    if u64::try_from(message.body.len()) != Ok(length) {
-                        return Err(Malformed::ContentLength);
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(answer)
     }
 }
 
@@ -609,8 +515,6 @@ const DOUBLINGS_TO_T2: usize = 3;
 const TIMER_GIVE_UP: usize = 0;
 const TIMER_HOLD: usize = 1;
 const TIMER_T1: usize = 2;
-/// Record-Routes followed; more is malformed.
-const ROUTES_MAX: usize = 16;
 const CALLS_PER_POLL_MAX: usize = 64;
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ pub(super) fn find(
     settings: &[Setting],
     findings: &mut Vec<Finding>,
 ) {
-    let mut it = Search { config: &draft.config, settings, findings };
-    it.listeners(generation);
+    let mut it = Search { config: &draft.config, generation, settings, findings };
+    it.listeners();
     it.families();
     it.ports_used_twice();
     it.ip_load_balancer();
@@ -30,17 +30,18 @@ pub(super) fn find(
 
 struct Search<'s> {
     config: &'s Config,
+    generation: Generation,
     settings: &'s [Setting],
     findings: &'s mut Vec<Finding>,
 }
 
 impl Search<'_> {
-    fn listeners(&mut self, generation: Generation) {
+    fn listeners(&mut self) {
         let external = &self.config.external;
         let is_closed = external.ports.is_empty() && external.ipv6_ports.is_empty();
         let opening = ["externalPort", "externalUdpPort", "externalTcpPort"];
         if is_closed && !self.is_refused(&opening) {
-            let is_xml = generation == Generation::Xml;
+            let is_xml = self.generation == Generation::Xml;
             let key = if is_xml { "sip/external/udpPort" } else { "externalPort" };
             self.error(&opening, format!("nothing listens on the client side; set {key}"));
         }
@@ -75,10 +76,10 @@ impl Search<'_> {
                 it.as_ref().is_some_and(|it| it.parse::<std::net::Ipv4Addr>().is_ok())
             };
             if is_v6(at.0) && self.written(&[v4]).is_some() {
-                self.error(&[v4], format!("an IPv6 address; it belongs in {v6}"));
+                self.error(&[v4], format!("an IPv6 address; it belongs in {}", self.spell(v6)));
             }
             if is_v4(at.1) {
-                self.error(&[v6], format!("an IPv4 address; it belongs in {v4}"));
+                self.error(&[v6], format!("an IPv4 address; it belongs in {}", self.spell(v4)));
             }
         }
     }
@@ -111,10 +112,9 @@ impl Search<'_> {
         }
         for (first, second, port) in twice {
             let group = |it: &str| it.replace("Udp", "").replace("Tcp", "");
-            self.error(
-                &[&second, &group(&second)],
-                format!("{first} has port {port} on the same address already"),
-            );
+            let first = self.place(&[&first, &group(&first)]).0.unwrap_or(first);
+            let text = format!("{first} has port {port} on the same address already");
+            self.error(&[&second, &group(&second)], text);
         }
     }
 
@@ -130,8 +130,12 @@ impl Search<'_> {
                 let [port, udp, tcp] =
                     ["Port", "UdpPort", "TcpPort"].map(|it| format!("{stem}{it}"));
                 if !addresses.is_empty() && ports.is_empty() {
-                    self.error(&[&address], format!("an address without a port; set {udp}"));
+                    self.error(
+                        &[&address],
+                        format!("an address without a port; set {}", self.spell(&udp)),
+                    );
                 } else if addresses.is_empty() && !ports.is_empty() {
+                    let address = self.spell(&address);
                     let text = format!("a port without an address does nothing; set {address}");
                     self.warn(&[&port, &udp, &tcp], text);
                 } else if !addresses.is_empty() {
@@ -156,7 +160,10 @@ impl Search<'_> {
                     let (external, internal) = (name("external"), name("internal"));
                     self.error(
                         &[&external, &format!("external{family}LoadBalancerPort")],
-                        format!("the node side needs such a port, too; set {internal}"),
+                        format!(
+                            "the node side needs such a port, too; set {}",
+                            self.spell(&internal)
+                        ),
                     );
                 }
             }
@@ -190,12 +197,12 @@ impl Search<'_> {
             for (transport, _) in outer.iter().filter(|it| inner.of(towards(it.0)).is_none()) {
                 let name = format!("external{family}{}Port", in_key(transport));
                 let needed = towards(transport);
+                let missing = self.spell(&format!("internal{family}{}Port", in_key(needed)));
                 let text = format!(
                     "the node side has no port for {}: what comes by {} cannot reach nodes; set \
-                     internal{family}{}Port",
+                     {missing}",
                     needed.as_via(),
-                    transport.as_via(),
-                    in_key(needed)
+                    transport.as_via()
                 );
                 self.warn(&[&name, "externalPort"], text);
             }
@@ -209,7 +216,7 @@ impl Search<'_> {
         ] {
             for (set, missing) in [(one, other), (other, one)] {
                 if self.written(&[set]).is_some() && self.written(&[missing]).is_none() {
-                    self.warn(&[set], format!("does nothing without {missing}"));
+                    self.warn(&[set], format!("does nothing without {}", self.spell(missing)));
                 }
             }
         }
@@ -218,20 +225,23 @@ impl Search<'_> {
             && config.public_ip.is_none()
             && config.public_ipv6.is_none()
         {
-            self.warn(&["legacyContactPatching"], "does nothing without public-ip".to_owned());
+            self.warn(
+                &["legacyContactPatching"],
+                format!("does nothing without {}", self.spell("public-ip")),
+            );
         }
         if config.performance_testing_mode && config.extra_server_nodes.is_empty() {
             self.warn(
                 &["performanceTestingMode"],
-                "does nothing without extraServerNodes".to_owned(),
+                format!("does nothing without {}", self.spell("extraServerNodes")),
             );
         }
         if config.route_subdomains && config.route_hostname.is_none() {
-            let text = "does nothing without matchingHostnameForRoute".to_owned();
+            let text = format!("does nothing without {}", self.spell("matchingHostnameForRoute"));
             self.warn(&["isFilterSubdomain"], text);
         }
         if config.send_5xx_reason.is_some() && !config.send_5xx {
-            let text = "does nothing without isSend5xxResponse=true".to_owned();
+            let text = format!("does nothing unless {} is true", self.spell("isSend5xxResponse"));
             self.warn(&["isSend5xxResponseReasonHeader"], text);
         }
         if config.always_add_rport && config.never_add_received_rport {
@@ -317,26 +327,44 @@ impl Search<'_> {
     }
 
     fn error(&mut self, names: &[&str], text: String) {
-        let (key, line) = self.place(names);
-        self.findings.push(Finding::error(key.as_deref(), line, text));
+        self.add(Finding::error, names, text);
     }
 
     fn warn(&mut self, names: &[&str], text: String) {
-        let (key, line) = self.place(names);
-        self.findings.push(Finding::warning(key.as_deref(), line, text));
+        self.add(Finding::warning, names, text);
     }
 
     fn note(&mut self, names: &[&str], text: String) {
+        self.add(Finding::note, names, text);
+    }
+
+    /// Adds a finding once: a key for UDP and TCP alike would be named twice.
+    fn add(
+        &mut self,
+        make: fn(Option<&str>, Option<u32>, String) -> Finding,
+        names: &[&str],
+        text: String,
+    ) {
         let (key, line) = self.place(names);
-        self.findings.push(Finding::note(key.as_deref(), line, text));
+        let finding = make(key.as_deref(), line, text);
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
     /// Where to send the operator: what was written, else the first name.
     fn place(&self, names: &[&str]) -> (Option<String>, Option<u32>) {
         match self.written(names) {
             Some(it) => (Some(it.name.clone()), it.origin.line()),
-            None => (names.first().map(|it| (*it).to_owned()), None),
+            None => (names.first().map(|it| self.spell(it)), None),
         }
+    }
+
+    /// A key as the operator would write it in this file.
+    fn spell(&self, name: &str) -> String {
+        let key = self.settings.iter().find(|it| it.key.name() == name).map(|it| it.key);
+        let path = key.and_then(|it| it.xml.first()).filter(|_| self.generation == Generation::Xml);
+        path.map_or(name, |it| it).to_owned()
     }
 }
 
@@ -354,7 +382,8 @@ fn in_key(transport: Transport) -> &'static str {
 /// Whether sockets on both hosts can collide: the same text, or one of them is every address.
 fn share_address(one: &str, other: &str) -> bool {
     let is_wildcard = |it: &str| it.parse::<IpAddr>().is_ok_and(|it| it.is_unspecified());
-    one == other || is_wildcard(one) || is_wildcard(other)
+    let is_v6 = |it: &str| it.contains(':');
+    one == other || (is_v6(one) == is_v6(other) && (is_wildcard(one) || is_wildcard(other)))
 }
 
 /// Keys that only some algorithms read.

@@ -108,23 +108,26 @@ impl Draft {
         config.host = config.host.clone().or_else(fallback);
     }
 
-    /// Opens a G1 port on `ports`: UDP and TCP, or UDP and WS; TLS, or WSS.
+    /// Opens (or with 0 closes) a G1 port on `ports`: UDP and TCP, or UDP and WS; TLS, or WSS.
     pub(super) fn open_group(
         &mut self,
         at: fn(&mut Config) -> &mut Ports,
         is_secure: bool,
         text: &str,
     ) -> Result<(), String> {
-        let port = if text.is_empty() { None } else { value::port(text)? };
+        if text.is_empty() {
+            return Ok(());
+        }
+        let port = value::port(text)?;
         let group: &[Transport] = match (is_secure, self.is_transport_ws) {
             (false, false) => &[Transport::Udp, Transport::Tcp],
             (false, true) => &[Transport::Udp, Transport::Ws],
             (true, false) => &[Transport::Tls],
             (true, true) => &[Transport::Wss],
         };
-        if let Some(port) = port {
-            for transport in group.iter().filter(|it| SERVED.contains(it)) {
-                at(&mut self.config).open(*transport, port);
+        for transport in group.iter().filter(|it| SERVED.contains(it)) {
+            if let Some(slot) = at(&mut self.config).0.get_mut(transport.index()) {
+                *slot = port;
             }
         }
         Ok(())

@@ -184,6 +184,14 @@ impl Name {
         }
     }
 
+    /// Whether it is an element that has keys below it; some files leave one empty.
+    fn is_section(&self) -> bool {
+        let Name::Element(path) = self else { return false };
+        let is_below =
+            |it: &&str| it.strip_prefix(path.as_str()).is_some_and(|it| it.starts_with('/'));
+        path == "sipStack" || keys().flat_map(|it| it.xml).any(is_below)
+    }
+
     /// Its row, and its rank among the row's names.
     fn find(&self) -> Option<(usize, &'static Key, usize)> {
         keys().enumerate().find_map(|(index, key)| {
@@ -251,6 +259,9 @@ fn file_entries(
         let name = entry.name.as_str();
         let line = Some(entry.line);
         let Some((index, key, rank)) = entry.name.find() else {
+            if entry.text.is_empty() && entry.name.is_section() {
+                continue;
+            }
             if !unknown.contains(&name) && unknown.len() < UNKNOWN_MAX {
                 unknown.push(name);
                 findings.push(Finding::warning(Some(name), line, unknown_text(entry)));
@@ -333,32 +344,26 @@ fn override_entries(
     }
 }
 
-/// Applies what was written: the file's in the table's order, then the command line's.
+/// Applies what was written, in the table's order.
 fn apply(draft: &mut Draft, settings: &[Setting], findings: &mut Vec<Finding>) {
     // A key that has no effect must not have one by accident.
     let mut scratch = draft.clone();
-    for pass in [false, true] {
-        for setting in settings {
-            let key = setting.key;
-            let is_override = setting.origin == Origin::Override;
-            if setting.origin == Origin::Default || is_override != pass {
-                continue;
+    for setting in settings.iter().filter(|it| it.origin != Origin::Default) {
+        let key = setting.key;
+        let line = setting.origin.line();
+        let name = Some(setting.name.as_str());
+        remark(setting, findings);
+        let target = if key.takes_effect() { &mut *draft } else { &mut scratch };
+        match key.set(target, &setting.text) {
+            Ok(()) => {}
+            Err(_) if key.is_secret => {
+                let text = format!("the value is not allowed; allowed is {}", key.allowed());
+                findings.push(Finding::error(name, line, text));
             }
-            let line = setting.origin.line();
-            let name = Some(setting.name.as_str());
-            remark(setting, findings);
-            let target = if key.takes_effect() { &mut *draft } else { &mut scratch };
-            match key.set(target, &setting.text) {
-                Ok(()) => {}
-                Err(_) if key.is_secret => {
-                    let text = format!("the value is not allowed; allowed is {}", key.allowed());
-                    findings.push(Finding::error(name, line, text));
-                }
-                Err(why) => findings.push(Finding::error(name, line, why)),
-            }
-            for text in target.warnings.drain(..) {
-                findings.push(Finding::warning(name, line, text));
-            }
+            Err(why) => findings.push(Finding::error(name, line, why)),
+        }
+        for text in target.warnings.drain(..) {
+            findings.push(Finding::warning(name, line, text));
         }
     }
     not_served(settings, findings);

@@ -18,7 +18,7 @@ mod xml;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use self::keys::{Key, Reload, SECTIONS, Section, Status, keys};
+pub use self::keys::{Generation, Key, Reload, SECTIONS, Section, Status, keys};
 pub use self::load::{Finding, Loaded, Origin, Setting, Severity, load};
 pub use self::report::{Changes, changed, check, manual};
 use crate::node::Ports;
@@ -163,7 +163,7 @@ pub struct Config {
 impl Default for Config {
     /// Every key at its default: no listener is open.
     fn default() -> Self {
-        draft::Draft::defaults(keys::Generation::Properties).config
+        draft::Draft::defaults(Generation::Properties).config
     }
 }
 

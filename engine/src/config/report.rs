@@ -75,7 +75,8 @@ fn write_check(out: &mut String, loaded: &Loaded) -> fmt::Result {
                 |it: &&Setting| section.keys.iter().any(|key| key.name() == it.key.name());
             loaded.origins.iter().filter(is_here)
         };
-        let is_shown = |it: &Setting| it.origin != Origin::Default || it.key.takes_effect();
+        let is_shown =
+            |it: &Setting| it.origin != Origin::Default || it.key.status == Status::Active;
         if !rows().any(is_shown) {
             continue;
         }
@@ -100,7 +101,7 @@ fn write_setting(
         (Kind::Port(at), _) if key.takes_effect() => {
             at(draft).map_or_else(String::new, |it| it.to_string())
         }
-        (_, text) => text.escape_debug().to_string(),
+        (_, text) => text.replace(char::is_control, "?"),
     };
     let group = loaded.origins.iter().find(|it| {
         it.origin != Origin::Default && it.key.takes_effect() && it.key.covers.contains(&key.name())

@@ -141,3 +141,52 @@ const ROOT: &str = "load-balancer-properties";
 const NODES_MAX: u32 = 100_000;
 /// No key lies deeper; what does is not read.
 const DEPTH_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_become_entries_with_lines() {
+        let text = "<?xml version=\"1.0\"?>\n<!DOCTYPE load-balancer-properties [<!ENTITY n \"8400\">]>\n\
+            <load-balancer-properties xmlns=\"urn:x\">\n<!-- <host>no</host> -->\n<common>\n  <host>\n  127.0.0.1 </host>\
+            <a>&n;</a>\n<b><![CDATA[<&>]]>&lt;</b></common><sip><routingRulesIpv6>\n<rule><ipPattern> fd.* </ipPattern>\
+            <patch/></rule></routingRulesIpv6></sip>\n<heartbeat configclass=' X '/><sipStack><property>\
+            <key> k </key><value/></property>\n<property><value>1</value></property></sipStack>\n\
+            </load-balancer-properties>";
+        let mut findings = Vec::new();
+        let entries = read(text, &mut findings);
+        let got: Vec<_> = entries
+            .iter()
+            .map(|it| match &it.name {
+                Name::Element(name) => (it.line, "element", name.as_str(), it.text.as_str()),
+                Name::Property(name) => (it.line, "property", name.as_str(), it.text.as_str()),
+            })
+            .collect();
+        let want = [
+            (6, "element", "common/host", "127.0.0.1"),
+            (7, "element", "common/a", "8400"),
+            (8, "element", "common/b", "<&><"),
+            (8, "element", "sip/routingRulesIpv6", "fd.*=true"),
+            (10, "element", "heartbeat@configclass", "X"),
+            (10, "element", "heartbeat", ""),
+            (10, "property", "k", ""),
+        ];
+        assert_eq!(got, want);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].line, Some(11));
+        assert!(findings[0].text.starts_with("a property without <key>"), "{findings:?}");
+    }
+
+    #[test]
+    fn text_between_elements_is_no_value() {
+        let mut findings = Vec::new();
+        let entries = read(
+            "<load-balancer-properties>\n<sip>on<a>1</a></sip></load-balancer-properties>",
+            &mut findings,
+        );
+        assert_eq!(entries.len(), 1);
+        assert_eq!(findings[0].line, Some(2));
+        assert!(findings[0].text.contains("\"on\" stands between elements"), "{findings:?}");
+    }
+}

@@ -72,7 +72,8 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         heartbeat_to: None,
         command: |arguments| {
             let directory = absolute(&arguments.peers).to_string_lossy().into_owned();
-            let mut rest = words(&["-DD", "-f", "kamailio.cfg", "-m", "64", "-M", "8"]);
+            let mut rest =
+                words(&["-DD", "-f", "kamailio.cfg", "-m", "64", "-M", "8", "-b", "4194304"]);
             // The fast allocators; -w because it leaves its directory before it reads its lists.
             rest.extend(words(&["-x", "fm", "-X", "fm", "-w", &directory]));
             Some(("/usr/sbin/kamailio".into(), rest))

@@ -3,24 +3,33 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::{Arguments, LOADS, Row, Sample};
+use super::{Arguments, Load, Row, Sample};
 
 /// The table of medians as Markdown, with how and where it was made.
-pub(crate) fn markdown(rows: &[Row], machine: &str, arguments: &Arguments) -> String {
+pub(crate) fn markdown(
+    rows: &[Row],
+    loads: &[&Load],
+    machine: &str,
+    arguments: &Arguments,
+) -> String {
     let mut text = String::new();
     let Arguments { rounds, seconds, .. } = arguments;
+    let option = |name: &str, list: &Option<String>| {
+        list.as_deref().map_or(String::new(), |list| format!(" --{name} {list}"))
+    };
+    let chosen = option("only", &arguments.only) + &option("loads", &arguments.loads);
     let _ = writeln!(
         text,
-        "Made by `cargo run --release -p perf -- compare --rounds {rounds} --seconds {seconds}`, {machine}.\n\
+        "Made by `cargo run --release -p perf -- compare --rounds {rounds} --seconds {seconds}{chosen}`, {machine}.\n\
          Medians of {rounds} interleaved rounds. CPU in microseconds per call (of these in user space); latency \
          INVITE to 180 in microseconds, p50 / p99.\n"
     );
     text.push_str("| |");
-    for load in LOADS {
-        let _ = write!(text, " CPU per call, {} | latency | calls/s | failed |", load.name);
+    for load in loads {
+        let _ = write!(text, " CPU per call, {} | latency | calls/s | failed |", load.title);
     }
     text.push_str("\n|---|");
-    text.push_str(&"---|".repeat(LOADS.len() * 4));
+    text.push_str(&"---|".repeat(loads.len() * 4));
     text.push('\n');
     for row in rows {
         let _ = write!(text, "| {} |", row.contender.title);
@@ -41,26 +50,26 @@ pub(crate) fn markdown(rows: &[Row], machine: &str, arguments: &Arguments) -> St
         }
         text.push('\n');
     }
-    text.push_str(&ratios(rows));
+    text.push_str(&ratios(rows, loads));
     text
 }
 
 /// How ours compares, load by load; empty without it.
-fn ratios(rows: &[Row]) -> String {
+fn ratios(rows: &[Row], loads: &[&Load]) -> String {
     let mut text = String::new();
     let of = |name: &str| rows.iter().find(|row| row.contender.name == name);
     let Some(own) = of("trunkline") else { return text };
     text.push('\n');
     for name in ["kamailio", "nginx"] {
         let Some(peer) = of(name) else { continue };
-        for ((load, own), peer) in LOADS.iter().zip(&own.samples).zip(&peer.samples) {
+        for ((load, own), peer) in loads.iter().zip(&own.samples).zip(&peer.samples) {
             let ratio = |figure: fn(&Sample) -> f64| {
                 median(own.iter().map(figure)) / median(peer.iter().map(figure))
             };
             let _ = writeln!(
                 text,
                 "* {} against {name}: {:.2} of its CPU per call, {:.2} times its calls/s",
-                load.name,
+                load.title,
                 ratio(|sample| sample.cpu_micros),
                 ratio(|sample| sample.calls_per_second)
             );

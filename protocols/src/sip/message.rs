@@ -81,6 +81,9 @@ impl<'m> Message<'m> {
         }
         let datagram = datagram.get(leading_line_ends(datagram)..).unwrap_or_default();
         let (start, request_uri, first_header) = start_line(datagram)?;
+        if first_header > LINE_BYTES_MAX {
+            return Err(Malformed::LineBytes { bytes: first_header });
+        }
         let mut index = Index::new(datagram, custom.map(Wanted::new));
         let mut lines = Lines::new(datagram, first_header);
         let mut count = 0;
@@ -448,7 +451,7 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// More than any network has been seen to use, folded lines counted once.
 pub const HEADER_LINES_MAX: usize = 256;
 
-/// One header with its folds: certificates and Identity tokens fit several times over.
+/// The start line, or one header with its folds: certificates and Identity tokens fit several times over.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Max-Forwards starts at 70 (RFC 3261 §8.1.1.6): more hops than that are a loop.
@@ -458,6 +461,7 @@ pub const VIAS_MAX: usize = 70;
 mod tests {
     extern crate std;
 
+    use std::borrow::ToOwned;
     use std::string::String;
     use std::vec::Vec;
     use std::{format, vec};
@@ -585,6 +589,37 @@ mod tests {
         for empty in [b"".as_slice(), b"\r\n\r\n", b"\0\0\0\0", b"jaK"] {
             let got = Message::parse(empty, None).map(|_| ());
             assert_eq!(got, Err(Malformed::NotSip), "{}", empty.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn limits_are_reached_and_not_passed() {
+        let lines = INVITE.split(|it| *it == b'\n').position(|it| it == b"\r").unwrap() - 1;
+        type Build = fn(usize) -> String;
+        let cases: &[(&str, Build, usize)] = &[
+            ("headers", |more| "A: 1\r\n".repeat(more) + "To: ", HEADER_LINES_MAX - lines),
+            (
+                "bytes of a header",
+                |more| "A:".to_owned() + &"1".repeat(more) + "\r\nTo: ",
+                LINE_BYTES_MAX - 4,
+            ),
+            (
+                "Vias",
+                |more| "v: ".to_owned() + &"SIP/2.0/UDP h,".repeat(more) + "\r\nTo: ",
+                VIAS_MAX - 2,
+            ),
+        ];
+        for (name, build, most) in cases {
+            assert!(Message::parse(&altered("To: ", &build(*most)), None).is_ok(), "{name}");
+            let above = altered("To: ", &build(most + 1));
+            let above = Message::parse(&above, None).map(|_| ()).map_err(|it| it.status());
+            assert_eq!(above, Err(Some(513)), "{name}");
+        }
+        let uri_bytes = LINE_BYTES_MAX - "INVITE  SIP/2.0\r\n".len();
+        for (more, fits) in [(0, true), (1, false)] {
+            let uri = "tel:".to_owned() + &"1".repeat(uri_bytes - 4 + more);
+            let bytes = altered("sip:bob@example.com", &uri);
+            assert_eq!(Message::parse(&bytes, None).is_ok(), fits, "start line, {more} more");
         }
     }
 

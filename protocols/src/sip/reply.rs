@@ -38,7 +38,7 @@ pub fn reply(
 }
 
 /// Appends an answer to a malformed request: its headers copied textually, and the request itself as
-/// the body while the whole stays below [`FRAGMENT_BYTES_MAX`] (`sip.md` 2.13).
+/// the body while the whole stays below 1300 bytes (`sip.md` 2.13).
 pub fn reply_to_malformed(
     salvage: &Salvage<'_>,
     status: u16,

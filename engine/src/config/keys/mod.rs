@@ -2,6 +2,7 @@
 
 mod addresses;
 mod balancing;
+mod ip_load_balancer;
 mod later;
 mod process;
 mod sip;
@@ -25,7 +26,7 @@ pub struct Section {
 pub const SECTIONS: &[Section] = &[
     Section { title: "Addresses", keys: addresses::HOSTS },
     Section { title: "Ports", keys: addresses::PORTS },
-    Section { title: "IP load balancer in front", keys: addresses::IP_LOAD_BALANCER },
+    Section { title: "IP load balancer in front", keys: ip_load_balancer::IP_LOAD_BALANCER },
     Section { title: "Nodes", keys: balancing::NODES },
     Section { title: "Balancing algorithm", keys: balancing::ALGORITHM },
     Section { title: "Health of nodes", keys: balancing::HEALTH },

@@ -232,9 +232,12 @@ pub(super) const STACK: &[Key] = &[
         "Largest message, bytes. 0 and below: our own limit of 65536.",
         "10000",
         Kind::Other {
-            allowed: "a whole number of bytes",
+            allowed: "a whole number of bytes from 1500, or 0 or -1",
             set: |draft, text| {
                 let bytes = value::number::<i64>(text, -1, i64::from(i32::MAX))?;
+                if (1..1500).contains(&bytes) {
+                    return Err(format!("{bytes} is less than one packet; allowed is 1500 or more"));
+                }
                 if bytes > MESSAGE_BYTES_MAX {
                     let text = format!("{bytes} is above our own limit; {MESSAGE_BYTES_MAX} is used");
                     draft.warnings.push(text);

@@ -258,12 +258,13 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
         return incoming.leg == Leg::Internal;
     }
     let source = incoming.arrival.source;
-    if settings.extra_servers.contains(&source) || incoming.snapshot.at(source, None).is_some() {
+    let is_server = |address| {
+        incoming.snapshot.at(address, None).is_some() || incoming.snapshot.remembers(address)
+    };
+    if is_server(source) {
         return true;
     }
     let via = &incoming.via;
     let claimed = std::net::SocketAddr::new(source.ip(), via.sent_by_port(incoming.transport));
-    via.via.host_ip() == Some(source.ip())
-        && (incoming.snapshot.at(claimed, None).is_some()
-            || settings.extra_servers.contains(&claimed))
+    via.via.host_ip() == Some(source.ip()) && is_server(claimed)
 }

@@ -48,9 +48,7 @@ impl Relay {
         let from_node = if settings.is_two_entry(incoming.family) {
             incoming.leg == Leg::Internal
         } else {
-            snapshot.at(source, None).is_some()
-                || snapshot.remembers(source)
-                || settings.extra_servers.contains(&source)
+            snapshot.at(source, None).is_some() || snapshot.remembers(source)
         };
         if T::ON {
             let side =

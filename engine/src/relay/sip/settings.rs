@@ -20,7 +20,7 @@ pub struct Settings {
     pub config: Config,
     /// Every listener; [`ListenerId`] is the position.
     pub listeners: Vec<Listener>,
-    /// Addresses of `extraServerNodes`, resolved: servers for direction.
+    /// Addresses of `extraServerNodes`, resolved: servers that we know, and no nodes.
     pub extra_servers: Vec<SocketAddr>,
     /// Signs flow tokens; the same on all shards of a process.
     pub secret: [u8; 16],

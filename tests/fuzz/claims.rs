@@ -1,0 +1,169 @@
+//! What must hold for any bytes at all. Each claim is a fuzz target (`targets/`), and `fuzz_corpus.rs`
+//! replays the corpus and mutations of it in every test run.
+
+use engine::config;
+use protocols::bytes::{Edits, Span};
+use protocols::sip::message::{Message, remove_values, salvage};
+use protocols::sip::reply::{reply, reply_to_malformed};
+use protocols::sip::route::NameAddr;
+use protocols::sip::stream::{Frame, Framer};
+use protocols::sip::uri::Uri;
+use protocols::sip::via::Via;
+
+/// Every claim by the name of its target and corpus directory.
+pub const CLAIMS: [(&str, fn(&[u8])); 7] = [
+    ("message", message),
+    ("uri", uri),
+    ("via", via),
+    ("route", route),
+    ("stream", stream),
+    ("properties", properties),
+    ("xml", xml),
+];
+
+/// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
+pub fn message(bytes: &[u8]) {
+    let message = match Message::parse(bytes, Some(b"X-Session")) {
+        Ok(message) => message,
+        Err(reason) => {
+            assert!(reason.status().is_none_or(|it| (400..700).contains(&it)));
+            if let Some(salvage) = salvage(bytes) {
+                let mut out = Vec::new();
+                reply_to_malformed(&salvage, 400, "Bad Request", salvage.via, &mut out);
+                assert!(out.starts_with(b"SIP/2.0 400 "));
+            }
+            return;
+        }
+    };
+    assert!(message.bytes.len() <= bytes.len());
+    let spans = [message.from, message.to, message.call_id, message.cseq, message.body];
+    for span in spans.iter().chain(message.contact.iter()).chain(message.max_forwards.iter()) {
+        assert!(span.range().end <= message.bytes.len(), "{span:?}");
+    }
+    let (mut edits, mut out) = (Edits::new(), Vec::new());
+    edits.apply(message.bytes, &mut out).unwrap();
+    assert_eq!(out, message.bytes, "no edits, no change");
+
+    // One Via less, one header more: the same message but for those.
+    edits.insert(message.first_header, b"X-Ours: 1\r\n");
+    if message.vias.len() > 1 {
+        remove_values(&message.vias, 1, &mut edits);
+    }
+    out.clear();
+    edits.apply(message.bytes, &mut out).unwrap();
+    if let Ok(edited) = Message::parse(&out, None) {
+        assert_eq!(edited.text(edited.call_id), message.text(message.call_id));
+        assert_eq!(edited.text(edited.body), message.text(message.body));
+        assert_eq!(edited.vias.len(), message.vias.len().saturating_sub(1).max(1));
+    } else {
+        // The new top Via was never looked at and need not be one.
+        assert!(message.vias.len() > 1, "an added line broke {:?}", String::from_utf8_lossy(&out));
+    }
+
+    if message.is_request() {
+        let top = message.vias.first().map_or(&b""[..], |it| message.text(it.span));
+        out.clear();
+        reply(&message, 500, "No nodes available", b"tag", top, b"", &mut out);
+        let answer = Message::parse(&out, None);
+        let answer =
+            answer.unwrap_or_else(|it| panic!("{it:?}: {}", String::from_utf8_lossy(&out)));
+        assert_eq!(answer.status(), Some(500));
+        assert_eq!(answer.text(answer.call_id), message.text(message.call_id));
+        assert_eq!(answer.cseq_number(), message.cseq_number());
+        // A To that nobody can read is copied as it stands.
+        let is_readable = NameAddr::parse(message.text(message.to)).is_some();
+        assert!(answer.to_tag().is_some() || !is_readable);
+    }
+}
+
+/// A URI that is accepted names a host, and its spans lie inside it.
+pub fn uri(bytes: &[u8]) {
+    let Some(uri) = Uri::parse(bytes) else { return };
+    assert_eq!(uri.text, bytes);
+    inside(uri.host_port, bytes);
+    assert!(uri.params_end as usize <= bytes.len());
+    for name in ["transport", "lr", "node_host", "maddr", "version"] {
+        let value = uri.param(name);
+        assert_eq!(uri.param_span(name).is_some(), value.is_some(), "{name}");
+        inside(uri.param_span(name).unwrap_or_default(), bytes);
+    }
+    let _ = (uri.host_ip(), uri.transport());
+}
+
+/// A Via that is accepted has its spans inside.
+pub fn via(bytes: &[u8]) {
+    let Some(via) = Via::parse(bytes) else { return };
+    assert!(!via.host.is_empty());
+    inside(via.sent_by, bytes);
+    inside(via.rport_span.unwrap_or_default(), bytes);
+    inside(via.received_span.unwrap_or_default(), bytes);
+    assert!(via.params_end as usize <= bytes.len());
+    let _ = via.param("branch");
+    let _ = (via.host_ip(), via.received_ip(), via.rport_port());
+}
+
+/// A name-addr that is accepted has its URI where it says.
+pub fn route(bytes: &[u8]) {
+    let Some(route) = NameAddr::parse(bytes) else { return };
+    assert_eq!(route.uri_span.of(bytes), route.uri);
+    inside(route.param_span("tag").unwrap_or_default(), bytes);
+    let _ = route.tag();
+}
+
+/// Where the network cuts a stream does not matter: cut by its own bytes, it yields the same messages.
+pub fn stream(bytes: &[u8]) {
+    let whole = frames(bytes, &[usize::MAX]);
+    let steps: Vec<usize> = bytes.iter().take(16).map(|it| usize::from(*it) + 1).collect();
+    assert_eq!(frames(bytes, &steps), whole, "cut by {steps:?}");
+    assert_eq!(frames(bytes, &[1]), whole, "byte by byte");
+}
+
+/// The messages and the error of a stream that arrives in pieces of these lengths, in turn.
+fn frames(bytes: &[u8], steps: &[usize]) -> (Vec<Vec<u8>>, bool) {
+    let mut framer = Framer::new(4096);
+    let (mut messages, mut start, mut arrived, mut turn) = (Vec::new(), 0, 0, 0);
+    loop {
+        match framer.frame(&bytes[start..arrived]) {
+            Err(_) => return (messages, true),
+            Ok(Frame::NeedMore) if arrived == bytes.len() => return (messages, false),
+            Ok(Frame::NeedMore) => {
+                let step = steps.get(turn % steps.len().max(1)).copied().unwrap_or(1);
+                arrived = arrived.saturating_add(step).min(bytes.len());
+                turn += 1;
+            }
+            Ok(Frame::Ping { bytes } | Frame::Blank { bytes }) => {
+                assert!(bytes > 0);
+                start += bytes;
+            }
+            Ok(Frame::Message(message)) => {
+                assert!(!message.is_empty());
+                messages.push(message.to_vec());
+                start += message.len();
+            }
+        }
+    }
+}
+
+/// Any file is either understood or complained about, in lines that name it.
+pub fn properties(bytes: &[u8]) {
+    load(bytes);
+}
+
+/// As [`properties`], with an XML file's beginning in front so that most inputs reach that reader.
+pub fn xml(bytes: &[u8]) {
+    load(bytes);
+    load(&[b"<load-balancer-properties>", bytes, b"</load-balancer-properties>"].concat());
+}
+
+fn load(bytes: &[u8]) {
+    let loaded = config::load("lb.properties", bytes, &[]);
+    for finding in &loaded.findings {
+        assert!(loaded.line(finding).starts_with("lb.properties"));
+    }
+    assert!(!config::check(&loaded).is_empty());
+}
+
+fn inside(span: Span, bytes: &[u8]) {
+    let range = span.range();
+    assert!(range.start <= range.end && range.end <= bytes.len(), "{span:?} of {}", bytes.len());
+}
