@@ -22,7 +22,6 @@ use protocols::time::Time;
 use crate::admin::Response;
 use crate::clock::Clock;
 use crate::control::{self, Addressee, Explain, Facts, Page, Said, Shards};
-use crate::decide::Decide;
 use crate::executor::{self, Body, Seat, Spec};
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
@@ -145,10 +144,9 @@ impl Shards for Service {
                     Said::Figures(statistics)
                 }
                 Notice::Statistics { .. } => continue,
-                Notice::Ended { shard, is_failure } => Said::Ended {
-                    shard,
-                    failure: is_failure.then(|| "it panicked".to_owned()),
-                },
+                Notice::Ended { shard, is_failure } => {
+                    Said::Ended { shard, failure: is_failure.then(|| "it panicked".to_owned()) }
+                }
             });
         }
     }
