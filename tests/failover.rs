@@ -18,12 +18,8 @@ fn calls_survive_a_node_that_is_killed_and_restarted_three_times() {
         node.heartbeat_interval = Duration::from_millis(150);
         node
     });
-    let agent = AgentConfig {
-        nodes: nodes.collect(),
-        callers: vec![],
-        polling: Polling::Block,
-        cpu: None,
-    };
+    let agent =
+        AgentConfig { nodes: nodes.collect(), callers: vec![], polling: Polling::Block, cpu: None };
     let agent = start(agent).unwrap();
     lb.wait_nodes(3);
     let mut caller = CallerConfig::new(lb.external, Pace::Open(500.0));
