@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 pub mod java;
 pub mod jrmp;
+pub mod json;
 pub mod options;
 
 /// What a node says of itself over RMI or JSON: words alone, nothing is checked yet.
