@@ -282,7 +282,7 @@ impl Connection {
                 match method {
                     Method::List => answer::names(out, uid),
                     Method::Lookup => answer::stub(out, uid, &self.stub),
-                    Method::Dirty { machine } => answer::lease(out, uid, &machine),
+                    Method::Dirty(lease) => answer::lease(out, uid, &lease),
                     Method::Clean => answer::nothing(out, uid),
                     Method::Register(event) => {
                         answer::nothing(out, uid);

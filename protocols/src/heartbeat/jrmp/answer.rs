@@ -4,7 +4,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use super::call::Machine;
+use super::call::Lease;
 use super::{NAME, Stub, Uid};
 
 /// Answer to the greeting: the client as we see it.
@@ -60,29 +60,30 @@ pub(super) fn stub(out: &mut Vec<u8>, uid: Uid, stub: &Stub) {
     out.push(0x78);
 }
 
-/// `Lease dirty(..)`: granted, for as long as every JVM asks.
-pub(super) fn lease(out: &mut Vec<u8>, uid: Uid, machine: &Machine) {
+/// `Lease dirty(..)`: granted for as long as it was asked for, within limits. The client renews it after
+/// half of that.
+pub(super) fn lease(out: &mut Vec<u8>, uid: Uid, lease: &Lease) {
     nothing(out, uid);
     out.push(0x73);
     let fields = [("Jvalue", None), ("Lvmid", Some("Ljava/rmi/dgc/VMID;"))];
     class(out, "java.rmi.dgc.Lease", -5_713_411_624_328_831_948, 2, &fields);
     out.push(0x70);
-    out.extend_from_slice(&LEASE_MILLIS.to_be_bytes());
+    out.extend_from_slice(&lease.millis.clamp(LEASE_MILLIS_MIN, LEASE_MILLIS_MAX).to_be_bytes());
     out.push(0x73);
     let fields = [("[addr", Some("[B")), ("Luid", Some("Ljava/rmi/server/UID;"))];
     class(out, "java.rmi.dgc.VMID", -538_642_295_484_486_218, 2, &fields);
     out.extend_from_slice(b"\x70\x75");
     class(out, "[B", -5_984_413_125_824_719_648, 2, &[]);
     out.push(0x70);
-    out.extend_from_slice(&u32::try_from(machine.address.len()).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(&machine.address);
+    out.extend_from_slice(&u32::try_from(lease.address.len()).unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(&lease.address);
     out.push(0x73);
     let fields = [("Scount", None), ("Jtime", None), ("Iunique", None)];
     class(out, "java.rmi.server.UID", 1_086_053_664_494_604_050, 2, &fields);
     out.push(0x70);
-    out.extend_from_slice(&machine.uid.count.to_be_bytes());
-    out.extend_from_slice(&machine.uid.time.to_be_bytes());
-    out.extend_from_slice(&machine.uid.unique.to_be_bytes());
+    out.extend_from_slice(&lease.uid.count.to_be_bytes());
+    out.extend_from_slice(&lease.uid.time.to_be_bytes());
+    out.extend_from_slice(&lease.uid.unique.to_be_bytes());
 }
 
 /// A class descriptor up to its parent. Fields: type letter and name, and the type if it is no primitive.
@@ -110,4 +111,8 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-const LEASE_MILLIS: i64 = 600_000;
+/// What every JVM asks for unless told otherwise.
+const LEASE_MILLIS_MAX: i64 = 600_000;
+
+/// Bounds how often a client renews.
+const LEASE_MILLIS_MIN: i64 = 1_000;

@@ -23,17 +23,15 @@ pub(super) struct Call {
 pub(super) enum Method {
     List,
     Lookup,
-    /// The virtual machine's own name comes back in the lease.
-    Dirty {
-        machine: Machine,
-    },
+    Dirty(Lease),
     Clean,
     Register(Event),
 }
 
-/// `java.rmi.dgc.VMID`.
+/// `java.rmi.dgc.Lease`: how long a virtual machine wants to hold an object, and its name for itself.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct Lease {
+    pub(super) millis: i64,
     pub(super) address: Vec<u8>,
     pub(super) uid: Uid,
 }
@@ -147,8 +145,8 @@ const SERVED: &[Served] = &[
         // ObjID[], long, Lease
         arguments: &[Argument::Object, Argument::Bytes(8), Argument::Object],
         method: |stream, arguments| {
-            let machine = arguments.get(1).and_then(|lease| machine(stream, *lease));
-            Ok(Method::Dirty { machine: machine.ok_or(Malformed::Arguments)? })
+            let lease = arguments.get(1).and_then(|it| lease(stream, *it));
+            lease.map(Method::Dirty).ok_or(Malformed::Arguments)
         },
     },
     Served {
@@ -183,20 +181,21 @@ const SERVED: &[Served] = &[
     },
 ];
 
-fn machine(stream: &Stream, lease: Value) -> Option<Machine> {
-    let machine = stream.part(lease, "java.rmi.dgc.Lease")?.field("vmid")?;
-    let machine = stream.part(machine, "java.rmi.dgc.VMID")?;
+fn lease(stream: &Stream, lease: Value) -> Option<Lease> {
+    let lease = stream.part(lease, "java.rmi.dgc.Lease")?;
+    let machine = stream.part(lease.field("vmid")?, "java.rmi.dgc.VMID")?;
     let address = stream.bytes(machine.field("addr")?)?;
     if address.len() > ADDRESS_BYTES_MAX {
         return None;
     }
     let uid = stream.part(machine.field("uid")?, "java.rmi.server.UID")?;
-    match (uid.field("unique")?, uid.field("time")?, uid.field("count")?) {
-        (Value::Int(unique), Value::Long(time), Value::Short(count)) => {
-            Some(Machine { address: address.to_vec(), uid: Uid { unique, time, count } })
-        }
-        _ => None,
-    }
+    let (Value::Int(unique), Value::Long(time), Value::Short(count), Value::Long(millis)) =
+        (uid.field("unique")?, uid.field("time")?, uid.field("count")?, lease.field("value")?)
+    else {
+        return None;
+    };
+    let address = address.to_vec();
+    Some(Lease { millis, address, uid: Uid { unique, time, count } })
 }
 
 /// The nodes of the list that is the only argument. An element that is no node is skipped.

@@ -117,6 +117,22 @@ fn an_answer_does_not_wait_for_what_follows() {
 }
 
 #[test]
+fn a_lease_is_granted_as_asked_within_limits() {
+    let said = capture(1, '>')[..3].concat();
+    let value = said.windows(8).position(|it| it == 600_000i64.to_be_bytes()).unwrap();
+    let cases: [(i64, i64); 5] =
+        [(600_000, 600_000), (600_001, 600_000), (2_000, 2_000), (0, 1_000), (-1, 1_000)];
+    for (asked, granted) in cases {
+        let mut said = said.clone();
+        said[value..value + 8].copy_from_slice(&asked.to_be_bytes());
+        let mut out = Vec::new();
+        connection(1).handle_bytes(Time::ZERO, &said, &mut out).unwrap();
+        let found = out.windows(8).filter(|it| *it == granted.to_be_bytes()).count();
+        assert_eq!(found, 1, "{asked}");
+    }
+}
+
+#[test]
 fn list_names_the_one_object() {
     let mut it = connection(0);
     let mut out = Vec::new();
