@@ -475,7 +475,8 @@ impl From<&Config> for Credentials {
     }
 }
 
-fn signals() -> SigSet {
+/// Those that end or reload the process.
+pub(crate) fn signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
