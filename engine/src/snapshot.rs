@@ -195,6 +195,15 @@ impl Snapshot {
         it
     }
 
+    /// The same table with another regex table.
+    pub fn with_other_rules(&self, rules: Arc<[NodeRule]>) -> Snapshot {
+        let mut it = Snapshot::new(self.generation, self.nodes.clone(), &[]);
+        it.remembered.clone_from(&self.remembered);
+        it.seniority.clone_from(&self.seniority);
+        it.rules = rules;
+        it
+    }
+
     /// Publishes the regex table of `/lbnoderegex` along with the nodes; the first match wins.
     pub fn with_rules(mut self, rules: Arc<[NodeRule]>) -> Snapshot {
         self.rules = rules;

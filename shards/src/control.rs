@@ -5,27 +5,29 @@
 //! One epoll set, no timers of its own while nothing is due. Everything that decides is a state machine
 //! of the engine; everything that carries traffic is behind [`Shards`].
 
+mod points;
+mod shards;
+
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::config::{Config, LegConfig};
+use engine::config::Config;
 use engine::lifecycle::Prober;
-use engine::names::{Answer, Query, Reach, Unresolved, literal};
-use engine::node::Ports;
+use engine::names::literal;
 use engine::registry::{Registry, Rules};
-use engine::relay::{Leg, Report};
-use engine::snapshot::{NodeRule, Snapshot};
+use engine::snapshot::NodeRule;
 use log::{error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use protocols::sip::Transport;
 use protocols::time::Time;
+use regex::bytes::RegexBuilder;
 
+use self::points::{listening_points, reach, started};
+pub use self::shards::{Addressee, Explain, Facts, Page, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
@@ -33,111 +35,6 @@ use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::names::{Names, Sources};
 use crate::{logs, probe, reload};
-
-/// The shards as control sees them. Dropping it joins their threads.
-pub trait Shards {
-    /// One shard's counters and figures.
-    type Figures;
-
-    /// How many there are.
-    fn count(&self) -> usize;
-
-    /// Readable when [`Shards::poll`] has something.
-    fn waker(&self) -> BorrowedFd<'_>;
-
-    /// The next thing that a shard says; puts the waker to rest when there is nothing.
-    fn poll(&mut self) -> Option<Said<Self::Figures>>;
-
-    /// What every shard goes by from its next batch on.
-    fn publish(&mut self, view: &View);
-
-    /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
-    /// are not delivered any more.
-    fn ask_figures(&mut self);
-
-    /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
-    fn addressee(&self, shard: u8) -> Addressee;
-
-    /// One page of the statistics port.
-    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
-
-    /// The routing decision for one message, step by step.
-    fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response;
-}
-
-/// Takes what the resolver says to one shard's question.
-pub type Addressee = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
-
-/// What shards tell control.
-#[derive(Debug)]
-pub enum Said<F> {
-    /// Something about nodes.
-    Report(Report),
-    /// A message waits for a name.
-    Resolve {
-        /// Who asks.
-        shard: u8,
-        /// What for.
-        query: Query,
-    },
-    /// An answer to [`Shards::ask_figures`].
-    Figures(F),
-    /// It has ended, as it was told or because it failed.
-    Ended {
-        /// Which.
-        shard: u8,
-        /// Why, if it was not told to.
-        failure: Option<String>,
-    },
-}
-
-/// What shards go by.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// The node table.
-    pub snapshot: Arc<Snapshot>,
-    /// The configuration in force.
-    pub config: Arc<Config>,
-    /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
-    pub stopping: Option<Time>,
-}
-
-/// A page of the statistics port.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Page {
-    /// `/lbstat`.
-    Stat,
-    /// `/lbinfo`.
-    Info,
-    /// `/metrics`.
-    Metrics,
-    /// `/health`; made without figures.
-    Health,
-}
-
-/// What pages are made of, besides the shards' figures.
-#[derive(Clone, Copy)]
-pub struct Facts<'c> {
-    /// When.
-    pub now: Time,
-    /// What shards go by.
-    pub view: &'c View,
-    /// The records of all nodes.
-    pub registry: &'c Registry,
-}
-
-/// A message to be explained; see [`Command::Explain`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Explain {
-    /// As if it came from here.
-    pub source: Option<SocketAddr>,
-    /// As if it came in here.
-    pub listener: Option<(SocketAddr, Transport)>,
-    /// As if it came in on this leg.
-    pub leg: Option<Leg>,
-    /// The message.
-    pub message: Vec<u8>,
-}
 
 /// Blocks the signals that [`run`] takes from its epoll set. Call it before any thread is started: threads
 /// inherit the mask.
@@ -203,14 +100,14 @@ struct Control<S: Shards> {
     registry: Registry,
     prober: Prober,
     probes: probe::Sockets,
-    /// The regex table of `/lbnoderegex`, part of every snapshot.
-    rules: Arc<[NodeRule]>,
     names: Names,
     hosts: Hosts,
     server: Option<Server>,
     gathering: Option<Gathering<S::Figures>>,
     shards: S,
     shards_running: usize,
+    /// `/lbnoderegex`.
+    rules: Vec<NodeRule>,
     refused_logged: Option<Time>,
     exit: Option<u8>,
 }
@@ -258,7 +155,8 @@ impl<S: Shards> Control<S> {
         prober.configure(now, config.probe, registry.probed());
 
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
-        let view = View { snapshot, config: Arc::clone(&config), stopping: None };
+        let extra_servers = hosts.extra_servers(&config);
+        let view = View { snapshot, config: Arc::clone(&config), extra_servers, stopping: None };
         // Whatever can be refused comes before the first thread that carries traffic.
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
@@ -282,12 +180,12 @@ impl<S: Shards> Control<S> {
             registry,
             prober,
             probes,
-            rules: Arc::default(),
             names,
             hosts,
             server,
             gathering: None,
             shards,
+            rules: Vec::new(),
             refused_logged: None,
             exit: None,
         })
@@ -327,7 +225,8 @@ impl<S: Shards> Control<S> {
 
     /// How long there is nothing to do.
     fn wait(&self) -> EpollTimeout {
-        let gathering = self.gathering.as_ref().map(|it| it.deadline);
+        let now = self.clock.now();
+        let gathering = self.gathering.as_ref().map(|it| it.deadline.min(now + FIGURES_PERIOD));
         let next = [
             Some(self.file.poll_timeout()),
             self.registry.poll_timeout(),
@@ -339,7 +238,7 @@ impl<S: Shards> Control<S> {
         ];
         let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up: waking before the time would be a busy loop.
-        let millis = next.since(self.clock.now()).as_nanos().div_ceil(1_000_000);
+        let millis = next.since(now).as_nanos().div_ceil(1_000_000);
         EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
     }
 
@@ -420,8 +319,8 @@ impl<S: Shards> Control<S> {
     /// Hands shards what has changed, once per turn.
     fn publish(&mut self) {
         if let Some(snapshot) = self.registry.snapshot() {
-            let snapshot = snapshot.after(&self.view.snapshot).with_rules(Arc::clone(&self.rules));
-            self.view.snapshot = Arc::new(snapshot);
+            let rules = Arc::from(self.rules.as_slice());
+            self.view.snapshot = Arc::new(snapshot.after(&self.view.snapshot).with_rules(rules));
             self.is_stale = true;
         }
         if std::mem::take(&mut self.is_stale) {
@@ -441,6 +340,8 @@ impl<S: Shards> Control<S> {
 
     fn configure_nodes(&mut self, now: Time) {
         let config = &self.view.config;
+        self.view.extra_servers = self.hosts.extra_servers(config);
+        self.is_stale = true;
         self.registry.configure(now, Rules::from(&**config), &self.hosts.addresses());
         self.prober.configure(now, config.probe, self.registry.probed());
     }
@@ -491,10 +392,7 @@ impl<S: Shards> Control<S> {
                 logs::set_level(level);
                 Response::text(200, "Log level changed")
             }
-            Command::NodeRegex { regex, node } => match self.tie(&regex, node) {
-                Ok(()) => Response::text(200, "Regex set"),
-                Err(why) => Response::text(400, why + "\n"),
-            },
+            Command::NodeRegex { regex, node } => self.tie(regex, node),
             Command::Explain { source, listener, leg, message } => {
                 let message = Explain { source, listener, leg, message };
                 self.shards.explain(&message, &self.facts(now))
@@ -503,21 +401,23 @@ impl<S: Shards> Control<S> {
         self.respond(now, connection, &response);
     }
 
-    /// Ties users that match a regular expression to a node, or unties them (`/lbnoderegex`).
-    fn tie(&mut self, text: &str, node: Option<SocketAddr>) -> Result<(), String> {
-        let mut rules = self.rules.to_vec();
-        rules.retain(|it| it.pattern.as_str() != text);
+    /// Pins users that match to a node, or unpins them: the first match wins, a new one comes last.
+    fn tie(&mut self, regex: String, node: Option<SocketAddr>) -> Response {
+        self.rules.retain(|it| it.pattern.as_str() != regex);
         if let Some(node) = node {
-            let pattern = regex::bytes::Regex::new(text).map_err(|error| error.to_string())?;
-            if rules.len() >= RULES_MAX {
-                return Err(format!("there are {RULES_MAX} rules already"));
+            if self.rules.len() >= RULES_MAX {
+                return Response::text(400, format!("At most {RULES_MAX} expressions.\n"));
             }
-            rules.push(NodeRule { pattern, node });
+            let built = RegexBuilder::new(&regex).size_limit(REGEX_BYTES_MAX).build();
+            match built {
+                Ok(pattern) => self.rules.push(NodeRule { pattern, node }),
+                Err(error) => return Response::text(400, format!("{error}\n")),
+            }
         }
-        info!("Node regex table: {} rules", rules.len());
-        self.rules = rules.into();
-        self.registry.renew();
-        Ok(())
+        let rules = Arc::from(self.rules.as_slice());
+        self.view.snapshot = Arc::new(self.view.snapshot.with_other_rules(rules));
+        self.is_stale = true;
+        Response::text(200, "Regex set")
     }
 
     /// A page that needs the shards' figures: asks them, unless they have just been asked.
@@ -575,52 +475,6 @@ impl From<&Config> for Credentials {
     }
 }
 
-/// What names of foreign hosts may lead to: what we have a listener for.
-fn reach(config: &Config) -> Reach {
-    let is_open = |ports: fn(&LegConfig) -> &Ports, transport| {
-        [&config.external, &config.internal].iter().any(|leg| ports(leg).of(transport).is_some())
-    };
-    let any =
-        |ports: fn(&LegConfig) -> &Ports| Transport::ALL.into_iter().any(|it| is_open(ports, it));
-    Reach {
-        transports: Transport::ALL
-            .map(|it| is_open(|leg| &leg.ports, it) || is_open(|leg| &leg.ipv6_ports, it)),
-        ipv4: any(|leg| &leg.ports),
-        ipv6: any(|leg| &leg.ipv6_ports),
-    }
-}
-
-/// `Sip Balancer started on external address 127.0.0.1, external port : 5060, internalPort : 5065`
-fn started(config: &Config) -> String {
-    let first = |leg: &LegConfig| leg.ports.iter().chain(leg.ipv6_ports.iter()).next();
-    let external = &config.external;
-    let address = [&external.host, &config.host, &external.ipv6_host, &config.ipv6_host];
-    let address = address.into_iter().flatten().next().map_or("0.0.0.0", String::as_str);
-    let port = first(external).map_or(0, |it| it.1);
-    let mut line =
-        format!("Sip Balancer started on external address {address}, external port : {port}");
-    if let Some((_, port)) = first(&config.internal) {
-        line += &format!(", internalPort : {port}");
-    }
-    line
-}
-
-fn listening_points(config: &Config) -> Vec<(&'static str, &str, Transport, u16)> {
-    let legs = [("external", &config.external), ("internal", &config.internal)];
-    let mut points = Vec::new();
-    for (name, leg) in legs {
-        let families = [
-            (&leg.ports, leg.host.as_ref().or(config.host.as_ref()), "0.0.0.0"),
-            (&leg.ipv6_ports, leg.ipv6_host.as_ref().or(config.ipv6_host.as_ref()), "::"),
-        ];
-        for (ports, host, any) in families {
-            let host = host.map_or(any, String::as_str);
-            points.extend(ports.iter().map(|(transport, port)| (name, host, transport, port)));
-        }
-    }
-    points
-}
-
 fn signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
@@ -631,8 +485,6 @@ fn seed() -> u64 {
     std::hash::RandomState::new().hash_one(0)
 }
 
-/// Rules of the regex table: each is tried on every new association.
-const RULES_MAX: usize = 1_000;
 /// Epoll tokens; `probe` and `http` have ranges of their own.
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
@@ -641,6 +493,12 @@ const SHARDS: u64 = 2;
 const NOTICES_PER_TURN: usize = 4096;
 /// A shard that has not answered by then is stuck; the page is made without it.
 const FIGURES_TIME_MAX: Duration = Duration::from_secs(1);
+/// Shards do not ring for figures: while some are on their way we look ourselves.
+const FIGURES_PERIOD: Duration = Duration::from_millis(2);
+/// One for each customer that has a node of its own.
+const RULES_MAX: usize = 1024;
+/// A compiled expression; the largest that anyone writes by hand is far below.
+const REGEX_BYTES_MAX: usize = 1 << 20;
 /// After the end of the drain, for shards to wind up.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Anyone who reaches the internal leg can send rubbish; the log must not grow by it.

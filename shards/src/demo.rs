@@ -227,6 +227,7 @@ fn tell(balancer: &mut Balancer, ports: &Ports, peers: &Agent) -> Result<Story, 
             transport,
             duration: Some(DURATION),
             hold: Duration::from_millis(400),
+            timeout: Duration::from_secs(8),
             ..CallerConfig::new(ports.external(), Pace::Open(rate))
         };
         peers.place(caller).map_err(text)?;

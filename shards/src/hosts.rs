@@ -2,12 +2,12 @@
 //! machines move.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use engine::config::Config;
+use engine::config::{Config, HostPort};
 use engine::names::{Answer, Query, Reach, Unresolved, literal};
 use log::warn;
 use nix::sys::eventfd::EventFd;
@@ -58,6 +58,17 @@ impl Hosts {
     /// Addresses by name, as the registry wants them.
     pub fn addresses(&self) -> BTreeMap<String, Vec<IpAddr>> {
         self.known.iter().map(|(name, it)| (name.clone(), it.ips.clone())).collect()
+    }
+
+    /// Addresses of `extraServerNodes`, as far as they are known.
+    pub fn extra_servers(&self, config: &Config) -> Vec<SocketAddr> {
+        let mut servers = Vec::new();
+        for HostPort { host, port } in &config.extra_server_nodes {
+            let resolved = self.known.get(host).map_or(&[][..], |it| &it.ips);
+            let ips = literal(host).into_iter().chain(resolved.iter().copied());
+            servers.extend(ips.map(|ip| SocketAddr::new(ip, *port)));
+        }
+        servers
     }
 
     /// When [`Hosts::handle_timeout`] has something to do.
@@ -152,6 +163,9 @@ mod tests {
         assert!(changed);
         assert_eq!(hosts.addresses()["node-a"], ["192.0.2.5".parse::<IpAddr>().unwrap()]);
         assert!(hosts.known["node-b"].failed);
+        let config = load("t", text.as_bytes(), &[]).config;
+        let want = ["192.0.2.5:5080".parse().unwrap(), "192.0.2.1:5060".parse().unwrap()];
+        assert_eq!(hosts.extra_servers(&config), want);
         assert_eq!(hosts.poll_timeout(), Some(Time::ZERO + PERIOD_MIN));
         hosts.sender.send(("node-a".into(), Err(Unresolved::Timeout))).unwrap();
         assert!(!hosts.handle_answers(Time::ZERO));

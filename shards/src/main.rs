@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
     let code = match parse(&arguments) {
-        Ok(Command::Run(run)) => control::run(run, Sources::default(), shards::pool::start),
+        Ok(Command::Run(run)) => control::run(run, Sources::default(), shards::service::start),
         Ok(Command::Demo { stay }) => match shards::demo::run(stay) {
             Ok(()) => EXIT_OK,
             Err(why) => complain(&why, EXIT_FAILED),

@@ -8,6 +8,7 @@
 
 mod balancer;
 mod dialog;
+mod java;
 mod message;
 mod node;
 mod peer;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub use balancer::{Balancer, NodeEntry, Setup};
 pub use dialog::Dialog;
+pub use java::{JavaNode, Layout};
 pub use message::{Message, Uri, param};
 pub use node::{Node, first_to_get, who_got};
 pub use peer::{Link, Peer, Received, Transport};

@@ -314,12 +314,6 @@ impl Registry {
         self.events.pop_front()
     }
 
-    /// The next [`Registry::snapshot`] gives a table even if no node changes: something that travels with
-    /// it has.
-    pub fn renew(&mut self) {
-        self.changed = true;
-    }
-
     /// The table for shards; `None` if nothing changed since the last call. The first call always gives
     /// one. Costs a copy of every node: call it once per batch of inputs.
     pub fn snapshot(&mut self) -> Option<Snapshot> {

@@ -1,12 +1,15 @@
 //! Relays: one state machine per protocol. This file has what they share with the shards.
 
+mod listeners;
 pub mod sip;
+pub mod stream;
 
 use std::net::SocketAddr;
 
 use protocols::sip::Transport;
 use protocols::time::Time;
 
+pub use self::listeners::listeners;
 use crate::node::NodeKey;
 
 /// Which side of the balancer (`sip.md` 0).

@@ -4,7 +4,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Instant;
 
-use crossbeam_channel::bounded;
 use engine::config::Steering;
 use engine::node::{Node, NodeKey, Origin, Ports, Version};
 use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, ListenerId, Report, Verdict};

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argh::FromArgs;
-use engine::config::{Config, LegConfig, Loaded, check, load};
+use engine::config::{Config, Loaded, check, load};
 use engine::names::literal;
 use engine::node::{Ports, Version};
 use engine::registry::{Announcement, Registry, Rules};
 use engine::relay::sip::{Settings, explain};
-use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
+use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId, listeners};
+use engine::snapshot::Family;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
@@ -180,7 +181,7 @@ fn explained(task: &Explain, overrides: &[(String, String)]) -> Result<String, S
 
 /// Decides by a configuration alone: nobody listens, nobody heartbeats.
 fn offline(task: &Explain, config: &Config, message: &[u8]) -> Result<String, String> {
-    let listeners = listeners(config)?;
+    let listeners = listeners(config, &resolved)?;
     let (id, listener) = chosen(task, &listeners)?;
     let now = Time::from_millis(1);
     let mut registry = Registry::new(now, Rules::from(config), &Default::default());
@@ -231,40 +232,10 @@ fn chosen(task: &Explain, listeners: &[Listener]) -> Result<(ListenerId, Listene
     Ok((id, *listener))
 }
 
-/// Every listening point of the configuration.
-fn listeners(config: &Config) -> Result<Vec<Listener>, String> {
-    let mut listeners = Vec::new();
-    for (leg, at) in [(Leg::External, &config.external), (Leg::Internal, &config.internal)] {
-        let LegConfig { host, ipv6_host, ports, ipv6_ports, .. } = at;
-        let families = [
-            (ports, host.as_ref().or(config.host.as_ref()), Ipv4Addr::UNSPECIFIED.into()),
-            (
-                ipv6_ports,
-                ipv6_host.as_ref().or(config.ipv6_host.as_ref()),
-                Ipv6Addr::UNSPECIFIED.into(),
-            ),
-        ];
-        for (ports, host, any) in families {
-            if ports.is_empty() {
-                continue;
-            }
-            let ip = host.map_or(Ok(any), |host| resolved(host, any))?;
-            for (transport, port) in ports.iter() {
-                let address = SocketAddr::new(ip, port);
-                listeners.push(Listener { leg, transport, address });
-            }
-        }
-    }
-    Ok(listeners)
-}
-
-/// An address of the host in the family of `like`.
-fn resolved(host: &str, like: IpAddr) -> Result<IpAddr, String> {
-    if let Some(ip) = literal(host) {
-        return Ok(ip);
-    }
+/// An address of the host in one family.
+fn resolved(host: &str, family: Family) -> Result<IpAddr, String> {
     let found = (host, 0).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-    let mut found = found.map(|it| it.ip()).filter(|it| it.is_ipv4() == like.is_ipv4());
+    let mut found = found.map(|it| it.ip()).filter(|it| Family::of(*it) == family);
     found.next().ok_or_else(|| format!("{host}: no address of that family"))
 }
 

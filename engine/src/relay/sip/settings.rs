@@ -20,7 +20,7 @@ pub struct Settings {
     pub config: Config,
     /// Every listener; [`ListenerId`] is the position.
     pub listeners: Vec<Listener>,
-    /// Addresses of `extraServerNodes`, where they are literals: servers that we know, and no node.
+    /// Addresses of `extraServerNodes`, resolved: servers that we know, and no nodes.
     pub extra_servers: Vec<SocketAddr>,
     /// Signs flow tokens; the same on all shards of a process.
     pub secret: [u8; 16],
@@ -53,13 +53,9 @@ impl Settings {
     pub fn new(
         config: Config,
         listeners: Vec<Listener>,
+        extra_servers: Vec<SocketAddr>,
         secret: [u8; 16],
     ) -> Settings {
-        let extra_servers = config
-            .extra_server_nodes
-            .iter()
-            .filter_map(|it| Some(SocketAddr::new(it.host.parse().ok()?, it.port)))
-            .collect();
         let blocked = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .build(&config.blocked_values)

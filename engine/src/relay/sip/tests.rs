@@ -42,7 +42,9 @@ impl World {
                 listeners.push(Listener { leg, transport, address });
             }
         }
-        let settings = Settings::new(config, listeners, *b"0123456789abcdef");
+        let extra = config.extra_server_nodes.iter();
+        let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
+        let settings = Settings::new(config, listeners, extra, *b"0123456789abcdef");
         World {
             relay: Relay::new(Arc::new(settings), Shard { index: 0, scattered: false }),
             snapshot: Snapshot::new(1, Vec::new(), &[]),

@@ -1,0 +1,340 @@
+//! The running shards behind control's [`Shards`]: sockets, relays, mail, figures, pages.
+
+use std::cell::Cell;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use engine::balance::Shard;
+use engine::config::Steering;
+use engine::relay::listeners;
+use engine::relay::sip::{Relay, Settings, explain};
+use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
+use engine::snapshot::Family;
+use engine::stats::{self, Counters, Load, Process, RESIDENCE_BOUNDS, Residence, Scrape};
+use hdrhistogram::Histogram;
+use log::{info, warn};
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+use crate::admin::Response;
+use crate::clock::Clock;
+use crate::control::{self, Addressee, Explain, Facts, Page, Said, Shards};
+use crate::executor::{self, Body, Seat, Spec};
+use crate::listeners::{SocketOptions, bound, open_listeners};
+use crate::mesh::{Mail, Notice, Statistics};
+use crate::publish::{Tuning, View};
+use crate::sys::affinity;
+
+/// The shards of the process.
+pub struct Service {
+    body: Option<Body<Relay>>,
+    listeners: Vec<Listener>,
+    secret: [u8; 16],
+    settings: Arc<Settings>,
+    /// Number of the question that figures must answer.
+    question: u64,
+    clock: Clock,
+    /// When CPU was last looked at, and how much had been used.
+    cpu: Cell<(Instant, Duration)>,
+}
+
+/// Opens every listener and starts the shards.
+///
+/// # Errors
+///
+/// What the operator has to change, or what the kernel has run out of.
+pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
+    let config = &view.config;
+    let cpus = affinity();
+    let count = if config.shards == 0 { cpus.len().max(1) } else { config.shards };
+    let count = count.min(usize::from(u8::MAX));
+    let (wanted, later): (Vec<_>, Vec<_>) = listeners(config, &resolve)?
+        .into_iter()
+        .partition(|it| matches!(it.transport, Transport::Udp | Transport::Tcp));
+    for Listener { transport, address, .. } in later {
+        warn!("No listener on {address}: this build does not serve {}", transport.as_via());
+    }
+    let options = SocketOptions {
+        steering: config.steering,
+        receive_buffer_bytes: config.udp_receive_buffer_bytes,
+        send_buffer_bytes: config.udp_send_buffer_bytes,
+        cpus: cpus.clone(),
+    };
+    let sockets = open_listeners(&wanted, count, &options).map_err(|error| error.to_string())?;
+    let listeners = sockets.first().map_or(wanted.clone(), |it| bound(&wanted, it));
+    let (seat, why) = Seat::best();
+    if let Some(why) = why {
+        warn!("{why}");
+    }
+    let random = std::hash::RandomState::new();
+    let [front, back] = [0, 1].map(|it| random.hash_one(it));
+    let secret = ((u128::from(front) << 64) | u128::from(back)).to_be_bytes();
+    let settings = settings(view, &listeners, secret);
+    let scattered = config.steering != Steering::Hash && count > 1;
+    let relays = (0..count)
+        .map(|index| Relay::new(Arc::clone(&settings), Shard { index, scattered }))
+        .collect();
+    let view = of_shards(view, &settings);
+    let spec = Spec { listeners: listeners.clone(), sockets, relays, cpus, view, clock, seat };
+    let body = executor::start(spec).map_err(|error| error.to_string())?;
+    info!("{count} shards, {} listeners each", listeners.len());
+    let cpu = Cell::new((Instant::now(), cpu_time()));
+    Ok(Service { body: Some(body), listeners, secret, settings, question: 0, clock, cpu })
+}
+
+fn settings(view: &control::View, listeners: &[Listener], secret: [u8; 16]) -> Arc<Settings> {
+    let config = (*view.config).clone();
+    Arc::new(Settings::new(config, listeners.to_vec(), view.extra_servers.clone(), secret))
+}
+
+fn of_shards(view: &control::View, settings: &Arc<Settings>) -> View<Settings> {
+    let config = &view.config;
+    View {
+        snapshot: Arc::clone(&view.snapshot),
+        settings: Arc::clone(settings),
+        tuning: Tuning {
+            coalesce: config.coalesce,
+            stream_idle: config.stream_idle,
+            connections_max: config.connections_max,
+            message_bytes_max: config.message_bytes_max,
+        },
+        stopping: view.stopping,
+    }
+}
+
+/// Blocks: for the start alone, where nothing is carried yet.
+fn resolve(host: &str, family: Family) -> Result<IpAddr, String> {
+    let failed = |why: &dyn std::fmt::Display| {
+        format!("Couldn't get the InetAddress from the host {host}: {why}")
+    };
+    let mut found = (host, 0).to_socket_addrs().map_err(|error| failed(&error))?;
+    found
+        .find(|it| Family::of(it.ip()) == family)
+        .map(|it| it.ip())
+        .ok_or_else(|| failed(&"no address of that family"))
+}
+
+impl Shards for Service {
+    type Figures = Box<Statistics<Counters>>;
+
+    fn count(&self) -> usize {
+        self.body.as_ref().map_or(0, Body::shards)
+    }
+
+    #[allow(clippy::expect_used)] // the body is there until the service is dropped
+    fn waker(&self) -> BorrowedFd<'_> {
+        self.body.as_ref().expect("running").inbox.waker.as_fd()
+    }
+
+    fn poll(&mut self) -> Option<Said<Self::Figures>> {
+        let inbox = &self.body.as_ref()?.inbox;
+        loop {
+            let notice = inbox.notices.try_recv().or_else(|_| {
+                // At rest first, then a last look: what comes in between rings again.
+                inbox.waker.clear();
+                inbox.notices.try_recv()
+            });
+            return Some(match notice.ok()? {
+                Notice::Report(report) => Said::Report(report),
+                Notice::Resolve { shard, name } => Said::Resolve { shard, query: name },
+                Notice::Statistics { question, statistics } if question == self.question => {
+                    Said::Figures(statistics)
+                }
+                Notice::Statistics { .. } => continue,
+                Notice::Ended { shard, is_failure } => {
+                    Said::Ended { shard, failure: is_failure.then(|| "it panicked".to_owned()) }
+                }
+            });
+        }
+    }
+
+    fn publish(&mut self, view: &control::View) {
+        let is_same = view.extra_servers == self.settings.extra_servers
+            && *view.config == self.settings.config;
+        if !is_same {
+            self.settings = settings(view, &self.listeners, self.secret);
+        }
+        if let Some(body) = &self.body {
+            body.published.publish(Arc::new(of_shards(view, &self.settings)));
+        }
+    }
+
+    fn ask_figures(&mut self) {
+        let Some(body) = &self.body else { return };
+        self.question += 1;
+        for shard in (0..=u8::MAX).take(body.shards()) {
+            // A shard whose mailbox is full answers nothing; the page is made without it.
+            let _ = body.post.send(shard, Mail::Statistics { question: self.question });
+        }
+    }
+
+    fn addressee(&self, shard: u8) -> Addressee {
+        let post = self.body.as_ref().map(|it| it.post.clone());
+        Box::new(move |name, answer| {
+            // A full mailbox: the message is not answered for, and its sender repeats it.
+            let _ = post.map(|it| it.send(shard, Mail::Resolved { name, answer }));
+        })
+    }
+
+    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response {
+        let mut figures: Vec<_> = figures.iter().collect();
+        figures.sort_by_key(|it| it.shard);
+        let shards: Vec<_> = figures.iter().map(|it| (&it.counters, load(&it.figures))).collect();
+        let residence = residence(figures.iter().map(|it| &it.residence));
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch = wall.saturating_sub(self.clock.now().since(Time::ZERO));
+        let scrape = Scrape {
+            now: facts.now,
+            process: Process {
+                name: "Trunkline",
+                version: env!("CARGO_PKG_VERSION"),
+                cpu_percent: if page == Page::Health { 0 } else { self.cpu_percent() },
+                resident_bytes: resident_bytes(),
+                epoch_ms: u64::try_from(epoch.as_millis()).unwrap_or(0),
+                is_stopping: facts.view.stopping.is_some(),
+            },
+            snapshot: &facts.view.snapshot,
+            registry: facts.registry,
+            shards: &shards,
+            residence: &residence,
+        };
+        match page {
+            Page::Stat => Response::json(stats::lbstat(&scrape)),
+            Page::Info => Response::json(stats::lbinfo(&scrape)),
+            Page::Metrics => Response {
+                status: 200,
+                media: "text/plain; version=0.0.4; charset=utf-8",
+                body: stats::metrics(&scrape),
+            },
+            Page::Health => {
+                let (status, text) = stats::health(&scrape);
+                Response::text(status, text)
+            }
+        }
+    }
+
+    fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response {
+        let leg = message.leg.unwrap_or(Leg::External);
+        let found = self.listeners.iter().enumerate().find(|(_, it)| match message.listener {
+            Some((address, transport)) => it.address == address && it.transport == transport,
+            None => it.leg == leg,
+        });
+        let Some((id, listener)) = found else {
+            let all = self.listeners.iter();
+            let all: Vec<String> =
+                all.map(|it| format!("{}/{}", it.address, it.transport.as_param())).collect();
+            return Response::text(400, format!("no such listener; there are {}", all.join(", ")));
+        };
+        let flow = Flow { shard: 0, slot: 0, generation: 0 };
+        let local = match listener.address {
+            SocketAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), EXPLAIN_PORT),
+            SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), EXPLAIN_PORT),
+        };
+        let arrival = Arrival {
+            now: facts.now,
+            listener: ListenerId(u8::try_from(id).unwrap_or(0)),
+            source: message.source.unwrap_or(local),
+            flow: listener.transport.is_stream().then_some(flow),
+        };
+        let told = explain(&self.settings, &facts.view.snapshot, &arrival, &message.message);
+        Response::text(200, told.steps)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let Some(body) = self.body.take() else { return };
+        let View { snapshot, settings, tuning, .. } = &*body.published.current();
+        body.published.publish(Arc::new(View {
+            snapshot: Arc::clone(snapshot),
+            settings: Arc::clone(settings),
+            tuning: *tuning,
+            stopping: Some(Time::ZERO),
+        }));
+        let failed = body.join();
+        if failed > 0 {
+            warn!("{failed} shards ended by a panic");
+        }
+    }
+}
+
+impl Service {
+    /// Since the last look, of all cores.
+    fn cpu_percent(&self) -> u32 {
+        let (now, used) = (Instant::now(), cpu_time());
+        let (then, used_then) = self.cpu.replace((now, used));
+        let cores = affinity().len().max(1);
+        let wall = now.duration_since(then).as_millis().max(1) * cores as u128;
+        u32::try_from(used.saturating_sub(used_then).as_millis() * 100 / wall).unwrap_or(0)
+    }
+}
+
+fn load(it: &crate::mesh::Figures) -> Load {
+    Load {
+        datagrams: it.datagrams,
+        batches: it.batches,
+        stream_messages: it.stream_messages,
+        sent: it.sent,
+        turns: it.turns,
+        busy: it.busy,
+        receive_drops: it.receive_drops,
+        hops: it.hops,
+        connections: it.connections,
+        refused_connections: it.refused_connections,
+        retried: it.retried,
+    }
+}
+
+fn residence<'h>(shards: impl Iterator<Item = &'h Histogram<u64>>) -> Residence {
+    let Ok(mut all) = Histogram::<u64>::new(RESIDENCE_DIGITS) else { return Residence::default() };
+    for it in shards {
+        // It resizes by itself; only memory could fail it.
+        let _ = all.add(it);
+    }
+    let nanos = |it: Duration| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX);
+    let at = |quantile| Duration::from_nanos(all.value_at_quantile(quantile));
+    let sum = all.iter_recorded().fold(0u64, |sum, it| {
+        sum.saturating_add(it.value_iterated_to().saturating_mul(it.count_at_value()))
+    });
+    Residence {
+        at_most: RESIDENCE_BOUNDS.map(|it| all.count_between(0, nanos(it))),
+        count: all.len(),
+        sum: Duration::from_nanos(sum),
+        p50: at(0.5),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: Duration::from_nanos(all.max()),
+    }
+}
+
+/// User and system time of the process (proc(5): fields 14 and 15 of `stat`, in 1/100 s everywhere).
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks: u64 = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|it| it.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks.saturating_mul(10))
+}
+
+/// Resident set (proc(5): `statm`, in pages).
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|it| it.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(PAGE_BYTES)
+}
+
+/// As the shards' own histograms.
+const RESIDENCE_DIGITS: u8 = 2;
+/// On every machine this is built for.
+const PAGE_BYTES: u64 = 4096;
+/// Any port will do for a client that is only imagined.
+const EXPLAIN_PORT: u16 = 5099;
