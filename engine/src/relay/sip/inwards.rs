@@ -58,12 +58,15 @@ impl Relay {
             key: self.affinity_key(settings, message),
             call_id: message.text(message.call_id),
             version,
+            names_version: routes.version.is_some(),
             family: incoming.family,
             transport: towards,
             is_first: !request.is_subsequent
                 && !matches!(request.method, Method::Ack | Method::Cancel),
             is_ack: request.method == Method::Ack,
-            in_dialog: request.is_subsequent && request.method != Method::Ack,
+            // An ACK with the route set of its dialog goes where the dialog's other requests go; one
+            // without belongs to an INVITE outside of any.
+            in_dialog: request.is_subsequent && (request.method != Method::Ack || routes.named),
             status: None,
         };
         if T::ON {
