@@ -104,6 +104,7 @@ struct PretendNode {
     incarnation: u32,
     state: State,
     leaving: bool,
+    died: Time,
     /// A beat or a join reached the table.
     heard: Option<Time>,
     /// It may still be avoided for having refused.
@@ -111,6 +112,14 @@ struct PretendNode {
 }
 
 impl PretendNode {
+    /// A beat reached the table, where a stranger that is leaving is not welcome.
+    fn hear(&mut self, now: Time) {
+        let is_known = self.heard.is_some_and(|it| now.since(it) < NODE_TIMEOUT);
+        if is_known || !self.leaving {
+            self.heard = Some(now);
+        }
+    }
+
     fn name(&self) -> String {
         format!("n{}v{}i{}", self.number, self.version, self.incarnation)
     }
@@ -147,7 +156,7 @@ enum Event {
     NodeCall { node: usize, user: &'static str },
     Stranger,
     Die { node: usize, state: State },
-    Return { node: usize, version: Option<i32> },
+    Return { node: usize, version: i32 },
     Drain { node: usize },
 }
 
@@ -263,6 +272,7 @@ impl World {
             incarnation: 0,
             state: State::Up,
             leaving: false,
+            died: Time::ZERO,
             heard: None,
             avoided_until: Time::ZERO,
         };
@@ -318,8 +328,7 @@ impl World {
                 let when = at(&mut self.draw);
                 self.net.after(when, Event::Die { node, state });
                 let away = self.draw.millis(300, 15_000);
-                // An upgrade in place takes longer than the old version is believed to live.
-                let version = (away > NODE_TIMEOUT + 2 * CHECK).then(|| self.draw.below(2) as i32);
+                let version = i32::from(self.draw.percent(50));
                 self.net.after(when + away, Event::Return { node, version });
             }
             for _ in 0..8 {
@@ -339,12 +348,13 @@ impl World {
             incarnation: 0,
             state: State::Silent,
             leaving: false,
+            died: Time::ZERO,
             heard: None,
             avoided_until: Time::ZERO,
         });
         let node = self.nodes.len() - 1;
         let when = self.draw.millis(3_000, 8_000);
-        self.net.after(when, Event::Return { node, version: Some(version) });
+        self.net.after(when, Event::Return { node, version });
         self.net.after(when, Event::Beat(node));
         let node = self.draw.below(node);
         let later = self.draw.millis(500, 5_000);
@@ -374,6 +384,10 @@ impl World {
             Event::Datagram { from, to, bytes, origin } => self.arrive(from, to, bytes, origin),
             Event::Refused { to, origin } => self.refused(to, *origin),
             Event::Timer { agent, name, timer } => {
+                let node = self.nodes.iter().find(|it| node_address(it.number) == agent);
+                if node.is_some_and(|it| it.state != State::Up) {
+                    return;
+                }
                 let Some(it) = self.agents.get_mut(&agent).filter(|it| it.name == name) else { return };
                 let mut effects = Effects::default();
                 it.handle_timeout(timer, &mut self.draw, &mut effects);
@@ -414,6 +428,9 @@ impl World {
             Event::Stranger => self.stranger(),
             Event::Die { node, state } => {
                 let it = &mut self.nodes[node];
+                if it.state == State::Up {
+                    it.died = now;
+                }
                 it.state = state;
                 let name = it.name();
                 self.say(|| format!("{name} dies: {state:?}"));
@@ -421,7 +438,10 @@ impl World {
             Event::Return { node, version } => {
                 let it = &mut self.nodes[node];
                 if it.state != State::Up {
-                    it.version = version.unwrap_or(it.version);
+                    // An upgrade in place takes longer than the old version is believed to live.
+                    if it.incarnation == 0 || now.since(it.died) > NODE_TIMEOUT + 2 * CHECK {
+                        it.version = version;
+                    }
                     it.heard = None;
                     self.start(node);
                 }
@@ -576,7 +596,7 @@ impl World {
                         && said.session.as_deref() == Some(&it.incarnation.to_string())
                 });
                 if let Some(node) = heard {
-                    node.heard = Some(now);
+                    node.hear(now);
                 }
             }
             let _ = self.registry.handle_report(now, report);
@@ -625,7 +645,7 @@ impl World {
         let address = node_address(it.number);
         let is_idle = self.agents.get(&address).is_none_or(|it| !it.is_busy());
         if it.leaving && it.state == State::Up && is_idle && self.draw.percent(20) {
-            self.nodes[node].state = State::Silent;
+            (self.nodes[node].state, self.nodes[node].died) = (State::Silent, self.net.now());
             let name = self.nodes[node].name();
             self.say(|| format!("{name} has left"));
         }
@@ -652,9 +672,7 @@ impl World {
                 return;
             }
             let said = engine::registry::Announcement::parse(body.as_bytes()).unwrap();
-            if !(it.leaving && it.heard.is_none()) {
-                it.heard = Some(now);
-            }
+            it.hear(now);
             self.registry.handle_announcement(now, said).unwrap();
             return;
         }

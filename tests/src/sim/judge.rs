@@ -192,7 +192,10 @@ impl Judge {
                 ensure(message.method() == "ACK", "a refused request is left without an answer")?;
                 self.nobody_else(it, message)
             }
-            DropReason::NotOurs | DropReason::NoVia | DropReason::Unresolved if is_strangers => Ok(()),
+            DropReason::Unresolved if !message.is_request() => {
+                ensure(it.snapshot.nodes().is_empty(), "there was a node for the response")
+            }
+            DropReason::NotOurs | DropReason::NoVia if is_strangers => Ok(()),
             DropReason::Loop if !self.two_legs || is_strangers => Ok(()),
             _ => Err(format!("dropped for {}", reason.as_str())),
         }
@@ -201,7 +204,7 @@ impl Judge {
     /// Nodes that could take a request from outside.
     fn takers<'s>(&self, it: &Decision<'s>, message: &Message) -> &'s [NodeId] {
         let (version, standing) = match self.home(message) {
-            Some(Who::Node { version, .. }) => (version, Standing::Usable),
+            Some(Who::Node { version, .. }) if names_version(message) => (version, Standing::Usable),
             _ if is_first(message) => (it.snapshot.latest(), Standing::Eligible),
             _ => (it.snapshot.latest(), Standing::Usable),
         };
@@ -248,7 +251,10 @@ impl Judge {
         ensure(SocketAddr::new(taker.ip, 5080) == to, "not the address of the node that it names")?;
         ensure(it.failed != Some(to), "to the very node that refused it")?;
         if let Some(Who::Node { address, version, key: home }) = self.home(message) {
-            ensure(taker.version == version, "a dialog left its version")?;
+            ensure(
+                taker.version == version || !names_version(message),
+                "a dialog left its version",
+            )?;
             let usable = snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp);
             if self.algorithm == WORST_CASE {
                 return Ok(());
@@ -270,6 +276,8 @@ impl Judge {
                 ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
                 ensure(taker.is_eligible(), "new work for a node that wants none")?;
             }
+        }
+        if is_first(message) || before.is_some() {
             let went = Went { to: key, shard: it.shard, view: view(snapshot) };
             self.invites.insert(branch, went);
         }
@@ -307,10 +315,11 @@ impl Judge {
 
     fn node_response(&self, message: &Message, to: SocketAddr) -> Result<(), String> {
         match self.asker(message) {
-            Some(Who::Caller(address)) => {
+            // In single-entry mode a node that is no member is a caller like any other.
+            Some(Who::Caller(address) | Who::Node { address, .. }) => {
                 ensure(to == address, format!("a response to {address} goes to {to}"))
             }
-            other => Err(format!("a node answers what no caller asked: {other:?}")),
+            None => Err("a node answers what nobody asked".to_owned()),
         }
     }
 
@@ -327,6 +336,11 @@ impl Judge {
         };
         if self.algorithm != ACTIVE_STANDBY && snapshot.at(address, None).is_some() {
             return ensure(to == address, "a response left the live node that asked");
+        }
+        // A node that was no member when it asked had no version for the branch.
+        let stamped = param(message.vias()[0], "branch").unwrap_or_default();
+        if !stamped.ends_with(&format!("_{}", version.0)) {
+            return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
         let usable = snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
@@ -361,6 +375,11 @@ fn node_request(message: &Message, to: SocketAddr) -> Result<(), String> {
 /// Whether an address is on the nodes' side.
 fn node_side(it: &Decision<'_>, to: SocketAddr) -> bool {
     it.snapshot.has_ip(to.ip()) || to.ip().to_string().starts_with("172.16.")
+}
+
+/// The route set of a dialog that a node began before it was known names nothing.
+fn names_version(message: &Message) -> bool {
+    message.routes().iter().any(|it| it.contains(";version="))
 }
 
 /// Neither ACK nor CANCEL nor in a dialog.

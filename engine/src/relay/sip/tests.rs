@@ -311,6 +311,18 @@ fn the_ack_of_a_dialog_follows_it_to_the_heir_even_if_that_is_leaving() {
 }
 
 #[test]
+fn a_dialog_without_route_set_finds_its_node_although_a_newer_version_runs() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&["172.16.0.10:5080,0", "172.16.0.11:5080,1"]);
+    let uri = "sip:bob@172.16.0.10:5080";
+    for method in ["BYE", "ACK", "INFO"] {
+        let verdict = world.client(&in_dialog(method, "", uri));
+        assert!(datagram(NODE)(verdict), "{method}: {verdict:?}");
+    }
+    let verdict = world.client(&INVITE.replace("sip:bob@example.com SIP", &format!("{uri} SIP")));
+    assert!(datagram("172.16.0.11:5080")(verdict), "a new call: {verdict:?}");
+}
+
+#[test]
 fn failover_stays_inside_the_version_of_the_dialog() {
     let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
     let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
