@@ -10,8 +10,11 @@ use protocols::sip::stream::{Frame, Framer};
 use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
 
-/// Every claim by the name of its target and corpus directory.
-pub const CLAIMS: [(&str, fn(&[u8])); 7] = [
+/// Name of a target and its corpus directory, and what it claims.
+pub type Claim = (&'static str, fn(&[u8]));
+
+/// Every claim.
+pub const CLAIMS: [Claim; 7] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
