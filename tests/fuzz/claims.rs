@@ -11,10 +11,10 @@ use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
 
 /// Name of a target and its corpus directory, and what it claims.
-pub type Claim = (&'static str, fn(&[u8]));
+pub(crate) type Claim = (&'static str, fn(&[u8]));
 
 /// Every claim.
-pub const CLAIMS: [Claim; 7] = [
+pub(crate) const CLAIMS: [Claim; 7] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
@@ -25,7 +25,7 @@ pub const CLAIMS: [Claim; 7] = [
 ];
 
 /// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
-pub fn message(bytes: &[u8]) {
+pub(crate) fn message(bytes: &[u8]) {
     let message = match Message::parse(bytes, Some(b"X-Session")) {
         Ok(message) => message,
         Err(reason) => {
@@ -80,7 +80,7 @@ pub fn message(bytes: &[u8]) {
 }
 
 /// A URI that is accepted names a host, and its spans lie inside it.
-pub fn uri(bytes: &[u8]) {
+pub(crate) fn uri(bytes: &[u8]) {
     let Some(uri) = Uri::parse(bytes) else { return };
     assert_eq!(uri.text, bytes);
     inside(uri.host_port, bytes);
@@ -94,7 +94,7 @@ pub fn uri(bytes: &[u8]) {
 }
 
 /// A Via that is accepted has its spans inside.
-pub fn via(bytes: &[u8]) {
+pub(crate) fn via(bytes: &[u8]) {
     let Some(via) = Via::parse(bytes) else { return };
     assert!(!via.host.is_empty());
     inside(via.sent_by, bytes);
@@ -106,7 +106,7 @@ pub fn via(bytes: &[u8]) {
 }
 
 /// A name-addr that is accepted has its URI where it says.
-pub fn route(bytes: &[u8]) {
+pub(crate) fn route(bytes: &[u8]) {
     let Some(route) = NameAddr::parse(bytes) else { return };
     assert_eq!(route.uri_span.of(bytes), route.uri);
     inside(route.param_span("tag").unwrap_or_default(), bytes);
@@ -114,7 +114,7 @@ pub fn route(bytes: &[u8]) {
 }
 
 /// Where the network cuts a stream does not matter: cut by its own bytes, it yields the same messages.
-pub fn stream(bytes: &[u8]) {
+pub(crate) fn stream(bytes: &[u8]) {
     let whole = frames(bytes, &[usize::MAX]);
     let steps: Vec<usize> = bytes.iter().take(16).map(|it| usize::from(*it) + 1).collect();
     assert_eq!(frames(bytes, &steps), whole, "cut by {steps:?}");
@@ -148,12 +148,12 @@ fn frames(bytes: &[u8], steps: &[usize]) -> (Vec<Vec<u8>>, bool) {
 }
 
 /// Any file is either understood or complained about, in lines that name it.
-pub fn properties(bytes: &[u8]) {
+pub(crate) fn properties(bytes: &[u8]) {
     load(bytes);
 }
 
 /// As [`properties`], with an XML file's beginning in front so that most inputs reach that reader.
-pub fn xml(bytes: &[u8]) {
+pub(crate) fn xml(bytes: &[u8]) {
     load(bytes);
     load(&[b"<load-balancer-properties>", bytes, b"</load-balancer-properties>"].concat());
 }
