@@ -138,7 +138,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Builds the table. `generation` differs from that of every other table in use: who sees it again
-    /// may take the table for unchanged. `nodes` past [`NODES_MAX`] are left out; the registry refuses them first.
+    /// may take the nodes for unchanged, if not what they are trusted with. `nodes` past [`NODES_MAX`] are left out; the registry refuses them first.
     ///
     /// `remembered` are addresses of nodes that died a short while ago: responses from there still come
     /// from inside (`sip.md` 2.2).
@@ -182,7 +182,8 @@ impl Snapshot {
     }
 
     /// The same table with one node suspect: what a shard goes by, from the moment the node refused
-    /// it something until the control executor publishes its own view.
+    /// it something until the control executor publishes its own view. It keeps the generation: the same
+    /// nodes stand at the same places.
     pub fn suspecting(&self, key: NodeKey) -> Snapshot {
         let mut nodes = self.nodes.clone();
         for node in nodes.iter_mut().filter(|it| it.key == key) {

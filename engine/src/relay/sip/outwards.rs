@@ -52,6 +52,7 @@ impl Relay {
                 key: self.affinity_key(settings, message),
                 call_id: message.text(message.call_id),
                 version,
+                names_version: true,
                 family: incoming.family,
                 transport: incoming.transport,
                 is_first: !request.is_subsequent,

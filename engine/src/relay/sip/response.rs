@@ -8,10 +8,9 @@ use protocols::sip::message::Method;
 use protocols::sip::message::{Start, remove_values};
 
 use super::explain::Trace;
-use super::next_hop;
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, Relay, flow};
+use super::{Buffers, Incoming, Relay, flow, next_hop, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
@@ -137,6 +136,7 @@ impl Relay {
             key: self.affinity_key(settings, message),
             call_id: message.text(message.call_id),
             version: version.unwrap_or_else(|| snapshot.latest()),
+            names_version: version.is_some(),
             family: incoming.family,
             transport: next.transport,
             is_first: false,
@@ -150,16 +150,40 @@ impl Relay {
             self.algorithm.answer(&query, snapshot, named)
         };
         if taker == named || taker.is_none() {
-            if settings.config.use_with_nexmo {
-                self.distrust(next);
-                return next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token);
+            let hop = if settings.config.use_with_nexmo {
+                next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token)
+            } else {
+                next.hop(token)
+            };
+            // Anybody outside can write such a Via: it leads to servers or nowhere.
+            let is_known = |it: SocketAddr| {
+                snapshot.at(it, None).is_some()
+                    || snapshot.remembers(it)
+                    || settings.extra_servers.contains(&it)
+            };
+            let hop = match hop {
+                Some(Hop::Flow { flow, or }) => {
+                    Some(Hop::Flow { flow, or: or.filter(|(_, to)| is_known(*to)) })
+                }
+                other => other.filter(|it| target(*it).is_some_and(is_known)),
+            };
+            if hop.is_some() || taker.is_none() {
+                if settings.config.use_with_nexmo {
+                    self.distrust(next);
+                }
+                return hop;
             }
-            return next.hop(token);
         }
         let node = snapshot.node(taker?);
         let port = node.ports.of(next.transport)?;
         if T::ON {
-            let gone = if named.is_some() { "overruled" } else { "dead" };
+            let gone = if named == taker {
+                "elsewhere than it says"
+            } else if named.is_some() {
+                "overruled"
+            } else {
+                "dead"
+            };
             trace.say(format_args!(
                 "the node of the Via is {gone}; to {} {}",
                 node.host_name, node.ip
