@@ -11,17 +11,16 @@ use crate::node::{Node, NodeKey, Origin};
 use crate::snapshot::NODES_MAX;
 
 impl Registry {
-    /// Nodes that share an address with the announced one, the one of the same identity first. Looks at
-    /// every node of that host.
+    /// Nodes that share an address with the announced one, the one of the same identity first. Of whatever
+    /// version: two processes cannot have one port, so whoever announces it now has taken it over. Looks
+    /// at every node of that host.
     pub(super) fn rivals(&self, announcement: &Announcement) -> Vec<NodeKey> {
         let key = announcement.key();
         let Some(there) = self.by_ip.get(&announcement.ip) else { return Vec::new() };
         let shares = |node: &Node| {
-            announcement.version == node.version
-                && (announcement.ports.iter().any(|it| node.ports.of(it.0) == Some(it.1))
-                    || announcement::services(&announcement.properties).any(|service| {
-                        announcement::services(&node.properties).any(|it| it == service)
-                    }))
+            announcement.ports.iter().any(|it| node.ports.of(it.0) == Some(it.1))
+                || announcement::services(&announcement.properties)
+                    .any(|service| announcement::services(&node.properties).any(|it| it == service))
         };
         let mut rivals: Vec<NodeKey> = there
             .iter()

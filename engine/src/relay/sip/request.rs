@@ -51,6 +51,8 @@ impl Relay {
         {
             return self.heartbeat(settings, incoming, out);
         }
+        // Heartbeats are no traffic: the original counts after them (`sip.md` 2.1).
+        self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
         let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };

@@ -58,9 +58,9 @@ impl Settings {
     ) -> Settings {
         let blocked = AhoCorasick::builder()
             .ascii_case_insensitive(true)
-            .build(&config.blocked_values)
+            .build(config.blocked_values.iter().chain(&config.scanners))
             .ok()
-            .filter(|_| !config.blocked_values.is_empty());
+            .filter(|_| !(config.blocked_values.is_empty() && config.scanners.is_empty()));
         let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
         let rules = config
             .routing_rules
@@ -231,14 +231,14 @@ impl Settings {
         self.config.terminate_tls || self.config.internal_transport.is_some()
     }
 
-    /// Whether a peer must see our own address rather than the IP load balancer's.
-    pub fn hides_balancer(&self, peer: IpAddr) -> bool {
+    /// Whether a peer must see our own address rather than the IP load balancer's. `text` is overwritten.
+    pub fn hides_balancer(&self, peer: IpAddr, text: &mut Vec<u8>) -> bool {
         if self.rules.is_empty() {
             return false;
         }
-        let mut text = Vec::with_capacity(48);
-        protocols::bytes::write_ip(&mut text, peer);
-        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(&text))
+        text.clear();
+        protocols::bytes::write_ip(text, peer);
+        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(text))
     }
 
     /// Whether an affinity value does not count (`sipHeaderAffinityKeyExclusionPattern`).
