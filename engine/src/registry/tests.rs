@@ -20,15 +20,15 @@ fn rules() -> Rules {
     }
 }
 
-fn registry() -> Registry {
+pub(super) fn registry() -> Registry {
     Registry::new(Time::ZERO, rules(), &BTreeMap::new())
 }
 
-fn at(millis: u64) -> Time {
+pub(super) fn at(millis: u64) -> Time {
     Time::from_millis(millis)
 }
 
-fn beat(body: &str) -> Announcement {
+pub(super) fn beat(body: &str) -> Announcement {
     Announcement::parse(body.replace(' ', "\n").as_bytes()).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn seen(node: NodeKey) -> Report {
 }
 
 /// What the events so far were, by their variant.
-fn events(it: &mut Registry) -> Vec<String> {
+pub(super) fn events(it: &mut Registry) -> Vec<String> {
     std::iter::from_fn(|| it.poll_event())
         .map(|event| {
             let text = format!("{event:?}");
@@ -52,7 +52,7 @@ fn events(it: &mut Registry) -> Vec<String> {
 
 const N1: &str = "ip=10.0.0.1 udpPort=5060 tcpPort=5060 hostname=n1";
 
-fn eligible(it: &mut Registry) -> usize {
+pub(super) fn eligible(it: &mut Registry) -> usize {
     it.changed = true;
     let snapshot = it.snapshot().unwrap();
     snapshot.eligible(Version(0), Family::V4, Transport::Udp).len()
@@ -479,18 +479,28 @@ fn one_versions_nodes_never_share_an_address() {
         let mut it = registry();
         for step in 0..300u64 {
             let body = format!(
-                "ip=10.0.0.{} udpPort={} tcpPort={} version={} sessionId={} GRACEFUL_SHUTDOWN={}",
+                "ip=10.0.0.{}\nudpPort={}\ntcpPort={}\nhttpPort={}\nversion={}\nsessionId={}\nGRACEFUL_SHUTDOWN={}",
                 draw(2),
-                1 + draw(3),
+                draw(3),
+                draw(3),
                 draw(3),
                 draw(2),
                 draw(3),
                 draw(5) == 0
             );
             let now = at(step * 1000);
-            let said = beat(&body);
-            match draw(4) {
+            let source = match draw(3) {
+                0 => Source::Sip,
+                1 => Source::Json,
+                _ => Source::Rmi,
+            };
+            let Ok(said) = Announcement::parse(body.as_bytes()) else { continue };
+            let said = Announcement { source, ..said };
+            let ip = said.ip;
+            match draw(6) {
                 0 => drop(it.find(&said).map(|key| it.handle_stop(now, key))),
+                2 => drop(it.handle_session(now, ip, "1", SessionWord::Alive)),
+                3 => drop(it.handle_session(now, ip, "2", SessionWord::Stopped)),
                 1 => it.handle_report(now, Report::Refused { node: said.key() }).unwrap(),
                 _ => it.handle_announcement(now, said).unwrap(),
             }
@@ -501,6 +511,19 @@ fn one_versions_nodes_never_share_an_address() {
                     let address = (node.version, node.ip, transport.index(), port);
                     assert!(taken.insert(address), "seed {start} step {step}: {address:?}");
                 }
+                for (name, port) in announcement::services(&node.properties) {
+                    let address = (node.version, node.ip, 5 + usize::from(name), port);
+                    assert!(taken.insert(address), "seed {start} step {step}: {address:?}");
+                }
+            }
+            let started = it.entries.values().filter(|it| it.session(Source::Json).is_some());
+            let sessions: usize = it.sessions.values().map(Vec::len).sum();
+            assert_eq!(sessions, started.count(), "seed {start} step {step}");
+            for (session, key) in
+                it.sessions.iter().flat_map(|(s, all)| all.iter().map(move |k| (s, k)))
+            {
+                let known = it.entries[key].session(Source::Json);
+                assert_eq!(known, Some(session.as_str()), "seed {start} step {step}");
             }
             let filed: usize = it.by_ip.values().map(Vec::len).sum();
             assert_eq!(filed, it.entries.len(), "seed {start} step {step}");
