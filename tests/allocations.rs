@@ -65,8 +65,9 @@ const METERED_CALLS: u64 = 1_000;
 
 fn allocations(algorithm: &str, variant: &str, transport: Transport) -> BTreeMap<Kind, u64> {
     let &(_, two_legs, lines) = VARIANTS.iter().find(|it| it.0 == variant).unwrap();
-    let lines =
-        format!("algorithmClass=org.mobicents.tools.sip.balancer.{algorithm}\nshards=1\ncallIdAffinityMaxCalls=1000\n{lines}");
+    let lines = format!(
+        "algorithmClass=org.mobicents.tools.sip.balancer.{algorithm}\nshards=1\ncallIdAffinityMaxCalls=1000\n{lines}"
+    );
     let stage = Stage::new(two_legs, &lines);
     let mut relay = stage.relay(Shard { index: 0, scattered: false });
     let snapshot = Snapshot::new(1, (1..=4).map(|it| node(it, 0)).collect(), &[]);

@@ -237,14 +237,7 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Hands bytes to the shard that owns the connection.
-    fn post_to(
-        &mut self,
-        shard: u8,
-        by: By,
-        bytes: &[u8],
-        hop: Hop,
-        origin: Option<Origin<'_>>,
-    ) {
+    fn post_to(&mut self, shard: u8, by: By, bytes: &[u8], hop: Hop, origin: Option<Origin<'_>>) {
         let carried = origin.map(|it| self.keep(it, hop));
         self.post_on(shard, Box::new(Delivery { by, bytes: bytes.to_vec(), carried }));
     }

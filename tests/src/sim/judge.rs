@@ -180,7 +180,12 @@ impl Judge {
     }
 
     /// The message that can go nowhere is answered; only what must not be answered is dropped.
-    fn dropped(&self, it: &Decision<'_>, message: &Message, reason: DropReason) -> Result<(), String> {
+    fn dropped(
+        &self,
+        it: &Decision<'_>,
+        message: &Message,
+        reason: DropReason,
+    ) -> Result<(), String> {
         let is_strangers = message.header("Call-ID").starts_with('x');
         ensure(is_strangers || !self.is_calm, format!("dropped for {}", reason.as_str()))?;
         match reason {
@@ -204,7 +209,9 @@ impl Judge {
     /// Nodes that could take a request from outside.
     fn takers<'s>(&self, it: &Decision<'s>, message: &Message) -> &'s [NodeId] {
         let (version, standing) = match self.home(message) {
-            Some(Who::Node { version, .. }) if names_version(message) => (version, Standing::Usable),
+            Some(Who::Node { version, .. }) if names_version(message) => {
+                (version, Standing::Usable)
+            }
             _ if is_first(message) => (it.snapshot.latest(), Standing::Eligible),
             _ => (it.snapshot.latest(), Standing::Usable),
         };
@@ -220,7 +227,9 @@ impl Judge {
     }
 
     fn replied(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
-        if message.find("Mobicents-Heartbeat").is_some() || message.header("Call-ID").starts_with('x') {
+        if message.find("Mobicents-Heartbeat").is_some()
+            || message.header("Call-ID").starts_with('x')
+        {
             return Ok(());
         }
         ensure(message.is_request(), "a response is answered")?;
@@ -271,11 +280,9 @@ impl Judge {
         let call = message.header("Call-ID").to_owned();
         let is_known = self.calls.contains_key(&call);
         self.calls.entry(call).or_insert_with(|| view(snapshot));
-        if is_first(message) {
-            if !is_known {
-                ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-                ensure(taker.is_eligible(), "new work for a node that wants none")?;
-            }
+        if is_first(message) && !is_known {
+            ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
+            ensure(taker.is_eligible(), "new work for a node that wants none")?;
         }
         if is_first(message) || before.is_some() {
             let went = Went { to: key, shard: it.shard, view: view(snapshot) };
@@ -301,7 +308,8 @@ impl Judge {
             let keeps = id.map(|id| it.snapshot.node(id)).is_some_and(|node| {
                 let is_by_user = self.algorithm == USER_BASED && is_first(message);
                 let is_old = node.graceful || node.version != it.snapshot.latest();
-                !node.suspect && !(is_by_user && is_old)
+                let is_refused = is_by_user && is_old;
+                !node.suspect && !is_refused
             });
             return is_same_shard && keeps;
         }
@@ -343,7 +351,8 @@ impl Judge {
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
-        let usable = snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
+        let usable =
+            snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
         let is_right = usable.iter().any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
         ensure(
             is_right || (usable.is_empty() && to == address),
@@ -364,10 +373,12 @@ impl Judge {
 /// The next hop that a node's request names itself: its first Route that is not ours, else its URI.
 fn node_request(message: &Message, to: SocketAddr) -> Result<(), String> {
     let routes = message.routes();
-    let theirs = routes.iter().map(|it| Uri::of(it)).find(|it| {
-        it.address().is_some_and(|address| address != EXTERNAL && address != INTERNAL)
-    });
-    let uri = theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
+    let theirs = routes
+        .iter()
+        .map(|it| Uri::of(it))
+        .find(|it| it.address().is_some_and(|address| address != EXTERNAL && address != INTERNAL));
+    let uri =
+        theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
     let wanted = uri.address();
     ensure(wanted == Some(to), format!("a node's request for {wanted:?} goes to {to}"))
 }
