@@ -280,11 +280,9 @@ impl Judge {
         let call = message.header("Call-ID").to_owned();
         let is_known = self.calls.contains_key(&call);
         self.calls.entry(call).or_insert_with(|| view(snapshot));
-        if is_first(message) {
-            if !is_known {
-                ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-                ensure(taker.is_eligible(), "new work for a node that wants none")?;
-            }
+        if is_first(message) && !is_known {
+            ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
+            ensure(taker.is_eligible(), "new work for a node that wants none")?;
         }
         if is_first(message) || before.is_some() {
             let went = Went { to: key, shard: it.shard, view: view(snapshot) };
@@ -310,7 +308,8 @@ impl Judge {
             let keeps = id.map(|id| it.snapshot.node(id)).is_some_and(|node| {
                 let is_by_user = self.algorithm == USER_BASED && is_first(message);
                 let is_old = node.graceful || node.version != it.snapshot.latest();
-                !node.suspect && !(is_by_user && is_old)
+                let is_refused = is_by_user && is_old;
+                !node.suspect && !is_refused
             });
             return is_same_shard && keeps;
         }
