@@ -60,7 +60,7 @@ fn a_node_of_several_protocols_is_one_node_that_does_not_flicker() {
 #[test]
 fn a_protocol_that_falls_silent_loses_its_say() {
     let mut it = registry();
-    let sip = by(Source::Sip, "ip=10.0.0.1 udpPort=5060 load=1");
+    let sip = by(Source::Sip, "ip=10.0.0.1 udpPort=5060 jvmRoute=a");
     let json = by(Source::Json, "ip=10.0.0.1 udpPort=5060 tcpPort=5062 sessionId=8 z=1");
     it.handle_announcement(at(0), json).unwrap();
     it.handle_announcement(at(0), sip.clone()).unwrap();
@@ -77,6 +77,7 @@ fn a_protocol_that_falls_silent_loses_its_say() {
     it.handle_announcement(at(16_500), sip.clone()).unwrap();
     it.handle_timeout(at(16_500));
     assert_eq!(events(&mut it), ["Changed"]);
+    assert_eq!(it.handle_switch_over("a", "a"), Some((sip.key(), sip.key())), "at once");
     let node = it.live().next().unwrap();
     assert_eq!((node.key, node.properties.contains_key("z")), (sip.key(), false));
     assert!(it.snapshot().unwrap().remembers("10.0.0.1:5062".parse().unwrap()));
