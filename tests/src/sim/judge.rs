@@ -180,7 +180,12 @@ impl Judge {
     }
 
     /// The message that can go nowhere is answered; only what must not be answered is dropped.
-    fn dropped(&self, it: &Decision<'_>, message: &Message, reason: DropReason) -> Result<(), String> {
+    fn dropped(
+        &self,
+        it: &Decision<'_>,
+        message: &Message,
+        reason: DropReason,
+    ) -> Result<(), String> {
         let is_strangers = message.header("Call-ID").starts_with('x');
         ensure(is_strangers || !self.is_calm, format!("dropped for {}", reason.as_str()))?;
         match reason {
@@ -204,7 +209,9 @@ impl Judge {
     /// Nodes that could take a request from outside.
     fn takers<'s>(&self, it: &Decision<'s>, message: &Message) -> &'s [NodeId] {
         let (version, standing) = match self.home(message) {
-            Some(Who::Node { version, .. }) if names_version(message) => (version, Standing::Usable),
+            Some(Who::Node { version, .. }) if names_version(message) => {
+                (version, Standing::Usable)
+            }
             _ if is_first(message) => (it.snapshot.latest(), Standing::Eligible),
             _ => (it.snapshot.latest(), Standing::Usable),
         };
@@ -220,18 +227,20 @@ impl Judge {
     }
 
     fn replied(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
-        if message.find("Mobicents-Heartbeat").is_some() || message.header("Call-ID").starts_with('x') {
+        if message.find("Mobicents-Heartbeat").is_some()
+            || message.header("Call-ID").starts_with('x')
+        {
             return Ok(());
         }
         ensure(message.is_request(), "a response is answered")?;
         self.nobody_else(it, message)
     }
 
-    /// No node could take it but the one that refused.
+    /// No node could take it but those that refused.
     fn nobody_else(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
         let left = self.takers(it, message).iter().filter(|id| {
             let node = it.snapshot.node(**id);
-            Some(SocketAddr::new(node.ip, 5080)) != it.failed
+            it.failed.is_none() || !node.suspect
         });
         let left = left.count();
         ensure(left == 0, format!("refused although {left} nodes could take it"))
@@ -298,11 +307,7 @@ impl Judge {
         let is_same_shard = before.shard == it.shard;
         if self.remembers {
             let id = it.snapshot.find(before.to);
-            let keeps = id.map(|id| it.snapshot.node(id)).is_some_and(|node| {
-                let is_by_user = self.algorithm == USER_BASED && is_first(message);
-                let is_old = node.graceful || node.version != it.snapshot.latest();
-                !node.suspect && !(is_by_user && is_old)
-            });
+            let keeps = id.is_some_and(|id| !it.snapshot.node(id).suspect);
             return is_same_shard && keeps;
         }
         if self.algorithm == WORST_CASE {
@@ -343,7 +348,8 @@ impl Judge {
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
-        let usable = snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
+        let usable =
+            snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
         let is_right = usable.iter().any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
         ensure(
             is_right || (usable.is_empty() && to == address),
@@ -364,10 +370,12 @@ impl Judge {
 /// The next hop that a node's request names itself: its first Route that is not ours, else its URI.
 fn node_request(message: &Message, to: SocketAddr) -> Result<(), String> {
     let routes = message.routes();
-    let theirs = routes.iter().map(|it| Uri::of(it)).find(|it| {
-        it.address().is_some_and(|address| address != EXTERNAL && address != INTERNAL)
-    });
-    let uri = theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
+    let theirs = routes
+        .iter()
+        .map(|it| Uri::of(it))
+        .find(|it| it.address().is_some_and(|address| address != EXTERNAL && address != INTERNAL));
+    let uri =
+        theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
     let wanted = uri.address();
     ensure(wanted == Some(to), format!("a node's request for {wanted:?} goes to {to}"))
 }
@@ -398,5 +406,4 @@ fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
 }
 
 const WORST_CASE: &str = "WorstCaseUdpTestAffinityAlgorithm";
-const USER_BASED: &str = "UserBasedAlgorithm";
 const ACTIVE_STANDBY: &str = "ActiveStandbyAlgorithm";
