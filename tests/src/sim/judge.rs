@@ -132,7 +132,7 @@ impl Judge {
             let is_in = [node_side(it, to), from.0 >= 2];
             ensure(is_in[0] == is_in[1], "it leaves by the wrong leg")?;
         }
-        let from_node = self.is_from_node(it, &message);
+        let from_node = self.is_from_node(it);
         if message.header("Call-ID").starts_with('x') && !from_node {
             return ensure(
                 it.snapshot.at(to, None).is_some(),
@@ -159,13 +159,12 @@ impl Judge {
         } += 1;
     }
 
-    fn is_from_node(&self, it: &Decision<'_>, message: &Message) -> bool {
+    fn is_from_node(&self, it: &Decision<'_>) -> bool {
         if self.two_legs {
             return it.leg == Leg::Internal;
         }
         let source = it.arrival.source;
-        it.snapshot.at(source, None).is_some()
-            || (!message.is_request() && it.snapshot.remembers(source))
+        it.snapshot.at(source, None).is_some() || it.snapshot.remembers(source)
     }
 
     fn who(&self, text: &str) -> Option<Who> {
@@ -271,6 +270,9 @@ impl Judge {
             if usable.keys().contains(&home) {
                 return ensure(to == address, "a dialog left its live node");
             }
+            if self.remembers_users() {
+                return Ok(());
+            }
             let call = (message.header("Call-ID").to_owned(), it.shard, view(snapshot));
             let heir = *self.heirs.entry(call).or_insert(to);
             return ensure(heir == to, format!("two heirs of one dialog: {heir} and {to}"));
@@ -310,12 +312,17 @@ impl Judge {
             let keeps = id.is_some_and(|id| !it.snapshot.node(id).suspect);
             return is_same_shard && keeps;
         }
-        if self.algorithm == WORST_CASE {
+        if self.algorithm == WORST_CASE || self.remembers_users() {
             return false;
         }
         // A shard that saw another table meanwhile may remember what the others cannot know.
         let first = self.calls.get(message.header("Call-ID")).copied();
         before.view == view(it.snapshot) && first == Some(before.view)
+    }
+
+    /// Another call of the user may take all of them elsewhere at any time.
+    fn remembers_users(&self) -> bool {
+        self.algorithm == USER_BASED && self.tallies.len() == 1
     }
 
     fn node_response(&self, message: &Message, to: SocketAddr) -> Result<(), String> {
@@ -406,4 +413,5 @@ fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
 }
 
 const WORST_CASE: &str = "WorstCaseUdpTestAffinityAlgorithm";
+const USER_BASED: &str = "UserBasedAlgorithm";
 const ACTIVE_STANDBY: &str = "ActiveStandbyAlgorithm";
