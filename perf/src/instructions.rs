@@ -101,7 +101,7 @@ const CALLS_MAX: u64 = 1_000_000;
 /// Bytes that a remembered Call-ID may cost.
 const CALL_BYTES_MAX: u64 = 200;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(name) = &arguments.handle {
@@ -267,7 +267,9 @@ impl Baseline {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        let mut text = "# Instructions per message. `cargo run --release -p perf -- instructions --record`\n".to_owned();
+        let mut text =
+            "# Instructions per message. `cargo run --release -p perf -- instructions --record`\n"
+                .to_owned();
         for (name, count) in &self.0 {
             writeln!(text, "{name} = {count}")?;
         }
