@@ -77,14 +77,13 @@ impl Profile {
         }
     }
 
-    /// Calls are found by what one shard remembers, not by arithmetic.
+    /// Calls are found by what one shard remembers of each, not by arithmetic.
     fn remembers(&self) -> bool {
-        let alone = self.algorithm == "UserBasedAlgorithm" && self.shards == 1;
-        let by_call = matches!(
-            self.algorithm,
-            "CallIDAffinityBalancerAlgorithm" | "ClusterSubdomainAffinityAlgorithm"
-        );
-        (alone || by_call) && !self.scattered
+        !self.scattered
+            && matches!(
+                self.algorithm,
+                "CallIDAffinityBalancerAlgorithm" | "ClusterSubdomainAffinityAlgorithm"
+            )
     }
 }
 

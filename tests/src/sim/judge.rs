@@ -132,7 +132,7 @@ impl Judge {
             let is_in = [node_side(it, to), from.0 >= 2];
             ensure(is_in[0] == is_in[1], "it leaves by the wrong leg")?;
         }
-        let from_node = self.is_from_node(it, &message);
+        let from_node = self.is_from_node(it);
         if message.header("Call-ID").starts_with('x') && !from_node {
             return ensure(
                 it.snapshot.at(to, None).is_some(),
@@ -159,13 +159,12 @@ impl Judge {
         } += 1;
     }
 
-    fn is_from_node(&self, it: &Decision<'_>, message: &Message) -> bool {
+    fn is_from_node(&self, it: &Decision<'_>) -> bool {
         if self.two_legs {
             return it.leg == Leg::Internal;
         }
         let source = it.arrival.source;
-        it.snapshot.at(source, None).is_some()
-            || (!message.is_request() && it.snapshot.remembers(source))
+        it.snapshot.at(source, None).is_some() || it.snapshot.remembers(source)
     }
 
     fn who(&self, text: &str) -> Option<Who> {
@@ -236,11 +235,11 @@ impl Judge {
         self.nobody_else(it, message)
     }
 
-    /// No node could take it but the one that refused.
+    /// No node could take it but those that refused.
     fn nobody_else(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
         let left = self.takers(it, message).iter().filter(|id| {
             let node = it.snapshot.node(**id);
-            Some(SocketAddr::new(node.ip, 5080)) != it.failed
+            it.failed.is_none() || !node.suspect
         });
         let left = left.count();
         ensure(left == 0, format!("refused although {left} nodes could take it"))
@@ -271,6 +270,9 @@ impl Judge {
             if usable.keys().contains(&home) {
                 return ensure(to == address, "a dialog left its live node");
             }
+            if self.remembers_users() {
+                return Ok(());
+            }
             let call = (message.header("Call-ID").to_owned(), it.shard, view(snapshot));
             let heir = *self.heirs.entry(call).or_insert(to);
             return ensure(heir == to, format!("two heirs of one dialog: {heir} and {to}"));
@@ -280,9 +282,11 @@ impl Judge {
         let call = message.header("Call-ID").to_owned();
         let is_known = self.calls.contains_key(&call);
         self.calls.entry(call).or_insert_with(|| view(snapshot));
-        if is_first(message) && !is_known {
-            ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-            ensure(taker.is_eligible(), "new work for a node that wants none")?;
+        if is_first(message) {
+            if !is_known {
+                ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
+                ensure(taker.is_eligible(), "new work for a node that wants none")?;
+            }
         }
         if is_first(message) || before.is_some() {
             let went = Went { to: key, shard: it.shard, view: view(snapshot) };
@@ -305,20 +309,20 @@ impl Judge {
         let is_same_shard = before.shard == it.shard;
         if self.remembers {
             let id = it.snapshot.find(before.to);
-            let keeps = id.map(|id| it.snapshot.node(id)).is_some_and(|node| {
-                let is_by_user = self.algorithm == USER_BASED && is_first(message);
-                let is_old = node.graceful || node.version != it.snapshot.latest();
-                let is_refused = is_by_user && is_old;
-                !node.suspect && !is_refused
-            });
+            let keeps = id.is_some_and(|id| !it.snapshot.node(id).suspect);
             return is_same_shard && keeps;
         }
-        if self.algorithm == WORST_CASE {
+        if self.algorithm == WORST_CASE || self.remembers_users() {
             return false;
         }
         // A shard that saw another table meanwhile may remember what the others cannot know.
         let first = self.calls.get(message.header("Call-ID")).copied();
         before.view == view(it.snapshot) && first == Some(before.view)
+    }
+
+    /// Another call of the user may take all of them elsewhere at any time.
+    fn remembers_users(&self) -> bool {
+        self.algorithm == USER_BASED && self.tallies.len() == 1
     }
 
     fn node_response(&self, message: &Message, to: SocketAddr) -> Result<(), String> {

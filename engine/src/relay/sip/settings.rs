@@ -58,9 +58,9 @@ impl Settings {
     ) -> Settings {
         let blocked = AhoCorasick::builder()
             .ascii_case_insensitive(true)
-            .build(config.blocked_values.iter().chain(&config.scanners))
+            .build(&config.blocked_values)
             .ok()
-            .filter(|_| !(config.blocked_values.is_empty() && config.scanners.is_empty()));
+            .filter(|_| !config.blocked_values.is_empty());
         let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
         let rules = config
             .routing_rules
@@ -231,14 +231,15 @@ impl Settings {
         self.config.terminate_tls || self.config.internal_transport.is_some()
     }
 
-    /// Whether a peer must see our own address rather than the IP load balancer's. `text` is overwritten.
-    pub fn hides_balancer(&self, peer: IpAddr, text: &mut Vec<u8>) -> bool {
+    /// Whether a peer must see our own address rather than the IP load balancer's. `scratch` is a buffer
+    /// to write the address into.
+    pub fn hides_balancer(&self, peer: IpAddr, scratch: &mut Vec<u8>) -> bool {
         if self.rules.is_empty() {
             return false;
         }
-        text.clear();
-        protocols::bytes::write_ip(text, peer);
-        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(text))
+        scratch.clear();
+        protocols::bytes::write_ip(scratch, peer);
+        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(scratch))
     }
 
     /// Whether an affinity value does not count (`sipHeaderAffinityKeyExclusionPattern`).
