@@ -49,7 +49,8 @@ mod tests {
     use super::*;
     use crate::balance::Shard;
     use crate::balance::testing::{
-        SHARD, ack, build, cancel, config, in_dialog, node, node_at, number, query, response, snapshot,
+        SHARD, ack, build, cancel, config, in_dialog, node, node_at, number, query, response,
+        snapshot,
     };
     use crate::config::{Config, RampUp};
     use crate::node::{Bad, Node, Version};

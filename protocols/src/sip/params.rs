@@ -15,6 +15,14 @@ pub struct Param<'p> {
     pub span: Span,
 }
 
+impl Param<'_> {
+    /// Whether it has this name; case does not matter.
+    #[inline]
+    pub fn is_named(&self, name: &str) -> bool {
+        is_named(self.name, name.as_bytes())
+    }
+}
+
 /// Parameters in order. `text` is the whole value; `at` is where its first semicolon may be.
 #[derive(Clone, Debug)]
 pub struct Params<'p> {
@@ -29,7 +37,7 @@ impl<'p> Params<'p> {
 
     /// The first parameter of that name; case does not matter.
     pub(crate) fn find(mut self, name: &str) -> Option<Param<'p>> {
-        Iterator::find(&mut self, |it| is_named(it.name, name.as_bytes()))
+        Iterator::find(&mut self, |it| it.is_named(name))
     }
 }
 

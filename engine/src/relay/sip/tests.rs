@@ -297,7 +297,8 @@ fn a_hint_to_a_dead_node_fails_over_and_keeps_the_applications_route() {
 
 #[test]
 fn the_ack_of_a_dialog_follows_it_to_the_heir_even_if_that_is_leaving() {
-    let mut world = World::new(&format!("{TWO_LEGS}algorithmClass=x.HeaderConsistentHashBalancerAlgorithm\n"));
+    let mut world =
+        World::new(&format!("{TWO_LEGS}algorithmClass=x.HeaderConsistentHashBalancerAlgorithm\n"));
     let mut leaving = node("172.16.0.11:5080");
     leaving.graceful = true;
     world.snapshot = Snapshot::new(2, vec![leaving, node("172.16.0.12:5080")], &[]);
@@ -707,7 +708,8 @@ fn nobody_from_outside_makes_us_send_a_response_to_what_is_no_node() {
         for (case, via) in victims {
             let mut world = World::new(&format!("{TWO_LEGS}{keys}")).with_nodes(&[NODE]);
             world.from_node(&NODE_INVITE.replace("bKn1", "bKn1;rport"));
-            let vias: String = world.lines("Via")[..2].iter().map(|it| format!("Via: {it}\n")).collect();
+            let vias: String =
+                world.lines("Via")[..2].iter().map(|it| format!("Via: {it}\n")).collect();
             let forged = format!(
                 "\nSIP/2.0 180 Ringing\n{vias}Via: SIP/2.0/UDP {via}\nFrom: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
             );
