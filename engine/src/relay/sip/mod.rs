@@ -20,6 +20,7 @@ mod routes;
 mod seen;
 mod settings;
 mod via;
+mod words;
 
 #[cfg(test)]
 mod tests;
