@@ -128,8 +128,8 @@ impl Relay {
         {
             self.publish_contact(settings, incoming, transport);
         }
-        let scratch = &mut self.buffers.uri;
-        let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip(), scratch));
+        let own_address =
+            target(hop).is_some_and(|it| settings.hides_balancer(it.ip(), &mut self.buffers.uri));
         self.head_lines(
             settings,
             HeadLines {
