@@ -128,8 +128,8 @@ impl Relay {
         {
             self.publish_contact(settings, incoming, transport);
         }
-        let own_address =
-            target(hop).is_some_and(|it| settings.hides_balancer(it.ip(), &mut self.buffers.uri));
+        let scratch = &mut self.buffers.uri;
+        let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip(), scratch));
         self.head_lines(
             settings,
             HeadLines {
