@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ::tests::sim::{Kind, Script, Stage, node};
 use argh::FromArgs;
 use engine::balance::Shard;
 use engine::relay::sip::Relay;
@@ -19,7 +20,6 @@ use engine::relay::{Arrival, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
-use tests::sim::{Kind, Script, Stage, node};
 
 /// Counts instructions per message and compares them with the recorded baseline; needs valgrind.
 #[derive(FromArgs)]

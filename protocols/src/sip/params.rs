@@ -1,22 +1,31 @@
 //! `;name=value` lists, as Via, URIs and name-addr headers have them (RFC 3261 §7.3.1, §19.1.1).
 
-use super::header::{is_blank, trim, trim_span};
+use super::header::{is_blank, trim, trim_end};
+use super::scan::{first_of, is_named};
 use crate::bytes::Span;
 
 /// One parameter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Param<'p> {
+pub struct Param<'p> {
     /// May be empty: `;;`.
-    pub(crate) name: &'p [u8],
+    pub name: &'p [u8],
     /// Empty for a flag; without its quotes, escapes as they came.
-    pub(crate) value: &'p [u8],
+    pub value: &'p [u8],
     /// From its semicolon to its last byte.
-    pub(crate) span: Span,
+    pub span: Span,
+}
+
+impl Param<'_> {
+    /// Whether it has this name; case does not matter.
+    #[inline]
+    pub fn is_named(&self, name: &str) -> bool {
+        is_named(self.name, name.as_bytes())
+    }
 }
 
 /// Parameters in order. `text` is the whole value; `at` is where its first semicolon may be.
 #[derive(Clone, Debug)]
-pub(crate) struct Params<'p> {
+pub struct Params<'p> {
     text: &'p [u8],
     at: usize,
 }
@@ -28,7 +37,7 @@ impl<'p> Params<'p> {
 
     /// The first parameter of that name; case does not matter.
     pub(crate) fn find(mut self, name: &str) -> Option<Param<'p>> {
-        Iterator::find(&mut self, |it| it.name.eq_ignore_ascii_case(name.as_bytes()))
+        Iterator::find(&mut self, |it| it.is_named(name))
     }
 }
 
@@ -38,20 +47,26 @@ impl<'p> Iterator for Params<'p> {
     #[inline]
     fn next(&mut self) -> Option<Param<'p>> {
         let start = self.at;
-        if self.text.get(start) != Some(&b';') {
-            return None;
-        }
-        let end = param_end(self.text, start + 1);
-        self.at = end;
-        let body = self.text.get(start + 1..end).unwrap_or_default();
-        let (name, value) = match memchr::memchr(b'=', body) {
-            Some(equals) => {
-                let (name, value) = body.split_at(equals);
-                (trim(name), unquoted(trim(value.get(1..).unwrap_or_default())))
+        let Some([b';', behind @ ..]) = self.text.get(start..) else { return None };
+        // Names are short, values are not.
+        let stop = behind.iter().position(|it| matches!(it, b'=' | b';' | b'"'));
+        let (equals, length) = match stop.map(|at| (at, behind.get(at))) {
+            None => (None, behind.len()),
+            Some((at, Some(b'='))) => (Some(at), param_end(behind, at + 1)),
+            Some((at, Some(b';'))) => (None, at),
+            Some((at, _)) => {
+                let length = param_end(behind, at);
+                (memchr::memchr(b'=', behind.get(..length).unwrap_or_default()), length)
             }
-            None => (trim(body), Default::default()),
         };
-        Some(Param { name, value, span: trim_span(self.text, start, end) })
+        self.at = start + 1 + length;
+        let body = trim_end(behind.get(..length).unwrap_or_default());
+        let (name, value) = match equals {
+            Some(at) => (body.get(..at).unwrap_or(body), body.get(at + 1..).unwrap_or_default()),
+            None => (body, Default::default()),
+        };
+        let span = Span::new(start, start + 1 + body.len());
+        Some(Param { name: trim(name), value: unquoted(trim(value)), span })
     }
 }
 
@@ -60,7 +75,7 @@ impl<'p> Iterator for Params<'p> {
 fn param_end(text: &[u8], mut at: usize) -> usize {
     loop {
         let rest = text.get(at..).unwrap_or_default();
-        let Some(found) = memchr::memchr2(b';', b'"', rest) else { return text.len() };
+        let Some(found) = first_of(rest, b';', b'"') else { return text.len() };
         at += found;
         if text.get(at) == Some(&b';') {
             return at;

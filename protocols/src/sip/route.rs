@@ -2,6 +2,7 @@
 
 use super::header::{trim, trim_span};
 use super::params::{Params, quote_end};
+use super::scan::first_of;
 use crate::bytes::{Span, offset};
 
 /// One value such as `"Alice" <sip:alice@example.com>;tag=1`. Slices point into its text.
@@ -39,7 +40,8 @@ impl<'r> NameAddr<'r> {
         let display = trim(text.get(..open)?);
         let uri_span = trim_span(text, open + 1, close);
         let tail = text.get(close..)?;
-        let params_at = close + memchr::memchr(b';', tail).unwrap_or(tail.len());
+        let semicolon = tail.iter().position(|it| *it == b';');
+        let params_at = close + semicolon.unwrap_or(tail.len());
         Some(Self::new(text, display, uri_span, params_at))
     }
 
@@ -74,7 +76,7 @@ impl<'r> NameAddr<'r> {
 fn angle(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        let found = at + memchr::memchr2(b'<', b'"', text.get(at..)?)?;
+        let found = at + first_of(text.get(at..)?, b'<', b'"')?;
         if text.get(found) == Some(&b'<') {
             return Some(found);
         }

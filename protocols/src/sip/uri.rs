@@ -6,7 +6,9 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Transport;
-use super::params::Params;
+use super::header::is_host;
+pub use super::params::{Param, Params};
+use super::scan::is_named;
 use crate::bytes::{Span, offset, parse_decimal};
 
 /// What stands before the first colon.
@@ -43,16 +45,15 @@ pub struct Uri<'u> {
     pub host_port: Span,
     /// Where a further parameter can be inserted: the end of the parameters.
     pub params_end: u32,
+    ip: Option<IpAddr>,
 }
 
 impl<'u> Uri<'u> {
     /// Reads one URI, without the `<>` around it. `None`: no scheme, or `sip` without a host that can
     /// be one, or with a port that is no number.
     pub fn parse(text: &'u [u8]) -> Option<Uri<'u>> {
-        let colon = memchr::memchr(b':', text)?;
-        let (scheme, rest) = text.split_at(colon);
-        let rest = rest.get(1..)?;
-        let scheme = scheme_of(scheme)?;
+        let (scheme, rest) = scheme(text)?;
+        let colon = text.len() - rest.len() - 1;
         match scheme {
             Scheme::Sip | Scheme::Sips => {}
             Scheme::Tel => return Some(Self::tel(text, colon + 1)),
@@ -68,6 +69,7 @@ impl<'u> Uri<'u> {
                     headers: b"",
                     host_port: Span { start: end, end },
                     params_end: end,
+                    ip: None,
                 });
             }
         }
@@ -103,6 +105,7 @@ impl<'u> Uri<'u> {
             headers: text.get(params_end + 1..).unwrap_or_default(),
             host_port,
             params_end: offset(params_end),
+            ip: parse_ip(host),
         })
     }
 
@@ -120,6 +123,7 @@ impl<'u> Uri<'u> {
             headers: b"",
             host_port: Span { start: end, end },
             params_end: end,
+            ip: None,
         }
     }
 
@@ -140,7 +144,7 @@ impl<'u> Uri<'u> {
 
     /// The host as an address, if it is a literal; a zone is ignored.
     pub fn host_ip(&self) -> Option<IpAddr> {
-        parse_ip(self.host)
+        self.ip
     }
 
     /// The port written, else the default of `transport`; `sips` never means 5060.
@@ -152,7 +156,17 @@ impl<'u> Uri<'u> {
         })
     }
 
-    fn params(&self) -> Params<'u> {
+    /// The port that the URI itself leads to: [`Uri::effective_port`] of its own transport, UDP where it
+    /// names none.
+    #[inline]
+    pub fn own_port(&self) -> u16 {
+        self.port.unwrap_or_else(|| {
+            self.effective_port(self.transport().flatten().unwrap_or(Transport::Udp))
+        })
+    }
+
+    /// The URI parameters in order, to read several in one pass; the first of a name counts.
+    pub fn params(&self) -> Params<'u> {
         let end = self.params_end as usize;
         let at = end.saturating_sub(self.params.len() + 1);
         // A text of parameters always follows its semicolon; without one there is none at `at`.
@@ -172,12 +186,10 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
         [b'[', inner @ .., b']'] => inner,
         _ => host,
     };
-    if memchr::memchr(b':', host).is_none() {
-        if !host.first()?.is_ascii_digit() {
-            return None;
-        }
-        return core::str::from_utf8(host).ok()?.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    if let Some(ip) = parse_ipv4(host) {
+        return Some(IpAddr::V4(ip));
     }
+    memchr::memchr(b':', host)?;
     let host = host.split(|it| *it == b'%').next()?;
     let text = core::str::from_utf8(host).ok()?;
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
@@ -196,14 +208,47 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
     core::str::from_utf8(target).ok()?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
+/// Four decimal octets without leading zeros (RFC 3986 §3.2.2 `IPv4address`).
+fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let (mut bits, mut octet, mut digits, mut dots) = (0u32, 0u32, 0, 0);
+    for byte in text {
+        match byte.wrapping_sub(b'0') {
+            digit @ 0..=9 if digits == 0 || octet > 0 => {
+                octet = octet * 10 + u32::from(digit);
+                digits += 1;
+                if octet > 255 {
+                    return None;
+                }
+            }
+            _ if *byte == b'.' && digits > 0 && dots < 3 => {
+                bits = bits << 8 | octet;
+                (octet, digits) = (0, 0);
+                dots += 1;
+            }
+            _ => return None,
+        }
+    }
+    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits << 8 | octet))
+}
+
+/// The scheme, and what follows its colon.
+#[inline]
+fn scheme(text: &[u8]) -> Option<(Scheme, &[u8])> {
+    if let Some(rest) = text.strip_prefix(b"sip:") {
+        return Some((Scheme::Sip, rest));
+    }
+    let (scheme, rest) = text.split_at(memchr::memchr(b':', text)?);
+    Some((scheme_of(scheme)?, rest.get(1..)?))
+}
+
 fn scheme_of(text: &[u8]) -> Option<Scheme> {
-    if text.eq_ignore_ascii_case(b"sip") {
+    if is_named(text, b"sip") {
         return Some(Scheme::Sip);
     }
-    if text.eq_ignore_ascii_case(b"sips") {
+    if is_named(text, b"sips") {
         return Some(Scheme::Sips);
     }
-    if text.eq_ignore_ascii_case(b"tel") {
+    if is_named(text, b"tel") {
         return Some(Scheme::Tel);
     }
     let (first, rest) = text.split_first()?;
@@ -212,8 +257,6 @@ fn scheme_of(text: &[u8]) -> Option<Scheme> {
 }
 
 /// The host at `at`, without brackets, and where what follows it begins.
-///
-/// Underscores pass: they are no host names, but networks have them.
 pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = text.get(at..)?;
     if rest.first() == Some(&b'[') {
@@ -225,8 +268,7 @@ pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
         }
         return Some((host, at + close + 1));
     }
-    let legal = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
-    let length = rest.iter().position(|it| !legal(it)).unwrap_or(rest.len());
+    let length = rest.iter().position(|it| !is_host(*it)).unwrap_or(rest.len());
     (length > 0).then(|| (rest.get(..length).unwrap_or_default(), at + length))
 }
 

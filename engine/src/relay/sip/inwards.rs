@@ -292,19 +292,15 @@ pub(super) fn version_of(routes: &Stripped, snapshot: &Snapshot) -> Version {
 
 /// The live node that a URI names by address, on any of its ports; the newest there if any version will do.
 fn node_at(uri: &Uri<'_>, version: Option<Version>, snapshot: &Snapshot) -> Option<NodeId> {
-    let ip = uri.host_ip()?;
-    let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
-    snapshot.at(SocketAddr::new(ip, uri.effective_port(transport)), version)
+    snapshot.at(SocketAddr::new(uri.host_ip()?, uri.own_port()), version)
 }
 
 fn is_at(uri: &Uri<'_>, node: &Node) -> bool {
-    let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
-    uri.host_ip().is_some_and(|ip| node.is_at(ip, uri.effective_port(transport)))
+    uri.host_ip().is_some_and(|ip| node.is_at(ip, uri.own_port()))
 }
 
 fn same_place(a: &Uri<'_>, b: &Uri<'_>) -> bool {
-    let port = |it: &Uri<'_>| it.effective_port(it.transport().flatten().unwrap_or(Transport::Udp));
-    !a.host.is_empty() && a.host.eq_ignore_ascii_case(b.host) && port(a) == port(b)
+    !a.host.is_empty() && a.host.eq_ignore_ascii_case(b.host) && a.own_port() == b.own_port()
 }
 
 /// Appends a URI with another host and port; with `transport`, that too.

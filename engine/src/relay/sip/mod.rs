@@ -20,6 +20,7 @@ mod routes;
 mod seen;
 mod settings;
 mod via;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -156,6 +157,8 @@ impl Relay {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
                 self.unreachable(arrival, bytes, snapshot, out)
             }
+            // Nobody else is there: the truth is that it could not be delivered.
+            Verdict::Reply { .. } => self.unreachable(arrival, bytes, snapshot, out),
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.
                 out.drain(..reply);
@@ -252,10 +255,7 @@ impl Relay {
             snapshot,
         };
         match message.start {
-            Start::Request { method, .. } => {
-                self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
-                self.request(&settings, &incoming, method, out, trace)
-            }
+            Start::Request { method, .. } => self.request(&settings, &incoming, method, out, trace),
             Start::Response { status, .. } => {
                 self.counters.response(
                     status,

@@ -51,12 +51,16 @@ impl Relay {
         {
             return self.heartbeat(settings, incoming, out);
         }
+        // Heartbeats are no traffic: the original counts after them (`sip.md` 2.1).
+        self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
         let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
             trace.say(format_args!("{} request: {side}", method.as_str()));
         }
-        if !from_node && let Some(refusal) = self.admit(settings, incoming, method, out) {
+        let is_subsequent = message.to_tag().is_some();
+        let is_new = !is_subsequent && !matches!(method, Method::Ack | Method::Cancel);
+        if !from_node && let Some(refusal) = self.admit(settings, incoming, method, is_new, out) {
             return refusal;
         }
         match self.max_forwards(message) {
@@ -70,7 +74,7 @@ impl Relay {
             method,
             uri: message.request_uri,
             uri_span,
-            is_subsequent: message.to_tag().is_some(),
+            is_subsequent,
             hash: via::transaction(&incoming.via, message),
             route_moved: false,
         };
@@ -117,6 +121,7 @@ impl Relay {
         settings: &Settings,
         incoming: &Incoming<'_>,
         method: Method,
+        is_new: bool,
         out: &mut Vec<u8>,
     ) -> Option<Verdict> {
         let message = incoming.message;
@@ -133,7 +138,6 @@ impl Relay {
                 return Some(self.answer(settings, incoming, method, &answer, out));
             }
         }
-        let is_new = message.to_tag().is_none() && !matches!(method, Method::Ack | Method::Cancel);
         if is_new && !self.rates.admits(arrival.now, arrival.source.ip()) {
             // New work is refused first; what is up goes on.
             return Some(Verdict::Drop(DropReason::Rate));
