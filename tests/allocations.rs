@@ -7,13 +7,16 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use engine::balance::{ALGORITHMS, Shard};
-use engine::relay::Verdict;
+use engine::names::Answer;
+use engine::relay::{Leg, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
-use tests::sim::{Kind, Script, Stage, node};
+use tests::Message;
+use tests::sim::{Kind, Script, Stage, node, node_address};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -125,6 +128,39 @@ fn no_message_of_a_call_allocates_with_any_algorithm() {
 #[test]
 fn nor_does_any_with_other_keys_set() {
     none_allocates(&["CallIDAffinityBalancerAlgorithm", "UserBasedAlgorithm"], &VARIANTS[2..]);
+}
+
+/// Nodes call domains; a name in the cache costs no more than a literal.
+#[test]
+fn nor_does_a_nodes_request_to_a_name_that_is_known() {
+    let stage = Stage::new(true, "");
+    let mut relay = stage.relay(Shard { index: 0, scattered: false });
+    let snapshot = Snapshot::new(1, vec![node(1, 0)], &[]);
+    let now = Time::from_millis(1_000);
+    let arrival = stage.arrival(now, Leg::Internal, Transport::Udp, node_address(1));
+    let invite = Message::new("INVITE sip:alice@Carrier.Example.com SIP/2.0")
+        .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bKn1", node_address(1)))
+        .with("Max-Forwards", "70")
+        .with("From", "<sip:bob@example.com>;tag=b1")
+        .with("To", "<sip:alice@carrier.example.com>")
+        .with("Call-ID", "1@node")
+        .with("CSeq", "1 INVITE")
+        .to_bytes();
+    let mut out = Vec::new();
+    assert_eq!(relay.handle(&arrival, &invite, &snapshot, &mut out), Verdict::Resolve);
+    let name = relay.wanted_name().unwrap();
+    assert_eq!(name.host, "carrier.example.com");
+    let targets = vec![(Transport::Udp, SocketAddr::from(([203, 0, 113, 9], 5060)))];
+    let answer = Answer { targets, ttl: Duration::from_secs(60) };
+    relay.handle_name(now, name, Ok(answer));
+    let mut made = 0;
+    for turn in 0..1_100 {
+        let before = ALLOCATIONS.get();
+        let verdict = relay.handle(&arrival, &invite, &snapshot, &mut out);
+        assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+        made += if turn < 100 { 0 } else { ALLOCATIONS.get() - before };
+    }
+    assert_eq!(made, 0, "in 1 000 messages");
 }
 
 #[test]

@@ -727,7 +727,7 @@ impl World {
                 .with("Call-ID", "x@x")
                 .with("CSeq", format!("2 {method}"))
         };
-        let message = match self.draw.below(5) {
+        let message = match self.draw.below(6) {
             0 => tail(request("BYE", &format!("sip:x@{victim}")).with("Route", route), "BYE"),
             1 => tail(
                 request("BYE", &format!("sip:x@{victim}"))
@@ -740,12 +740,15 @@ impl World {
                 let theirs = format!("SIP/2.0/UDP {victim};branch=z9hG4bKx-1");
                 tail(Message::new("SIP/2.0 200 OK").with("Via", ours).with("Via", theirs), "INVITE")
             }
-            _ => {
+            from => {
                 let [out, ours] =
                     [EXTERNAL, if self.profile.two_legs { INTERNAL } else { EXTERNAL }]
                         .map(|it| format!("SIP/2.0/UDP {it};branch=z9hG4bK0123456789abcdefi_0"));
+                // Under the name of a node, or not.
+                let claimed =
+                    if from == 4 { victim.to_owned() } else { node_address(1).to_string() };
                 let theirs =
-                    format!("SIP/2.0/UDP {victim};branch=z9hG4bKx-1;received={host};rport={port}");
+                    format!("SIP/2.0/UDP {claimed};branch=z9hG4bKx-1;received={host};rport={port}");
                 let message =
                     Message::new("SIP/2.0 180 Ringing").with("Via", out).with("Via", ours);
                 tail(message.with("Via", theirs), "INVITE")

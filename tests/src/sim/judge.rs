@@ -285,7 +285,8 @@ impl Judge {
         if is_first(message) {
             if !is_known {
                 ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-                ensure(taker.is_eligible(), "new work for a node that wants none")?;
+                let is_willing = !taker.graceful && taker.bad.is_none() && !taker.suspect;
+                ensure(is_willing, "new work for a node that wants none")?;
             }
         }
         if is_first(message) || before.is_some() {
@@ -346,7 +347,8 @@ impl Judge {
             // A node that is none any more, in single-entry mode.
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         };
-        if self.algorithm != ACTIVE_STANDBY && snapshot.at(address, None).is_some() {
+        let is_live = snapshot.at(address, None).is_some();
+        if is_live && (to == address || self.algorithm != ACTIVE_STANDBY) {
             return ensure(to == address, "a response left the live node that asked");
         }
         // A node that was no member when it asked had no version for the branch.

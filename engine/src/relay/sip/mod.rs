@@ -61,6 +61,8 @@ pub struct Relay {
     sightings: Sightings,
     names: NameCache,
     wanted: Option<Query>,
+    /// The last name looked up; reused.
+    asked: Query,
     rates: Rates,
     buffers: Buffers,
 }
@@ -102,6 +104,7 @@ impl Relay {
             sightings: Sightings::default(),
             names: NameCache::default(),
             wanted: None,
+            asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
         }
     }
