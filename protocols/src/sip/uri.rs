@@ -210,25 +210,32 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
 
 /// Four decimal octets without leading zeros (RFC 3986 §3.2.2 `IPv4address`).
 fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
-    let (mut bits, mut octet, mut digits, mut dots) = (0u32, 0u32, 0, 0);
-    for byte in text {
-        match byte.wrapping_sub(b'0') {
-            digit @ 0..=9 if digits == 0 || octet > 0 => {
-                octet = octet * 10 + u32::from(digit);
-                digits += 1;
-                if octet > 255 {
-                    return None;
-                }
-            }
-            _ if *byte == b'.' && digits > 0 && dots < 3 => {
-                bits = bits << 8 | octet;
-                (octet, digits) = (0, 0);
-                dots += 1;
-            }
-            _ => return None,
-        }
+    let (a, rest) = octet(text)?;
+    let (b, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (c, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (d, rest) = octet(rest.strip_prefix(b".")?)?;
+    rest.is_empty().then(|| Ipv4Addr::new(a, b, c, d))
+}
+
+/// The number in front, and what follows it.
+#[inline(always)]
+fn octet(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (first, mut rest) = text.split_first()?;
+    let mut value = decimal(*first)?;
+    while value > 0
+        && let Some((next, behind)) = rest.split_first()
+        && let Some(digit) = decimal(*next)
+    {
+        value = value.checked_mul(10)?.checked_add(digit)?;
+        rest = behind;
     }
-    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits << 8 | octet))
+    Some((value, rest))
+}
+
+#[inline(always)]
+fn decimal(byte: u8) -> Option<u8> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit < 10).then_some(digit)
 }
 
 /// The scheme, and what follows its colon.
@@ -389,6 +396,24 @@ mod tests {
         for (text, want) in cases {
             let want = want.map(|it| it.parse().unwrap());
             assert_eq!(parse_ip(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn dotted_quads_are_read_as_the_library_reads_them() {
+        for seed in 0..20_000 {
+            let mut random = Random::new(seed);
+            let mut text = String::new();
+            for _ in 0..=random.below(4) + random.below(2) {
+                let octet = [0, 1, 9, 10, 99, 100, 199, 255, 256, 1_000][random.below(10)];
+                text += &format!("{}{octet}.", if random.below(20) == 0 { "0" } else { "" });
+            }
+            let text = text.trim_end_matches('.');
+            let want = text.parse::<Ipv4Addr>().ok();
+            assert_eq!(parse_ipv4(text.as_bytes()), want, "seed {seed}: {text}");
+        }
+        for text in ["1.2.3.4 ", " 1.2.3.4", "1..2.3", ".1.2.3", "1.2.3.", "1.2.3.x", "+1.2.3.4"] {
+            assert_eq!(parse_ipv4(text.as_bytes()), None, "{text}");
         }
     }
 
