@@ -26,10 +26,15 @@ pub(crate) fn is_named(token: &[u8], lower: &[u8]) -> bool {
 /// before; what it says of later ones does not matter.
 #[inline(always)]
 fn first(text: &[u8], marks: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> Option<usize> {
-    // All sixteen are looked at whatever is found: that is one comparison of a vector register.
-    let is_clear = |block: &&[u8; 16]| !block.iter().fold(false, |any, it| any | is(*it));
-    let (blocks, _) = text.as_chunks();
-    let mut at = 16 * blocks.iter().take_while(is_clear).count();
+    let mut at = 0;
+    let (blocks, _) = text.as_chunks::<16>();
+    for block in blocks {
+        // All sixteen are looked at whatever is found: that is one comparison of a vector register.
+        if block.iter().fold(false, |any, it| any | is(*it)) {
+            break;
+        }
+        at += block.len();
+    }
     let (words, rest) = text.get(at..)?.as_chunks();
     for word in words {
         let found = marks(u64::from_le_bytes(*word));

@@ -220,22 +220,21 @@ fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
 /// The number in front, and what follows it.
 #[inline(always)]
 fn octet(text: &[u8]) -> Option<(u8, &[u8])> {
-    let (first, mut rest) = text.split_first()?;
-    let mut value = decimal(*first)?;
-    while value > 0
-        && let Some((next, behind)) = rest.split_first()
-        && let Some(digit) = decimal(*next)
-    {
-        value = value.checked_mul(10)?.checked_add(digit)?;
-        rest = behind;
+    let (a, rest) = digit(text)?;
+    if a == 0 {
+        return Some((0, rest));
     }
-    Some((value, rest))
+    let Some((b, behind)) = digit(rest) else { return Some((a, rest)) };
+    let tens = a * 10 + b;
+    let Some((c, rest)) = digit(behind) else { return Some((tens, behind)) };
+    Some((tens.checked_mul(10)?.checked_add(c)?, rest))
 }
 
 #[inline(always)]
-fn decimal(byte: u8) -> Option<u8> {
-    let digit = byte.wrapping_sub(b'0');
-    (digit < 10).then_some(digit)
+fn digit(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (first, rest) = text.split_first()?;
+    let value = first.wrapping_sub(b'0');
+    (value < 10).then_some((value, rest))
 }
 
 /// The scheme, and what follows its colon.
