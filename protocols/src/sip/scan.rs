@@ -7,6 +7,12 @@ pub(crate) fn first_control(text: &[u8]) -> Option<usize> {
     first(text, below_16, |it| it < 16)
 }
 
+/// Position of the first byte that is `a`, which is ASCII.
+#[inline]
+pub(crate) fn first_is(text: &[u8], a: u8) -> Option<usize> {
+    first(text, |word| zeros(word ^ repeat(a)), |it| it == a)
+}
+
 /// Position of the first byte that is `a` or `b`, both ASCII.
 #[inline]
 pub(crate) fn first_of(text: &[u8], a: u8, b: u8) -> Option<usize> {
@@ -77,6 +83,8 @@ mod tests {
                 assert_eq!(first_control(text), want, "seed {seed} from {from}");
                 let want = text.iter().position(|it| matches!(it, b';' | b'"'));
                 assert_eq!(first_of(text, b';', b'"'), want, "seed {seed} from {from}");
+                let want = text.iter().position(|it| *it == b';');
+                assert_eq!(first_is(text, b';'), want, "seed {seed} from {from}");
             }
         }
     }

@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Transport;
 use super::header::is_host;
 pub use super::params::{Param, Params};
-use super::scan::is_named;
+use super::scan::{first_is, is_named};
 use crate::bytes::{Span, offset, parse_decimal};
 
 /// What stands before the first colon.
@@ -75,7 +75,7 @@ impl<'u> Uri<'u> {
         }
         // Unescaped, `@` may stand nowhere else (RFC 3261 §25.1 `userinfo`): user parts with `;`, `?`
         // and `/` are legal, so the host can only be found from here.
-        let (user, host_at) = match memchr::memchr(b'@', rest) {
+        let (user, host_at) = match first_is(rest, b'@') {
             Some(sign) => (rest.get(..sign)?, colon + 1 + sign + 1),
             None => (rest.get(..0)?, colon + 1),
         };
@@ -93,7 +93,7 @@ impl<'u> Uri<'u> {
         if !matches!(tail.first(), None | Some(b';' | b'?')) {
             return None;
         }
-        let question = memchr::memchr(b'?', tail);
+        let question = first_is(tail, b'?');
         let params_end = at + question.unwrap_or(tail.len());
         Some(Uri {
             text,
@@ -111,7 +111,7 @@ impl<'u> Uri<'u> {
 
     fn tel(text: &'u [u8], at: usize) -> Uri<'u> {
         let rest = text.get(at..).unwrap_or_default();
-        let length = memchr::memchr(b';', rest).unwrap_or(rest.len());
+        let length = first_is(rest, b';').unwrap_or(rest.len());
         let end = offset(text.len());
         Uri {
             text,
@@ -181,15 +181,22 @@ impl<'u> Uri<'u> {
 ///
 /// Takes the three colons that RFC 3261's grammar once allowed before an embedded IPv4 address
 /// (RFC 5118 §4.9).
+#[inline]
 pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
+    match parse_ipv4(host) {
+        Some(ip) => Some(IpAddr::V4(ip)),
+        None => parse_other_ip(host),
+    }
+}
+
+fn parse_other_ip(host: &[u8]) -> Option<IpAddr> {
     let host = match host {
         [b'[', inner @ .., b']'] => inner,
         _ => host,
     };
-    if let Some(ip) = parse_ipv4(host) {
-        return Some(IpAddr::V4(ip));
+    if first_is(host, b':').is_none() {
+        return parse_ipv4(host).map(IpAddr::V4);
     }
-    memchr::memchr(b':', host)?;
     let host = host.split(|it| *it == b'%').next()?;
     let text = core::str::from_utf8(host).ok()?;
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
@@ -209,6 +216,7 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
 }
 
 /// Four decimal octets without leading zeros (RFC 3986 §3.2.2 `IPv4address`).
+#[inline]
 fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
     let (a, rest) = octet(text)?;
     let (b, rest) = octet(rest.strip_prefix(b".")?)?;
@@ -243,7 +251,7 @@ fn scheme(text: &[u8]) -> Option<(Scheme, &[u8])> {
     if let Some(rest) = text.strip_prefix(b"sip:") {
         return Some((Scheme::Sip, rest));
     }
-    let (scheme, rest) = text.split_at(memchr::memchr(b':', text)?);
+    let (scheme, rest) = text.split_at(first_is(text, b':')?);
     Some((scheme_of(scheme)?, rest.get(1..)?))
 }
 
@@ -266,10 +274,10 @@ fn scheme_of(text: &[u8]) -> Option<Scheme> {
 pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = text.get(at..)?;
     if rest.first() == Some(&b'[') {
-        let close = memchr::memchr(b']', rest)?;
+        let close = first_is(rest, b']')?;
         let host = rest.get(1..close)?;
         let legal = |it: &u8| it.is_ascii_graphic() && !matches!(it, b'[' | b'<' | b'>' | b'"');
-        if memchr::memchr(b':', host).is_none() || !host.iter().all(legal) {
+        if first_is(host, b':').is_none() || !host.iter().all(legal) {
             return None;
         }
         return Some((host, at + close + 1));
