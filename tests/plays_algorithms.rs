@@ -300,6 +300,8 @@ fn active_standby_uses_one_node_until_it_dies_and_does_not_switch_back() {
     lb.wait_nodes(2);
     let next = who_got(&nodes, &place(), "INVITE")[0];
     assert_ne!(next, active);
+    // Just after its start the balancer takes every newcomer for one that was there all along.
+    wait_for("the end of the start", || (lb.stat("UptimeSeconds") > 8).then_some(()));
     nodes[active].restart();
     nodes[active].answers_calls();
     lb.wait_nodes(3);

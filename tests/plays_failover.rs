@@ -621,8 +621,8 @@ fn static_nodes_are_probed_and_taken_out_when_they_stop_answering() {
     server.answers_calls();
     let lb = Setup::two_entry()
         .set("staticNodes", &server.address().to_string())
-        .set("probeInterval", "100")
-        .set("probeTimeout", "300")
+        .set("probeInterval", "300")
+        .set("probeTimeout", "200")
         .start();
     lb.wait_nodes(1);
     let probe = server.expect("OPTIONS");

@@ -32,6 +32,7 @@ impl Cluster {
                 let mut node = Node::bind(&format!("n{it}"));
                 node.announce(&internal);
                 node.answers_calls();
+                node.asks_rport = false; // as for callers
                 node
             })
             .collect();
@@ -69,6 +70,8 @@ fn a_call_sprayed_over_two_balancers_stays_on_one_node() {
         caller.exchange(&mut dialog, "BYE");
         let home = who_got(&cluster.nodes, &dialog.call_id, "INVITE");
         assert_eq!(home.len(), 1);
+        // The ACK takes another balancer than the BYE and may be the later one.
+        cluster.nodes[home[0]].expect_in(&dialog.call_id, "ACK");
         for method in ["ACK", "BYE"] {
             assert_eq!(
                 who_got(&cluster.nodes, &dialog.call_id, method),
@@ -139,6 +142,7 @@ fn single_entry_balancers_behind_one_address_carry_whole_calls() {
     }
     caller.exchange(&mut dialog, "BYE");
     let home = who_got(&nodes, &dialog.call_id, "INVITE");
+    nodes[home[0]].expect("ACK");
     for method in ["ACK", "MESSAGE", "BYE"] {
         assert_eq!(who_got(&nodes, &dialog.call_id, method), home, "{method}");
     }

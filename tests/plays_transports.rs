@@ -65,11 +65,12 @@ fn a_single_entry_balancer_tells_nodes_from_clients_by_their_address() {
     nodes[at].expect("200 BYE");
 
     // A client that claims a node's address in its Via is still a client: its request goes to a node.
-    let victim = Peer::bind("victim");
-    let forged = caller
+    let (victim, forger) =
+        (Peer::bind("victim"), Peer::bind_on("mallory", "127.0.0.2".parse().unwrap()));
+    let forged = forger
         .request("MESSAGE", &victim.uri())
         .set("Via", format!("SIP/2.0/UDP {};branch=z9hG4bKforged", node.address()));
-    caller.send(&forged);
+    forger.send_to(lb.external, &forged);
     first_to_get(&nodes, "MESSAGE");
     assert_eq!(victim.record().len(), 0);
 }

@@ -1,5 +1,6 @@
 //! sipp as caller and as node: a peer that nobody here wrote. No call may fail.
 
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -35,6 +36,10 @@ impl Sipp {
         assert!(status.success(), "{what}: {status}\n{}", self.errors());
     }
 
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     fn errors(&self) -> String {
         let files = std::fs::read_dir(&self.directory).unwrap().flatten();
         files.filter_map(|it| std::fs::read_to_string(it.path()).ok()).collect()
@@ -64,7 +69,14 @@ fn servers(lb: &Balancer, scenario: &[&str], mode: &str) -> Vec<(Sipp, Node)> {
     let servers: Vec<_> = (0..2)
         .map(|at| {
             let port = port();
-            let sipp = Sipp::start(&[scenario, &["-p", &port, "-t", mode]].concat());
+            let mut sipp = Sipp::start(&[scenario, &["-p", &port, "-t", mode]].concat());
+            let address = format!("127.0.0.1:{port}");
+            wait_for("sipp to listen", || {
+                let has_it =
+                    UdpSocket::bind(&address).is_err() || TcpListener::bind(&address).is_err();
+                assert!(!sipp.has_ended(), "{}", sipp.errors());
+                has_it.then_some(())
+            });
             let node = Node::bind(&format!("sipp{at}")).property("udpPort", &port);
             (sipp, lb.announced(node.property("tcpPort", &port)))
         })

@@ -207,7 +207,8 @@ pub fn write_decimal(out: &mut Vec<u8>, value: impl Into<u64>) {
     let mut digits = [0u8; 20];
     let mut length = 0;
     for place in digits.iter_mut().rev() {
-        *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        let [digit, ..] = (value % 10).to_le_bytes();
+        *place = b'0' + digit;
         value /= 10;
         length += 1;
         if value == 0 {
@@ -219,28 +220,75 @@ pub fn write_decimal(out: &mut Vec<u8>, value: impl Into<u64>) {
 
 /// Appends the low 64 bits as 16 lower-case hexadecimal digits.
 pub fn write_hex(out: &mut Vec<u8>, value: u64) {
-    for byte in value.to_be_bytes() {
-        for nibble in [byte >> 4, byte & 15] {
-            out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
-        }
+    let mut text = [[0; 2]; 8];
+    for (pair, byte) in text.iter_mut().zip(value.to_be_bytes()) {
+        *pair = hex(byte);
     }
+    out.extend_from_slice(text.as_flattened());
 }
+
+/// Two lower-case hexadecimal digits.
+#[inline]
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+pub fn hex(byte: u8) -> [u8; 2] {
+    HEX[usize::from(byte)]
+}
+
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256, a nibble below 16")]
+const HEX: [[u8; 2]; 256] = {
+    let mut table = [[0; 2]; 256];
+    let digits = b"0123456789abcdef";
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
 
 /// Appends an address as `received` and `node_host` spell it: IPv6 without brackets.
 pub fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(v4) => {
-            for (at, octet) in v4.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b'.');
+            let mut text = [0; 16];
+            let mut length = 0;
+            for octet in v4.octets() {
+                let (digits, more) = octet_text(octet);
+                if let Some(place) = text.get_mut(length..length + 4) {
+                    place.copy_from_slice(&digits);
                 }
-                write_decimal(out, octet);
+                length += more;
             }
+            out.extend_from_slice(text.get(..length - 1).unwrap_or_default());
         }
         IpAddr::V6(v6) => {
             let Ok(()) = write!(Text(out), "{v6}") else { return };
         }
     }
+}
+
+/// An octet in decimal with the dot behind it, and how many bytes of that count.
+#[inline]
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+fn octet_text(octet: u8) -> ([u8; 4], usize) {
+    const TEXTS: [([u8; 4], usize); 256] = {
+        let mut table = [([0; 4], 0); 256];
+        let mut octet = 0u8;
+        loop {
+            let [hundreds, tens, ones] =
+                [b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
+            table[octet as usize] = match octet {
+                0..=9 => ([ones, b'.', 0, 0], 2),
+                10..=99 => ([tens, ones, b'.', 0], 3),
+                100.. => ([hundreds, tens, ones, b'.'], 4),
+            };
+            if octet == u8::MAX {
+                break table;
+            }
+            octet += 1;
+        }
+    };
+    TEXTS[usize::from(octet)]
 }
 
 /// Appends an address as URIs and sent-by spell it: IPv6 in brackets (RFC 3261 §25.1 `host`).

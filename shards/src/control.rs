@@ -5,28 +5,29 @@
 //! One epoll set, no timers of its own while nothing is due. Everything that decides is a state machine
 //! of the engine; everything that carries traffic is behind [`Shards`].
 
+mod points;
+mod shards;
+
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::config::{Config, LegConfig};
+use engine::config::Config;
 use engine::lifecycle::Prober;
-use engine::names::{Answer, Query, Reach, Unresolved, literal};
-use engine::node::Ports;
+use engine::names::literal;
 use engine::registry::{Registry, Rules};
-use engine::relay::{Leg, Report};
-use engine::snapshot::{NodeRule, Snapshot};
+use engine::snapshot::NodeRule;
 use log::{error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use protocols::sip::Transport;
 use protocols::time::Time;
 use regex::bytes::RegexBuilder;
 
+use self::points::{listening_points, reach, started};
+pub use self::shards::{Addressee, Explain, Facts, Page, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
@@ -34,117 +35,6 @@ use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::names::{Names, Sources};
 use crate::{logs, probe, reload};
-
-/// The shards as control sees them. Dropping it joins their threads.
-pub trait Shards {
-    /// One shard's counters and figures.
-    type Figures;
-
-    /// How many there are.
-    fn count(&self) -> usize;
-
-    /// Readable when [`Shards::poll`] has something; figures may come without it.
-    fn waker(&self) -> BorrowedFd<'_>;
-
-    /// The next thing that a shard says; puts the waker to rest when there is nothing.
-    fn poll(&mut self) -> Option<Said<Self::Figures>>;
-
-    /// What every shard goes by from its next batch on.
-    fn publish(&mut self, view: &View);
-
-    /// Looks whether files beside the configuration have changed (certificates): `true` if there is
-    /// something to publish. Called as often as the configuration file is looked at.
-    fn refresh(&mut self, view: &View) -> bool;
-
-    /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
-    /// are not delivered any more.
-    fn ask_figures(&mut self);
-
-    /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
-    fn addressee(&self, shard: u8) -> Addressee;
-
-    /// One page of the statistics port.
-    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
-
-    /// The routing decision for one message, step by step.
-    fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response;
-}
-
-/// Takes what the resolver says to one shard's question.
-pub type Addressee = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
-
-/// What shards tell control.
-#[derive(Debug)]
-pub enum Said<F> {
-    /// Something about nodes.
-    Report(Report),
-    /// A message waits for a name.
-    Resolve {
-        /// Who asks.
-        shard: u8,
-        /// What for.
-        query: Query,
-    },
-    /// An answer to [`Shards::ask_figures`].
-    Figures(F),
-    /// It has ended, as it was told or because it failed.
-    Ended {
-        /// Which.
-        shard: u8,
-        /// Why, if it was not told to.
-        failure: Option<String>,
-    },
-}
-
-/// What shards go by.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// The node table.
-    pub snapshot: Arc<Snapshot>,
-    /// The configuration in force.
-    pub config: Arc<Config>,
-    /// Addresses of `extraServerNodes`.
-    pub extra_servers: Vec<SocketAddr>,
-    /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
-    pub stopping: Option<Time>,
-}
-
-/// A page of the statistics port.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Page {
-    /// `/lbstat`.
-    Stat,
-    /// `/lbinfo`.
-    Info,
-    /// `/metrics`.
-    Metrics,
-    /// `/health`; made without figures.
-    Health,
-}
-
-/// What pages are made of, besides the shards' figures.
-#[derive(Clone, Copy)]
-pub struct Facts<'c> {
-    /// When.
-    pub now: Time,
-    /// What shards go by.
-    pub view: &'c View,
-    /// The records of all nodes.
-    pub registry: &'c Registry,
-}
-
-/// A message to be explained; see [`Command::Explain`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Explain {
-    /// As if it came from here.
-    pub source: Option<SocketAddr>,
-    /// As if it came in here.
-    pub listener: Option<(SocketAddr, Transport)>,
-    /// As if it came in on this leg.
-    pub leg: Option<Leg>,
-    /// The message.
-    pub message: Vec<u8>,
-}
 
 /// Blocks the signals that [`run`] takes from its epoll set. Call it before any thread is started: threads
 /// inherit the mask.
@@ -590,53 +480,8 @@ impl From<&Config> for Credentials {
     }
 }
 
-/// What names of foreign hosts may lead to: what we have a listener for.
-fn reach(config: &Config) -> Reach {
-    let is_open = |ports: fn(&LegConfig) -> &Ports, transport| {
-        [&config.external, &config.internal].iter().any(|leg| ports(leg).of(transport).is_some())
-    };
-    let any =
-        |ports: fn(&LegConfig) -> &Ports| Transport::ALL.into_iter().any(|it| is_open(ports, it));
-    Reach {
-        transports: Transport::ALL
-            .map(|it| is_open(|leg| &leg.ports, it) || is_open(|leg| &leg.ipv6_ports, it)),
-        ipv4: any(|leg| &leg.ports),
-        ipv6: any(|leg| &leg.ipv6_ports),
-    }
-}
-
-/// `Sip Balancer started on external address 127.0.0.1, external port : 5060, internalPort : 5065`
-fn started(config: &Config) -> String {
-    let first = |leg: &LegConfig| leg.ports.iter().chain(leg.ipv6_ports.iter()).next();
-    let external = &config.external;
-    let address = [&external.host, &config.host, &external.ipv6_host, &config.ipv6_host];
-    let address = address.into_iter().flatten().next().map_or("0.0.0.0", String::as_str);
-    let port = first(external).map_or(0, |it| it.1);
-    let mut line =
-        format!("Sip Balancer started on external address {address}, external port : {port}");
-    if let Some((_, port)) = first(&config.internal) {
-        line += &format!(", internalPort : {port}");
-    }
-    line
-}
-
-fn listening_points(config: &Config) -> Vec<(&'static str, &str, Transport, u16)> {
-    let legs = [("external", &config.external), ("internal", &config.internal)];
-    let mut points = Vec::new();
-    for (name, leg) in legs {
-        let families = [
-            (&leg.ports, leg.host.as_ref().or(config.host.as_ref()), "0.0.0.0"),
-            (&leg.ipv6_ports, leg.ipv6_host.as_ref().or(config.ipv6_host.as_ref()), "::"),
-        ];
-        for (ports, host, any) in families {
-            let host = host.map_or(any, String::as_str);
-            points.extend(ports.iter().map(|(transport, port)| (name, host, transport, port)));
-        }
-    }
-    points
-}
-
-fn signals() -> SigSet {
+/// Those that end or reload the process.
+pub(crate) fn signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 

@@ -3,10 +3,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::sip::Transport;
 use tools::agent::{self, Agent, AgentConfig, Death, Polling};
 use tools::caller::{CallerConfig, Pace};
@@ -14,13 +16,44 @@ use tools::node::NodeConfig;
 use tools::process::CpuTime;
 use tools::report::{Lost, Report};
 
-/// Runs the demo and prints its table. With `stay`, keeps everything up until Ctrl-C.
+use crate::control;
+
+/// Runs the demo and prints its table. With `stay`, keeps everything up until Ctrl-C. However it ends,
+/// neither process nor file is left behind.
+///
+/// [`control::block_signals`] must have been called: Ctrl-C, SIGTERM and SIGHUP are read here.
 ///
 /// # Errors
 ///
 /// What went wrong, as a sentence for the terminal.
 #[allow(clippy::print_stdout)] // the demo talks to a person
 pub fn run(stay: bool) -> Result<(), String> {
+    match play(stay) {
+        Err(End::Interrupted) => {
+            println!("\nStopped.");
+            Ok(())
+        }
+        Err(End::Failed(why)) => Err(why),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Why the demo ends early.
+enum End {
+    /// By a signal.
+    Interrupted,
+    /// With a sentence for the terminal.
+    Failed(String),
+}
+
+impl From<String> for End {
+    fn from(why: String) -> End {
+        End::Failed(why)
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn play(stay: bool) -> Result<(), End> {
     let ports = Ports::choose()?;
     let mut balancer = Balancer::start(&ports)?;
     println!("Trunkline demo. The balancer is process {}:", balancer.child.id());
@@ -29,7 +62,8 @@ pub fn run(stay: bool) -> Result<(), String> {
     println!("  statistics at     http://{}/lbstat (also /lbinfo, /metrics)", ports.statistic());
 
     let peers = start_peers(&ports).map_err(|error| format!("cannot start the peers: {error}"))?;
-    println!("  two pretend nodes {} and {}", peers.nodes()[0], peers.nodes()[1]);
+    let nodes: Vec<String> = peers.nodes().iter().map(SocketAddr::to_string).collect();
+    println!("  two pretend nodes {}", nodes.join(" and "));
     balancer.wait_for_nodes(2)?;
     println!(
         "Both nodes are registered. {UDP_RATE} calls a second over UDP, {TCP_RATE} over TCP.\n"
@@ -39,16 +73,16 @@ pub fn run(stay: bool) -> Result<(), String> {
     story.print();
     if stay {
         print_stay(&ports);
-        loop {
-            balancer.check()?;
-            std::thread::sleep(Duration::from_secs(1));
+        let end = balancer.wait_for_end();
+        if !matches!(end, End::Interrupted) {
+            return Err(end);
         }
+        println!("\nStopped.");
     }
     if story.failed() {
-        Err("calls were lost that should not have been".to_owned())
-    } else {
-        Ok(())
+        return Err(End::Failed("calls were lost that should not have been".to_owned()));
     }
+    Ok(())
 }
 
 /// Ports on loopback, all free a moment ago.
@@ -110,16 +144,17 @@ fn free_port(wanted: u16, taken: &[u16]) -> Result<u16, String> {
 /// The balancer as users run it: this very program with a configuration file.
 struct Balancer {
     child: Child,
-    config: PathBuf,
-    log: PathBuf,
+    files: Files,
     statistic: SocketAddr,
+    signals: SignalFd,
 }
 
 impl Balancer {
-    fn start(ports: &Ports) -> Result<Balancer, String> {
-        let name = format!("trunkline-demo-{}", std::process::id());
-        let config = std::env::temp_dir().join(format!("{name}.properties"));
-        let log = std::env::temp_dir().join(format!("{name}.log"));
+    fn start(ports: &Ports) -> Result<Balancer, End> {
+        let signals = SignalFd::with_flags(&control::signals(), SfdFlags::SFD_NONBLOCK)
+            .map_err(|error| error.to_string())?;
+        let files = Files::new();
+        let (config, log) = (&files.config, &files.log);
         let text = format!(
             "# Written by the demo.\nhost={LOOPBACK}\nexternalPort={}\ninternalPort={}\nstatisticPort={}\n\
              nodeTimeout={}\nshutdownTimeout=0\n",
@@ -128,53 +163,69 @@ impl Balancer {
             ports.statistic,
             NODE_TIMEOUT.as_millis(),
         );
-        std::fs::write(&config, text)
+        std::fs::write(config, text)
             .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
-        let output = std::fs::File::create(&log)
+        let output = std::fs::File::create(log)
             .map_err(|error| format!("cannot write {}: {error}", log.display()))?;
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let child = Command::new(program)
-            .arg(&config)
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(|error| error.to_string())?)
             .stderr(output)
+            .process_group(0) // the terminal's Ctrl-C is for the demo alone, which then ends its child
             .spawn()
             .map_err(|error| format!("cannot start the balancer: {error}"))?;
-        let mut it = Balancer { child, config, log, statistic: ports.statistic() };
+        let mut it = Balancer { child, files, statistic: ports.statistic(), signals };
         it.wait_until("the balancer to start", |it| it.ask("/health").is_some())?;
         Ok(it)
     }
 
-    fn wait_for_nodes(&mut self, count: usize) -> Result<(), String> {
+    fn wait_for_nodes(&mut self, count: usize) -> Result<(), End> {
         let want = format!("\"activeNodes\":{count},");
         self.wait_until("the nodes to register", |it| {
             it.ask("/lbstat").is_some_and(|text| text.contains(&want))
         })
     }
 
-    fn wait_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), String> {
+    fn wait_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), End> {
         let end = Instant::now() + Duration::from_secs(20);
         while !done(self) {
             self.check()?;
             if Instant::now() > end {
-                return Err(format!("waited too long for {what}; {}", self.last_words()));
+                let why = format!("waited too long for {what}; {}", self.last_words());
+                return Err(End::Failed(why));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Whether the process still runs.
-    fn check(&mut self) -> Result<(), String> {
+    /// Whether to go on: no signal came and the process runs.
+    fn check(&mut self) -> Result<(), End> {
+        if matches!(self.signals.read_signal(), Ok(Some(_))) {
+            return Err(End::Interrupted);
+        }
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(format!("the balancer ended, {status}; {}", self.last_words())),
-            Err(error) => Err(error.to_string()),
+            Ok(Some(status)) => {
+                Err(End::Failed(format!("the balancer ended, {status}; {}", self.last_words())))
+            }
+            Err(error) => Err(End::Failed(error.to_string())),
+        }
+    }
+
+    fn wait_for_end(&mut self) -> End {
+        loop {
+            if let Err(end) = self.check() {
+                return end;
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
     fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let log = std::fs::read_to_string(&self.files.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(12).collect();
         let lines: Vec<&str> = lines.into_iter().rev().collect();
         format!("its last log lines:\n{}", lines.join("\n"))
@@ -197,6 +248,25 @@ impl Drop for Balancer {
         // Nothing to save: a stop without drain is what a demo needs.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Temporary files of this process; removed when dropped.
+struct Files {
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl Files {
+    fn new() -> Files {
+        let name = format!("trunkline-demo-{}", std::process::id());
+        let file = |ending| std::env::temp_dir().join(format!("{name}.{ending}"));
+        Files { config: file("properties"), log: file("log") }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
         for file in [&self.config, &self.log] {
             let _ = std::fs::remove_file(file);
         }
@@ -219,7 +289,7 @@ fn start_peers(ports: &Ports) -> std::io::Result<Agent> {
 
 /// Places the calls, kills a node, brings it back; one line of progress a second.
 #[allow(clippy::print_stdout)]
-fn tell(balancer: &mut Balancer, ports: &Ports, peers: &Agent) -> Result<Story, String> {
+fn tell(balancer: &mut Balancer, ports: &Ports, peers: &Agent) -> Result<Story, End> {
     let text = |error: std::io::Error| error.to_string();
     let cpu_before = CpuTime::of_tree(balancer.child.id());
     for (transport, rate) in [(Transport::Udp, UDP_RATE), (Transport::Tcp, TCP_RATE)] {

@@ -153,6 +153,7 @@ impl DropLog {
 const DROP_LINES_MAX: u32 = 3;
 /// Period of [`DROP_LINES_MAX`].
 const DROP_LOG_PERIOD: Duration = Duration::from_secs(5);
+#[allow(clippy::indexing_slicing)] // at compile time, where it would be seen
 const _: () = {
     let mut index = 0;
     while index < DropReason::ALL.len() {

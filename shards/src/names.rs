@@ -5,13 +5,11 @@
 //! the kernel's random port and our random id make answers hard to forge (RFC 5452).
 
 mod files;
+mod flight;
 mod wire;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +20,10 @@ use engine::names::{
 };
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use self::files::Files;
 pub use self::files::Sources;
+use self::flight::{Flight, Heard, Wire, ask_by_udp, connect_tcp};
 use self::wire::Reading;
 
 /// Called on the resolver's thread, once: pass the result on and return.
@@ -131,41 +129,6 @@ struct Resolution {
     missing: usize,
     draw: u64,
     timed_out: bool,
-}
-
-/// One lookup on its way.
-struct Flight {
-    lookup: Lookup,
-    wanted_by: Vec<Wanted>,
-    id: u16,
-    question: Vec<u8>,
-    /// Counts over all servers.
-    attempt: usize,
-    socket: Option<Wire>,
-    deadline: Instant,
-}
-
-enum Wire {
-    Udp(UdpSocket),
-    Tcp { stream: TcpStream, sent: usize, received: Vec<u8> },
-}
-
-impl Wire {
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Wire::Udp(it) => it.as_fd(),
-            Wire::Tcp { stream, .. } => stream.as_fd(),
-        }
-    }
-}
-
-/// What came of looking at a socket.
-enum Heard {
-    Nothing,
-    /// The question is out: wait for the answer.
-    Asked,
-    Reading(Reading),
-    Failed,
 }
 
 impl Resolver {
@@ -282,7 +245,7 @@ impl Resolver {
     ) -> Result<(), Unresolved> {
         let now = Instant::now();
         for lookup in lookups {
-            if let Some(set) = self.from_hosts(&lookup).or_else(|| self.from_cache(now, &lookup)) {
+            if let Some(set) = self.in_hosts_file(&lookup).or_else(|| self.in_cache(now, &lookup)) {
                 resolution.known.insert(lookup, set);
                 continue;
             }
@@ -301,7 +264,7 @@ impl Resolver {
     }
 
     /// A name of the hosts file has addresses and nothing else.
-    fn from_hosts(&self, lookup: &Lookup) -> Option<RecordSet> {
+    fn in_hosts_file(&self, lookup: &Lookup) -> Option<RecordSet> {
         let host = match lookup.kind {
             Kind::Srv => lookup.name.splitn(3, '.').nth(2)?,
             _ => &lookup.name,
@@ -317,7 +280,7 @@ impl Resolver {
         Some(RecordSet { records, ttl: HOSTS_TTL })
     }
 
-    fn from_cache(&self, now: Instant, lookup: &Lookup) -> Option<RecordSet> {
+    fn in_cache(&self, now: Instant, lookup: &Lookup) -> Option<RecordSet> {
         let (set, until) = self.cache.get(lookup)?;
         let ttl = until.checked_duration_since(now).filter(|it| !it.is_zero())?;
         Some(RecordSet { records: set.records.clone(), ttl })
@@ -453,86 +416,6 @@ impl Resolver {
     }
 }
 
-impl Flight {
-    fn hear(&mut self) -> Heard {
-        match &mut self.socket {
-            None => Heard::Nothing,
-            Some(Wire::Udp(socket)) => {
-                let mut buffer = [0; DATAGRAM_BYTES_MAX];
-                match socket.recv(&mut buffer) {
-                    Ok(count) => {
-                        let bytes = buffer.get(..count).unwrap_or_default();
-                        Heard::Reading(wire::read(self.id, &self.lookup, bytes))
-                    }
-                    Err(error) if is_temporary(&error) => Heard::Nothing,
-                    Err(_) => Heard::Failed, // Port unreachable, mostly.
-                }
-            }
-            Some(Wire::Tcp { stream, sent, received }) => {
-                if *sent < self.question.len() + 2 {
-                    return write_framed(stream, sent, &self.question);
-                }
-                let mut buffer = [0; 4096];
-                match stream.read(&mut buffer) {
-                    Ok(0) => Heard::Failed,
-                    Ok(count) => {
-                        received.extend_from_slice(buffer.get(..count).unwrap_or_default());
-                        let Some((length, rest)) = received.split_first_chunk() else {
-                            return Heard::Nothing;
-                        };
-                        match rest.get(..usize::from(u16::from_be_bytes(*length))) {
-                            Some(bytes) => match wire::read(self.id, &self.lookup, bytes) {
-                                Reading::Foreign => Heard::Failed,
-                                reading => Heard::Reading(reading),
-                            },
-                            None => Heard::Nothing,
-                        }
-                    }
-                    Err(error) if is_temporary(&error) => Heard::Nothing,
-                    Err(_) => Heard::Failed,
-                }
-            }
-        }
-    }
-}
-
-/// RFC 1035 §4.2.2: two bytes of length in front.
-fn write_framed(stream: &mut TcpStream, sent: &mut usize, question: &[u8]) -> Heard {
-    let length = u16::try_from(question.len()).unwrap_or(0).to_be_bytes();
-    let framed: Vec<u8> = length.iter().chain(question).copied().collect();
-    match stream.write(framed.get(*sent..).unwrap_or_default()) {
-        Ok(count) => {
-            *sent += count;
-            if *sent == framed.len() { Heard::Asked } else { Heard::Nothing }
-        }
-        Err(error) if is_temporary(&error) => Heard::Nothing,
-        Err(_) => Heard::Failed,
-    }
-}
-
-fn ask_by_udp(server: SocketAddr, question: &[u8]) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    // Connected: answers from elsewhere do not get through, and "port unreachable" does.
-    socket.connect(&server.into())?;
-    let socket = UdpSocket::from(socket);
-    socket.send(question)?;
-    Ok(socket)
-}
-
-fn connect_tcp(server: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&server.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(socket.into()),
-    }
-}
-
-fn is_temporary(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
 /// Token of the eventfd; flights count up from it.
 const WAKE: u64 = 0;
 /// Requests that have not been looked at yet.
@@ -556,8 +439,6 @@ const _: () = assert!(FAILURE_TTL.as_secs() <= NEGATIVE_TTL_MAX.as_secs());
 const HOSTS_TTL: Duration = Duration::from_secs(30);
 /// Files are looked at no more often than this.
 const FILES_PERIOD: Duration = Duration::from_secs(5);
-/// RFC 1035 §2.3.4 says 512; some servers send more unasked.
-const DATAGRAM_BYTES_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 //! The process as operators meet it: start and stop lines, signals, reload, the statistics port.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // tests may
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -121,8 +122,8 @@ fn assert_in_order(lines: &[String], wanted: &[&str]) {
 fn a_sigterm_drains_then_stops_in_the_manuals_words() {
     let mut it = Service::start("drain", "shutdownTimeout=600\n", &[]);
     assert!(it.get("/health").starts_with("HTTP/1.1 200 "));
-    it.signal("TERM");
     let asked = Instant::now();
+    it.signal("TERM");
     it.until("GracefulShutdown was called, stopping the Load Balancer into 600 ms.");
     assert!(TcpStream::connect(("127.0.0.1", it.port)).is_err(), "closed first");
     let lines = it.until("Node registry stopped.");
@@ -191,6 +192,29 @@ fn the_statistics_port_answers_its_commands() {
         let answer = it.get(target);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{target}: {answer}");
     }
+    let key = "login=daddy&password=123456";
+    let rule = |node: &str| format!("/lbnoderegex?regex=(-)&{node}&{key}");
+    assert!(it.get(&rule("ip=127.0.0.1&port=5080")).ends_with("\r\n\r\nRegex set"));
+    assert!(it.get(&rule("x=y")).ends_with("\r\n\r\nRegex set"), "taken back");
+    assert!(it.get(&format!("/lbnoderegex?regex=(&ip=::1&port=1&{key}")).contains(" 400 Bad "));
+    for (page, want) in [
+        ("/lbstat", "\"NumberOfRequestsProcessed\":0"),
+        ("/lbinfo", "\"nodesIPv4\":[]"),
+        ("/metrics", "# TYPE "),
+    ] {
+        let answer = it.get(page);
+        assert!(answer.contains(want), "{page}: {answer}");
+    }
+    let message = "OPTIONS sip:a@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK1\r\n\
+        From: <sip:b@example.com>;tag=1\r\nTo: <sip:a@example.com>\r\nCall-ID: c\r\nCSeq: 1 OPTIONS\r\n\
+        Max-Forwards: 70\r\n\r\n";
+    let mut stream = TcpStream::connect(("127.0.0.1", it.port)).unwrap();
+    let length = message.len();
+    let head = "POST /lbexplain?source=10.0.0.1:5060 HTTP/1.1\r\nContent-Length:";
+    write!(stream, "{head} {length}\r\n\r\n{message}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("arrived from 10.0.0.1:5060") && answer.contains("500"), "{answer}");
     assert!(it.get("/lbstop?login=daddy&password=123456").starts_with("HTTP/1.1 200 OK\r\n"));
     it.until("Node registry stopped.");
     assert_eq!(it.exit_code(), 0);

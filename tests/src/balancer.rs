@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::thread::JoinHandle;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -191,8 +191,10 @@ impl Setup {
             .spawn()
             .unwrap_or_else(|it| panic!("cannot start {:?}: {it}", binary()));
         let log = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take().unwrap(), &log);
-        collect(child.stderr.take().unwrap(), &log);
+        let readers = vec![
+            collect(child.stdout.take().unwrap(), &log),
+            collect(child.stderr.take().unwrap(), &log),
+        ];
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Balancer {
             external: at(addresses.external),
@@ -204,6 +206,7 @@ impl Setup {
             keys: self.keys.clone(),
             path,
             log,
+            readers: Mutex::new(readers),
         }
     }
 }
@@ -216,7 +219,7 @@ fn properties(keys: &[(String, String)], addresses: &Addresses) -> String {
     lines.collect()
 }
 
-fn collect(pipe: impl Read + Send + 'static, log: &Arc<Mutex<String>>) {
+fn collect(pipe: impl Read + Send + 'static, log: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let log = log.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -224,7 +227,7 @@ fn collect(pipe: impl Read + Send + 'static, log: &Arc<Mutex<String>>) {
             log.push_str(&line);
             log.push('\n');
         }
-    });
+    })
 }
 
 /// A running balancer. Dropping it kills the process; in a failing test its log is printed first.
@@ -242,6 +245,7 @@ pub struct Balancer {
     keys: Vec<(String, String)>,
     path: PathBuf,
     log: Arc<Mutex<String>>,
+    readers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// One node of `/lbinfo`.
@@ -438,9 +442,15 @@ impl Balancer {
         fs::rename(&draft, &self.path).unwrap();
     }
 
-    /// How the process ended, if it did.
+    /// How the process ended, if it did; its log is complete then.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        self.child.lock().unwrap().try_wait().unwrap()
+        let status = self.child.lock().unwrap().try_wait().unwrap();
+        if status.is_some() {
+            for reader in self.readers.lock().unwrap().drain(..) {
+                let _ = reader.join();
+            }
+        }
+        status
     }
 
     /// Waits for the end of the process.
@@ -475,9 +485,10 @@ impl Drop for Balancer {
         let child = self.child.get_mut().unwrap();
         let _ = child.kill();
         let _ = child.wait();
+        for reader in self.readers.get_mut().unwrap().drain(..) {
+            let _ = reader.join();
+        }
         if std::thread::panicking() {
-            // The readers see the end of the pipes a moment later.
-            std::thread::sleep(Duration::from_millis(50));
             eprintln!("--- log of the balancer ---\n{}--- end of log ---", self.log());
         }
         if let Some(directory) = self.path.parent() {

@@ -1,25 +1,28 @@
 //! The whole thing under test: a real `trunkline` process, scripted SIP peers, pretend nodes and a
 //! packet sprayer, all on loopback.
 //!
-//! Nothing here uses the parser or the relay under test: a harness that reads with the code it checks
-//! agrees with its mistakes. A play never sleeps a fixed time; it waits for an event with a generous
+//! Nothing here reads with the parser under test: a harness that reads with the code it checks agrees with
+//! its mistakes. Only [`sim`] knows the relay, which it drives in place of the process. A play never sleeps a fixed time; it waits for an event with a generous
 //! deadline ([`PATIENCE`]), so a slow machine makes it slow, not red. That nothing happens is shown by
 //! a later event that must come after it, or by a counter of the balancer.
 
 mod balancer;
 mod channel;
 mod dialog;
+mod java;
 mod keys;
 mod message;
 mod node;
 mod peer;
 mod ports;
+pub mod sim;
 mod sprayer;
 
 use std::time::{Duration, Instant};
 
 pub use balancer::{Balancer, NodeEntry, Setup};
 pub use dialog::Dialog;
+pub use java::{JavaNode, Layout};
 pub use keys::{Keys, Signed, keys};
 pub use message::{Message, Uri, param};
 pub use node::{Node, first_to_get, who_got};

@@ -556,15 +556,16 @@ impl Wire {
     fn handle(&self, bytes: &[u8], source: SocketAddr, link: Link) {
         let Some(message) = Message::parse(bytes) else { return };
         let received = Received { message, raw: bytes.to_vec(), source, link, me: self.me.clone() };
-        // Answer before recording: whoever waits for the record may kill this peer at once.
+        // Recorded before it is answered: whoever has the answer may look at the record. Closing waits
+        // for this thread, so whoever has the record does not cut off the answer.
+        self.inbox().push(Entry { received: received.clone(), is_taken: false });
+        self.arrival.notify_all();
         let script = self.script.lock().unwrap().clone();
         if let Some(script) = script.filter(|_| received.is_request()) {
             for response in script(&received) {
                 self.respond(&received, &response);
             }
         }
-        self.inbox().push(Entry { received, is_taken: false });
-        self.arrival.notify_all();
     }
 
     fn respond(&self, request: &Received, response: &Message) {

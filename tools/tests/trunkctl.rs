@@ -1,4 +1,5 @@
 //! `trunkctl` as people run it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // tests may
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;

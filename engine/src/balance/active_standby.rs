@@ -23,7 +23,7 @@ pub(crate) const ENTRY: Entry = Entry {
     build: |config, _| {
         Box::new(ActiveStandby {
             order: configured_order(config),
-            active: Active { generation: None, version: Version(0), nodes: [[None; 5]; 2] },
+            active: Active { table: None, version: Version(0), nodes: [[None; 5]; 2] },
         })
     },
 };
@@ -33,9 +33,10 @@ struct ActiveStandby {
     active: Active,
 }
 
-/// What was chosen from the snapshot of one generation, so that 1 000 nodes cost no more than two.
+/// What was chosen from one table, so that 1 000 nodes cost no more than two.
 struct Active {
-    generation: Option<u64>,
+    /// Generation and fingerprint: a shard that suspects a node keeps the generation.
+    table: Option<(u64, u64)>,
     version: Version,
     nodes: [[Option<NodeId>; 5]; 2],
 }
@@ -43,14 +44,9 @@ struct Active {
 impl ActiveStandby {
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
     fn active(&mut self, query: &Query<'_>, snapshot: &Snapshot) -> Option<NodeId> {
-        if self.active.generation != Some(snapshot.generation())
-            || self.active.version != query.version
-        {
-            self.active = Active {
-                generation: Some(snapshot.generation()),
-                version: query.version,
-                nodes: [[None; 5]; 2],
-            };
+        let table = Some((snapshot.generation(), snapshot.fingerprint()));
+        if self.active.table != table || self.active.version != query.version {
+            self.active = Active { table, version: query.version, nodes: [[None; 5]; 2] };
         }
         let (family, transport) = (query.family as usize, query.transport.index());
         if self.active.nodes[family][transport].is_none() {
@@ -145,6 +141,15 @@ mod tests {
             .map(|table| number(table, algorithm.pick(&query(b"any"), table)))
             .collect();
         assert_eq!(active, [None, Some(1), Some(2), Some(2), Some(1)]);
+    }
+
+    #[test]
+    fn an_active_node_that_refuses_is_left_at_once() {
+        let mut algorithm = build(ENTRY.name, &config());
+        let table = snapshot(1, vec![node(1), node(2)]);
+        assert_eq!(number(&table, algorithm.pick(&query(b"any"), &table)), Some(1));
+        let table = table.suspecting(node(1).key);
+        assert_eq!(number(&table, algorithm.pick(&query(b"any"), &table)), Some(2));
     }
 
     #[test]

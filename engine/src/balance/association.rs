@@ -48,7 +48,7 @@ impl Association {
         let id = match self.memory.find(query.now, key) {
             None => self.begin(query, key, snapshot)?,
             Some(home) => match snapshot.find(home.node) {
-                Some(id) if query.fits(snapshot, id) => {
+                Some(id) if query.as_of(snapshot.node(id)).fits(snapshot, id) => {
                     if stays(snapshot.node(id)) {
                         return Some(id); // the memory knows
                     }

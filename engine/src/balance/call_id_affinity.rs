@@ -49,10 +49,11 @@ mod tests {
     use super::*;
     use crate::balance::Shard;
     use crate::balance::testing::{
-        SHARD, ack, build, cancel, config, in_dialog, node, number, query, response, snapshot,
+        SHARD, ack, build, cancel, config, in_dialog, node, node_at, number, query, response,
+        snapshot,
     };
     use crate::config::{Config, RampUp};
-    use crate::node::{Bad, Node};
+    use crate::node::{Bad, Node, Version};
 
     #[test]
     fn calls_one_after_the_other_alternate_strictly() {
@@ -90,6 +91,26 @@ mod tests {
                 let id = algorithm.pick(&query, &table);
                 assert_eq!(number(&table, id), Some(want), "{name} {query:?}");
             }
+        }
+    }
+
+    /// `sip.md` 5.9: a retransmission or a CANCEL names no version, and its call is not a new one.
+    #[test]
+    fn a_remembered_call_stays_when_a_newer_version_joins() {
+        let before = snapshot(1, vec![node(1)]);
+        let newer = node_at(node(2).ip, 1);
+        let during = snapshot(2, vec![node(1), newer.clone()]);
+        let after = snapshot(3, vec![newer]);
+        for later in [query(b"call"), cancel(b"call"), ack(b"call")] {
+            let mut algorithm = build(ENTRY.name, &config());
+            algorithm.pick(&query(b"call"), &before);
+            let latest = Query { version: during.latest(), ..later };
+            assert_eq!(number(&during, algorithm.pick(&latest, &during)), Some(1), "{later:?}");
+            let fresh = Query { version: during.latest(), ..query(b"another") };
+            assert_eq!(number(&during, algorithm.pick(&fresh, &during)), Some(2), "a new call");
+            assert_eq!(number(&after, algorithm.pick(&latest, &after)), Some(2), "{later:?}");
+            let named = Query { names_version: true, version: Version(1), ..later };
+            assert_eq!(number(&during, algorithm.pick(&named, &during)), Some(2), "{later:?}");
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Query<'m> {
     pub call_id: &'m [u8],
     /// Cluster it belongs to.
     pub version: Version,
+    /// The message itself says so; otherwise `version` is just the latest.
+    pub names_version: bool,
     /// Address family it came in on: it can only leave by the same.
     pub family: Family,
     /// Transport towards nodes: a node without a port for it is no candidate.
@@ -83,8 +85,8 @@ pub struct Query<'m> {
     pub is_first: bool,
     /// An ACK.
     pub is_ack: bool,
-    /// A request with a To tag, ACK excepted: its dialog may live on a node that gets no new calls.
-    /// CANCEL and ACK go where their INVITE went a moment ago.
+    /// A request with a To tag: its dialog may live on a node that gets no new calls. CANCEL, and ACK
+    /// that names no node, go where their INVITE went a moment ago.
     pub in_dialog: bool,
     /// Status of a response; `None` for requests.
     pub status: Option<u16>,
@@ -99,6 +101,12 @@ impl Query<'_> {
             && Family::of(node.ip) == self.family
             && node.ports.of(self.transport).is_some()
             && (!node.suspect || self.among(Standing::Usable, snapshot).ids().contains(&id))
+    }
+
+    /// The same asked of a node that is known to have the call: what names no version belongs to its.
+    pub(crate) fn as_of(&self, node: &crate::node::Node) -> Self {
+        let version = if self.names_version { self.version } else { node.version };
+        Query { version, ..*self }
     }
 
     /// The nodes of one standing that may take the message.

@@ -58,6 +58,7 @@ pub(crate) fn query(call_id: &[u8]) -> Query<'_> {
         key: call_id,
         call_id,
         version: Version(0),
+        names_version: false,
         family: Family::V4,
         transport: Transport::Udp,
         is_first: true,
@@ -68,7 +69,7 @@ pub(crate) fn query(call_id: &[u8]) -> Query<'_> {
 }
 
 pub(crate) fn in_dialog(call_id: &[u8]) -> Query<'_> {
-    Query { is_first: false, in_dialog: true, ..query(call_id) }
+    Query { is_first: false, in_dialog: true, names_version: true, ..query(call_id) }
 }
 
 pub(crate) fn cancel(call_id: &[u8]) -> Query<'_> {

@@ -88,9 +88,10 @@ impl Algorithm for UserBased {
     }
 }
 
-/// Unlike with CallIDAffinity, a graceful node loses its users' new requests at once.
+/// Unlike with CallIDAffinity, a graceful node loses its users' new requests at once, and so does one
+/// whose version is not the latest any more.
 fn keeps(query: &Query<'_>, node: &Node) -> bool {
-    !(query.is_first && (node.graceful || node.suspect))
+    !(query.is_first && (node.graceful || node.suspect || node.version != query.version))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Understands what peers send: CRLF or a lone LF, folded lines, blanks around the colon, compact
 //! names (§7.3.3). Knows nothing of what the values mean.
 
+use super::scan::{first_control, first_is};
 use crate::bytes::{Span, offset};
 
 /// One header: `Name: value`, with its folded continuation lines.
@@ -26,7 +27,14 @@ impl Line<'_> {
     /// The value without blanks and line ends at both sides; may hold folds in the middle.
     #[inline]
     pub(crate) fn value(&self) -> Span {
-        trim_span(self.bytes, self.value_at, self.end)
+        // One blank in front and none behind, as nearly everybody writes.
+        let text = self.bytes.get(self.value_at..self.end).unwrap_or_default();
+        match text {
+            [b' ', first, .., last] if !is_blank(*first) && !is_blank(*last) => {
+                Span::new(self.value_at + 1, self.end)
+            }
+            _ => trim_span(self.bytes, self.value_at, self.end),
+        }
     }
 }
 
@@ -141,13 +149,16 @@ pub(crate) fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'
 /// LF is reported as a line end of no length.
 #[inline]
 pub(crate) fn line_end(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
-    let rest = bytes.get(from..)?;
-    let end = from + memchr::memchr2(b'\r', b'\n', rest)?;
-    Some(match bytes.get(end..end + 2) {
-        Some(b"\r\n") => (end, end + 2),
-        _ if bytes.get(end) == Some(&b'\n') => (end, end + 1),
-        _ => (end, end),
-    })
+    let mut end = from;
+    loop {
+        end += first_control(bytes.get(end..)?)?;
+        match (bytes.get(end), bytes.get(end + 1)) {
+            (Some(b'\r'), Some(b'\n')) => return Some((end, end + 2)),
+            (Some(b'\n'), _) => return Some((end, end + 1)),
+            (Some(b'\r'), _) => return Some((end, end)),
+            _ => end += 1,
+        }
+    }
 }
 
 /// The names a balancer reads.
@@ -240,7 +251,7 @@ pub(crate) fn split_list(
     mut each: impl FnMut(Span, Option<u32>),
 ) {
     let text = list.of(bytes);
-    if memchr::memchr(b',', text).is_none() {
+    if first_is(text, b',').is_none() {
         if !text.is_empty() {
             each(list, None);
         }
@@ -266,7 +277,7 @@ pub(crate) fn split_list(
 
 /// Bytes before the comma that ends the first element of `text`.
 pub(crate) fn list_element(text: &[u8], comments: bool) -> usize {
-    if memchr::memchr(b',', text).is_none() {
+    if first_is(text, b',').is_none() {
         return text.len();
     }
     let mut quoted = false;
@@ -294,19 +305,35 @@ pub(crate) fn list_element(text: &[u8], comments: bool) -> usize {
 #[inline]
 pub(crate) fn trim_span(bytes: &[u8], start: usize, end: usize) -> Span {
     let text = bytes.get(start..end).unwrap_or_default();
-    let front = text.iter().position(|it| !is_blank(*it)).unwrap_or(text.len());
-    let back = text.iter().rposition(|it| !is_blank(*it)).map_or(front, |last| last + 1);
-    Span { start: offset(start + front), end: offset(start + back) }
+    let behind = trim_start(text);
+    let start = start + (text.len() - behind.len());
+    Span { start: offset(start), end: offset(start + trim_end(behind).len()) }
 }
 
 /// Without blanks and line ends at both sides.
 #[inline]
 pub(crate) fn trim(text: &[u8]) -> &[u8] {
-    match text {
-        [] => text,
-        [first, .., last] if !is_blank(*first) && !is_blank(*last) => text,
-        _ => trim_span(text, 0, text.len()).of(text),
+    trim_end(trim_start(text))
+}
+
+#[inline(always)]
+fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text
+        && is_blank(*first)
+    {
+        text = rest;
     }
+    text
+}
+
+#[inline(always)]
+pub(crate) fn trim_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., last] = text
+        && is_blank(*last)
+    {
+        text = rest;
+    }
+    text
 }
 
 /// Linear white space of a value: blank, tab, and the line ends of folds.
@@ -319,16 +346,30 @@ pub(crate) const fn is_blank(byte: u8) -> bool {
 #[inline]
 #[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
 pub(crate) const fn is_token(byte: u8) -> bool {
-    TOKEN[byte as usize]
+    CLASSES[byte as usize] & TOKEN != 0
 }
 
+/// A byte of a host name or an IPv4 address. Underscores pass: they are no host names, but networks
+/// have them.
+#[inline]
 #[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
+pub(crate) const fn is_host(byte: u8) -> bool {
+    CLASSES[byte as usize] & HOST != 0
+}
+
+const TOKEN: u8 = 1;
+const HOST: u8 = 2;
+
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+const CLASSES: [u8; 256] = {
+    let mut table = [0; 256];
     let mut byte = 0u8;
     loop {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
+        table[byte as usize] = match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' => TOKEN | HOST,
+            b'!' | b'%' | b'*' | b'+' | b'`' | b'\'' | b'~' => TOKEN,
+            _ => 0,
+        };
         if byte == u8::MAX {
             break table;
         }

@@ -7,6 +7,7 @@ mod method;
 mod params;
 pub mod reply;
 pub mod route;
+mod scan;
 pub mod stream;
 #[cfg(test)]
 mod torture;

@@ -2,6 +2,7 @@
 
 use super::header::{trim, trim_span};
 use super::params::{Params, quote_end};
+use super::scan::{first_is, first_of};
 use crate::bytes::{Span, offset};
 
 /// One value such as `"Alice" <sip:alice@example.com>;tag=1`. Slices point into its text.
@@ -28,18 +29,19 @@ impl<'r> NameAddr<'r> {
     /// not to the URI (RFC 3261 §20.10).
     pub fn parse(text: &'r [u8]) -> Option<NameAddr<'r>> {
         let Some(open) = angle(text) else {
-            let end = memchr::memchr(b';', text).unwrap_or(text.len());
+            let end = first_is(text, b';').unwrap_or(text.len());
             let uri_span = trim_span(text, 0, end);
             if uri_span.is_empty() {
                 return None;
             }
             return Some(Self::new(text, b"", uri_span, end));
         };
-        let close = open + memchr::memchr(b'>', text.get(open..)?)?;
+        let close = open + first_is(text.get(open..)?, b'>')?;
         let display = trim(text.get(..open)?);
         let uri_span = trim_span(text, open + 1, close);
         let tail = text.get(close..)?;
-        let params_at = close + memchr::memchr(b';', tail).unwrap_or(tail.len());
+        let semicolon = tail.iter().position(|it| *it == b';');
+        let params_at = close + semicolon.unwrap_or(tail.len());
         Some(Self::new(text, display, uri_span, params_at))
     }
 
@@ -74,11 +76,11 @@ impl<'r> NameAddr<'r> {
 fn angle(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        let found = at + memchr::memchr2(b'<', b'"', text.get(at..)?)?;
+        let found = at + first_of(text.get(at..)?, b'<', b'"')?;
         if text.get(found) == Some(&b'<') {
             return Some(found);
         }
-        let Some(end) = quote_end(text, found) else { return memchr::memchr(b'<', text) };
+        let Some(end) = quote_end(text, found) else { return first_is(text, b'<') };
         at = end;
     }
 }

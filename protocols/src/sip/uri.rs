@@ -6,7 +6,9 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Transport;
-use super::params::Params;
+use super::header::is_host;
+pub use super::params::{Param, Params};
+use super::scan::{first_is, is_named};
 use crate::bytes::{Span, offset, parse_decimal};
 
 /// What stands before the first colon.
@@ -43,16 +45,15 @@ pub struct Uri<'u> {
     pub host_port: Span,
     /// Where a further parameter can be inserted: the end of the parameters.
     pub params_end: u32,
+    ip: Option<IpAddr>,
 }
 
 impl<'u> Uri<'u> {
     /// Reads one URI, without the `<>` around it. `None`: no scheme, or `sip` without a host that can
     /// be one, or with a port that is no number.
     pub fn parse(text: &'u [u8]) -> Option<Uri<'u>> {
-        let colon = memchr::memchr(b':', text)?;
-        let (scheme, rest) = text.split_at(colon);
-        let rest = rest.get(1..)?;
-        let scheme = scheme_of(scheme)?;
+        let (scheme, rest) = scheme(text)?;
+        let colon = text.len() - rest.len() - 1;
         match scheme {
             Scheme::Sip | Scheme::Sips => {}
             Scheme::Tel => return Some(Self::tel(text, colon + 1)),
@@ -68,12 +69,13 @@ impl<'u> Uri<'u> {
                     headers: b"",
                     host_port: Span { start: end, end },
                     params_end: end,
+                    ip: None,
                 });
             }
         }
         // Unescaped, `@` may stand nowhere else (RFC 3261 §25.1 `userinfo`): user parts with `;`, `?`
         // and `/` are legal, so the host can only be found from here.
-        let (user, host_at) = match memchr::memchr(b'@', rest) {
+        let (user, host_at) = match first_is(rest, b'@') {
             Some(sign) => (rest.get(..sign)?, colon + 1 + sign + 1),
             None => (rest.get(..0)?, colon + 1),
         };
@@ -91,7 +93,7 @@ impl<'u> Uri<'u> {
         if !matches!(tail.first(), None | Some(b';' | b'?')) {
             return None;
         }
-        let question = memchr::memchr(b'?', tail);
+        let question = first_is(tail, b'?');
         let params_end = at + question.unwrap_or(tail.len());
         Some(Uri {
             text,
@@ -103,12 +105,13 @@ impl<'u> Uri<'u> {
             headers: text.get(params_end + 1..).unwrap_or_default(),
             host_port,
             params_end: offset(params_end),
+            ip: parse_ip(host),
         })
     }
 
     fn tel(text: &'u [u8], at: usize) -> Uri<'u> {
         let rest = text.get(at..).unwrap_or_default();
-        let length = memchr::memchr(b';', rest).unwrap_or(rest.len());
+        let length = first_is(rest, b';').unwrap_or(rest.len());
         let end = offset(text.len());
         Uri {
             text,
@@ -120,6 +123,7 @@ impl<'u> Uri<'u> {
             headers: b"",
             host_port: Span { start: end, end },
             params_end: end,
+            ip: None,
         }
     }
 
@@ -140,7 +144,7 @@ impl<'u> Uri<'u> {
 
     /// The host as an address, if it is a literal; a zone is ignored.
     pub fn host_ip(&self) -> Option<IpAddr> {
-        parse_ip(self.host)
+        self.ip
     }
 
     /// The port written, else the default of `transport`; `sips` never means 5060.
@@ -152,7 +156,17 @@ impl<'u> Uri<'u> {
         })
     }
 
-    fn params(&self) -> Params<'u> {
+    /// The port that the URI itself leads to: [`Uri::effective_port`] of its own transport, UDP where it
+    /// names none.
+    #[inline]
+    pub fn own_port(&self) -> u16 {
+        self.port.unwrap_or_else(|| {
+            self.effective_port(self.transport().flatten().unwrap_or(Transport::Udp))
+        })
+    }
+
+    /// The URI parameters in order, to read several in one pass; the first of a name counts.
+    pub fn params(&self) -> Params<'u> {
         let end = self.params_end as usize;
         let at = end.saturating_sub(self.params.len() + 1);
         // A text of parameters always follows its semicolon; without one there is none at `at`.
@@ -167,16 +181,21 @@ impl<'u> Uri<'u> {
 ///
 /// Takes the three colons that RFC 3261's grammar once allowed before an embedded IPv4 address
 /// (RFC 5118 §4.9).
+#[inline]
 pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
+    match parse_ipv4(host) {
+        Some(ip) => Some(IpAddr::V4(ip)),
+        None => parse_other_ip(host),
+    }
+}
+
+fn parse_other_ip(host: &[u8]) -> Option<IpAddr> {
     let host = match host {
         [b'[', inner @ .., b']'] => inner,
         _ => host,
     };
-    if memchr::memchr(b':', host).is_none() {
-        if !host.first()?.is_ascii_digit() {
-            return None;
-        }
-        return core::str::from_utf8(host).ok()?.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    if first_is(host, b':').is_none() {
+        return parse_ipv4(host).map(IpAddr::V4);
     }
     let host = host.split(|it| *it == b'%').next()?;
     let text = core::str::from_utf8(host).ok()?;
@@ -196,14 +215,54 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
     core::str::from_utf8(target).ok()?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
+/// Four decimal octets without leading zeros (RFC 3986 §3.2.2 `IPv4address`).
+#[inline]
+fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let (a, rest) = octet(text)?;
+    let (b, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (c, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (d, rest) = octet(rest.strip_prefix(b".")?)?;
+    rest.is_empty().then(|| Ipv4Addr::new(a, b, c, d))
+}
+
+/// The number in front, and what follows it.
+#[inline(always)]
+fn octet(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (a, rest) = digit(text)?;
+    if a == 0 {
+        return Some((0, rest));
+    }
+    let Some((b, behind)) = digit(rest) else { return Some((a, rest)) };
+    let tens = a * 10 + b;
+    let Some((c, rest)) = digit(behind) else { return Some((tens, behind)) };
+    Some((tens.checked_mul(10)?.checked_add(c)?, rest))
+}
+
+#[inline(always)]
+fn digit(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (first, rest) = text.split_first()?;
+    let value = first.wrapping_sub(b'0');
+    (value < 10).then_some((value, rest))
+}
+
+/// The scheme, and what follows its colon.
+#[inline]
+fn scheme(text: &[u8]) -> Option<(Scheme, &[u8])> {
+    if let Some(rest) = text.strip_prefix(b"sip:") {
+        return Some((Scheme::Sip, rest));
+    }
+    let (scheme, rest) = text.split_at(first_is(text, b':')?);
+    Some((scheme_of(scheme)?, rest.get(1..)?))
+}
+
 fn scheme_of(text: &[u8]) -> Option<Scheme> {
-    if text.eq_ignore_ascii_case(b"sip") {
+    if is_named(text, b"sip") {
         return Some(Scheme::Sip);
     }
-    if text.eq_ignore_ascii_case(b"sips") {
+    if is_named(text, b"sips") {
         return Some(Scheme::Sips);
     }
-    if text.eq_ignore_ascii_case(b"tel") {
+    if is_named(text, b"tel") {
         return Some(Scheme::Tel);
     }
     let (first, rest) = text.split_first()?;
@@ -212,21 +271,18 @@ fn scheme_of(text: &[u8]) -> Option<Scheme> {
 }
 
 /// The host at `at`, without brackets, and where what follows it begins.
-///
-/// Underscores pass: they are no host names, but networks have them.
 pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = text.get(at..)?;
     if rest.first() == Some(&b'[') {
-        let close = memchr::memchr(b']', rest)?;
+        let close = first_is(rest, b']')?;
         let host = rest.get(1..close)?;
         let legal = |it: &u8| it.is_ascii_graphic() && !matches!(it, b'[' | b'<' | b'>' | b'"');
-        if memchr::memchr(b':', host).is_none() || !host.iter().all(legal) {
+        if first_is(host, b':').is_none() || !host.iter().all(legal) {
             return None;
         }
         return Some((host, at + close + 1));
     }
-    let legal = |it: &u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
-    let length = rest.iter().position(|it| !legal(it)).unwrap_or(rest.len());
+    let length = rest.iter().position(|it| !is_host(*it)).unwrap_or(rest.len());
     (length > 0).then(|| (rest.get(..length).unwrap_or_default(), at + length))
 }
 
@@ -347,6 +403,24 @@ mod tests {
         for (text, want) in cases {
             let want = want.map(|it| it.parse().unwrap());
             assert_eq!(parse_ip(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn dotted_quads_are_read_as_the_library_reads_them() {
+        for seed in 0..20_000 {
+            let mut random = Random::new(seed);
+            let mut text = String::new();
+            for _ in 0..=random.below(4) + random.below(2) {
+                let octet = [0, 1, 9, 10, 99, 100, 199, 255, 256, 1_000][random.below(10)];
+                text += &format!("{}{octet}.", if random.below(20) == 0 { "0" } else { "" });
+            }
+            let text = text.trim_end_matches('.');
+            let want = text.parse::<Ipv4Addr>().ok();
+            assert_eq!(parse_ipv4(text.as_bytes()), want, "seed {seed}: {text}");
+        }
+        for text in ["1.2.3.4 ", " 1.2.3.4", "1..2.3", ".1.2.3", "1.2.3.", "1.2.3.x", "+1.2.3.4"] {
+            assert_eq!(parse_ipv4(text.as_bytes()), None, "{text}");
         }
     }
 

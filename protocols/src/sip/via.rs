@@ -8,6 +8,7 @@ use core::net::IpAddr;
 use super::Transport;
 use super::header::is_token;
 use super::params::{Params, skip_blanks};
+use super::scan::{first_is, is_named};
 use super::uri::{self, parse_ip};
 use crate::bytes::{Span, offset, parse_decimal};
 
@@ -41,21 +42,14 @@ pub struct Via<'v> {
     /// Where a further parameter can be inserted.
     pub params_end: u32,
     params_at: u32,
+    ip: Option<IpAddr>,
 }
 
 impl<'v> Via<'v> {
     /// Reads one value. `None`: not `SIP/2.0/...`, no host that can be one, a port that is no number,
     /// or empty parameters in the middle (RFC 4475 §3.1.2.1; one trailing semicolon passes).
     pub fn parse(text: &'v [u8]) -> Option<Via<'v>> {
-        let at = skip_blanks(text, 0);
-        let (protocol, at) = token(text, at)?;
-        let at = slash(text, at)?;
-        let (version, at) = token(text, at)?;
-        let at = slash(text, at)?;
-        let (transport_text, at) = token(text, at)?;
-        if !protocol.eq_ignore_ascii_case(b"SIP") || version != b"2.0" {
-            return None;
-        }
+        let (transport_text, at) = token(text, sip(text)?)?;
         let host_at = skip_blanks(text, at);
         if host_at == at {
             return None;
@@ -77,6 +71,7 @@ impl<'v> Via<'v> {
             transport: Transport::from_token(transport_text),
             transport_text,
             host,
+            ip: parse_ip(host),
             port,
             sent_by: Span::new(host_at, sent_by_end),
             branch: None,
@@ -103,16 +98,16 @@ impl<'v> Via<'v> {
             via.params_end = param.span.end;
             let seen = Some(param.value);
             match param.name.len() {
-                6 if param.name.eq_ignore_ascii_case(b"branch") => via.branch = via.branch.or(seen),
-                5 if param.name.eq_ignore_ascii_case(b"maddr") => via.maddr = via.maddr.or(seen),
-                8 if param.name.eq_ignore_ascii_case(b"received") && via.received.is_none() => {
+                6 if is_named(param.name, b"branch") => via.branch = via.branch.or(seen),
+                8 if is_named(param.name, b"received") && via.received.is_none() => {
                     via.received = seen;
                     via.received_span = Some(param.span);
                 }
-                5 if param.name.eq_ignore_ascii_case(b"rport") && via.rport.is_none() => {
+                5 if is_named(param.name, b"rport") && via.rport.is_none() => {
                     via.rport = seen;
                     via.rport_span = Some(param.span);
                 }
+                5 if is_named(param.name, b"maddr") => via.maddr = via.maddr.or(seen),
                 _ => {}
             }
         }
@@ -126,7 +121,7 @@ impl<'v> Via<'v> {
 
     /// The sent-by host as an address, if it is a literal.
     pub fn host_ip(&self) -> Option<IpAddr> {
-        parse_ip(self.host)
+        self.ip
     }
 
     /// `received` as an address, with or without brackets (RFC 5118 §4.5).
@@ -138,6 +133,19 @@ impl<'v> Via<'v> {
     pub fn rport_port(&self) -> Option<u16> {
         parse_decimal(self.rport?)
     }
+}
+
+/// Past `SIP/2.0/` in front, and the blanks around its parts.
+#[inline]
+fn sip(text: &[u8]) -> Option<usize> {
+    const USUAL: &[u8] = b"SIP/2.0/";
+    if text.starts_with(USUAL) {
+        return Some(skip_blanks(text, USUAL.len()));
+    }
+    let (protocol, at) = token(text, skip_blanks(text, 0))?;
+    let (version, at) = token(text, slash(text, at)?)?;
+    let at = slash(text, at)?;
+    (protocol.eq_ignore_ascii_case(b"SIP") && version == b"2.0").then_some(at)
 }
 
 /// The token at `at`, and where it ends.
@@ -157,7 +165,7 @@ fn slash(text: &[u8], at: usize) -> Option<usize> {
 /// parameters hold no parenthesis.
 fn comment(text: &[u8], at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
-    let Some(found) = memchr::memchr(b'(', rest) else { return text.len() };
+    let Some(found) = first_is(rest, b'(') else { return text.len() };
     let before = rest.get(..found).unwrap_or_default();
     let quotes = before.iter().filter(|it| **it == b'"').count();
     if quotes % 2 == 0 { at + found } else { text.len() }

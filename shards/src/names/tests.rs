@@ -3,7 +3,8 @@
 use super::*;
 use simple_dns::rdata::{A, CNAME, NAPTR, RData, SRV};
 use simple_dns::{CLASS, CharacterString, Name, Packet, PacketFlag, RCODE, ResourceRecord};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Mutex;
 use std::sync::mpsc;
 
@@ -242,9 +243,9 @@ fn past_the_limit_askers_are_refused_and_dropping_the_last_copy_ends_the_thread(
     // The thread drops the replies that it still holds, and with them their ends of the channel.
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
-        match receive.recv_timeout(Duration::from_millis(500)) {
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            _ => {}
+        let heard = receive.recv_timeout(Duration::from_millis(500));
+        if heard == Err(mpsc::RecvTimeoutError::Disconnected) {
+            return;
         }
     }
     panic!("the thread lives on");

@@ -163,7 +163,7 @@ mod tests {
             (
                 "plain",
                 reply(|it| it.answers.push(a("SIP.Example.com", 30))),
-                set(&[ip.clone()], 30),
+                set(std::slice::from_ref(&ip), 30),
             ),
             (
                 "others ignored",

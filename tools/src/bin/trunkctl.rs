@@ -10,7 +10,7 @@ use argh::FromArgs;
 use engine::config::{Config, Loaded, check, load};
 use engine::names::literal;
 use engine::node::{Ports, Version};
-use engine::registry::{Announcement, Registry, Rules};
+use engine::registry::{Announcement, Registry, Rules, Source};
 use engine::relay::sip::{Settings, explain};
 use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId, listeners};
 use engine::snapshot::Family;
@@ -19,6 +19,9 @@ use protocols::time::Time;
 
 /// Looks at configurations and running balancers.
 #[derive(FromArgs)]
+#[argh(
+    note = "Exit codes: 0 done, 1 the configuration has errors or nobody answers, 2 the command line is wrong."
+)]
 struct Line {
     #[argh(subcommand)]
     task: Task,
@@ -46,8 +49,8 @@ struct Check {
 #[argh(
     subcommand,
     name = "explain",
-    note = "With FILE: by that configuration and the nodes named. With --at: by a running balancer and
-the nodes that it knows. Nothing is sent to any node.",
+    note = "With FILE: by that configuration and the nodes named; -Dkey=value overrides a key. With --at: by a
+running balancer and the nodes that it knows. Nothing is sent to any node.",
     example = "trunkctl explain lb.properties --node 10.0.0.11:5080 < invite.sip"
 )]
 struct Explain {
@@ -261,6 +264,7 @@ fn node(text: &str) -> Option<Announcement> {
         }
     }
     Some(Announcement {
+        source: Source::Sip,
         ip: at.ip(),
         host_name: at.to_string(),
         ports,

@@ -14,6 +14,11 @@ use tools::report::Report;
 
 /// Places SIP calls (INVITE, ACK, BYE) and prints calls per node, failures and latencies.
 #[derive(FromArgs)]
+#[argh(
+    example = "trunkload --target 127.0.0.1:5060 --rate 500 --nodes 2 --heartbeat-to 127.0.0.1:5065",
+    note = "Exit codes: 0 every call succeeded, 1 calls failed or met another node than their dialog's (or the
+command line is wrong), 2 it could not run."
+)]
 struct Arguments {
     /// where calls go: the balancer's external address
     #[argh(option)]

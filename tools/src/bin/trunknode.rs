@@ -9,10 +9,11 @@ use argh::FromArgs;
 use tools::agent::{self, AgentConfig, Polling};
 use tools::node::{Answer, NodeConfig, ReplyTo};
 
-/// Answers SIP calls until it is killed.
+/// Answers SIP calls until it is killed, and says every ten seconds what it has seen.
 #[derive(FromArgs)]
+#[argh(example = "trunknode --bind 127.0.0.1:5080 --heartbeat-to 127.0.0.1:5065")]
 struct Arguments {
-    /// where it listens; repeat for several nodes
+    /// where it listens, ip:port; repeat for several nodes
     #[argh(option)]
     bind: Vec<SocketAddr>,
     /// internal address of a balancer; repeatable
@@ -49,6 +50,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> std::io::Result<()> {
+    if arguments.bind.is_empty() {
+        return Err(std::io::Error::other("name an address with --bind"));
+    }
     let answer = match arguments.status {
         _ if arguments.silent => Answer::Silent,
         Some(status) => Answer::Refuse(status),

@@ -106,9 +106,10 @@ impl Relay {
         let reason = DropReason::ConnectionGone;
         let is_flow = match failed {
             Hop::Flow { or, .. } => or.is_none(),
-            Hop::Stream { from, .. } => {
+            Hop::Stream { from, to } => {
                 let transport = settings.listener(from).transport;
-                matches!(transport, Transport::Ws | Transport::Wss)
+                let is_node = snapshot.at(to, None).is_some() || snapshot.remembers(to);
+                matches!(transport, Transport::Ws | Transport::Wss) && !is_node
             }
             Hop::Datagram { .. } => false,
         };
@@ -131,6 +132,7 @@ impl Relay {
             return Verdict::Drop(answer.otherwise);
         }
         out.clear();
+        self.counters.response(answer.status, incoming.leg, incoming.transport, 0);
         self.write_answer(incoming, answer, out);
         Verdict::Reply { hop: answer_hop(settings, incoming) }
     }
@@ -142,7 +144,6 @@ impl Relay {
         out: &mut Vec<u8>,
     ) {
         let message = incoming.message;
-        self.counters.response(answer.status, incoming.leg, incoming.transport, 0);
         let top_via = match self.buffers.via.as_slice() {
             [] => incoming.via.text,
             amended => amended,
@@ -188,7 +189,7 @@ impl Relay {
 }
 
 /// Where our answer goes: back on the connection, or to the address that the top Via stands for.
-fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
+pub(super) fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
     let arrival = incoming.arrival;
     match arrival.flow {
         Some(flow) => Hop::Flow { flow, or: None },

@@ -58,12 +58,15 @@ impl Relay {
             key: self.affinity_key(settings, message),
             call_id: message.text(message.call_id),
             version,
+            names_version: routes.version.is_some(),
             family: incoming.family,
             transport: towards,
             is_first: !request.is_subsequent
                 && !matches!(request.method, Method::Ack | Method::Cancel),
             is_ack: request.method == Method::Ack,
-            in_dialog: request.is_subsequent && request.method != Method::Ack,
+            // An ACK with the route set of its dialog goes where the dialog's other requests go; one
+            // without belongs to an INVITE outside of any.
+            in_dialog: request.is_subsequent && (request.method != Method::Ack || routes.named),
             status: None,
         };
         if T::ON {
@@ -78,12 +81,14 @@ impl Relay {
         let top_text = top.map(|it| message.text(it.span));
         let top_uri = top_text.and_then(NameAddr::parse).and_then(|it| Uri::parse(it.uri));
 
-        let serves = |id: &NodeId| query.fits(snapshot, *id);
+        // A dialog without a version in its route set still lives where its addresses say.
+        let wanted = if request.is_subsequent { routes.version } else { Some(version) };
+        let serves = |id: &NodeId| query.as_of(snapshot.node(*id)).fits(snapshot, *id);
         let hinted = routes.node.filter(serves);
-        let routed = || top_uri.and_then(|it| node_at(&it, version, snapshot)).filter(serves);
+        let routed = || top_uri.and_then(|it| node_at(&it, wanted, snapshot)).filter(serves);
         let addressed = || {
             let by_uri = request.uri.filter(|it| !settings.is_my_uri(it));
-            by_uri.and_then(|it| node_at(&it, version, snapshot)).filter(serves)
+            by_uri.and_then(|it| node_at(&it, wanted, snapshot)).filter(serves)
         };
         let (assigned, why) = if let Some(node) = hinted {
             (Some(node), "hint")
@@ -139,7 +144,7 @@ impl Relay {
         let replaced = assigned.filter(|it| *it != id);
         let old_route = old_route.or_else(|| {
             let (text, uri) = (top_text?, top_uri?);
-            (replaced.is_some() && node_at(&uri, version, snapshot) == replaced).then_some(text)
+            (replaced.is_some() && node_at(&uri, wanted, snapshot) == replaced).then_some(text)
         });
         self.cut_routes(message, request, routes.count + usize::from(old_route.is_some()));
         let to = SocketAddr::new(node.ip, port);
@@ -163,7 +168,8 @@ impl Relay {
         }
         let switched = settings.switches_transport().then_some(incoming.transport);
         self.locate_client(settings, incoming, switched);
-        let own_address = settings.hides_balancer(incoming.arrival.source.ip());
+        let source = incoming.arrival.source.ip();
+        let own_address = settings.hides_balancer(source, &mut self.buffers.uri);
         let flow = incoming.arrival.flow;
         self.head_lines(
             settings,
@@ -283,21 +289,17 @@ pub(super) fn version_of(routes: &Stripped, snapshot: &Snapshot) -> Version {
     routes.version.unwrap_or_else(|| snapshot.latest())
 }
 
-/// The live node that a URI names by address, on any of its ports.
-fn node_at(uri: &Uri<'_>, version: Version, snapshot: &Snapshot) -> Option<NodeId> {
-    let ip = uri.host_ip()?;
-    let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
-    snapshot.at(SocketAddr::new(ip, uri.effective_port(transport)), Some(version))
+/// The live node that a URI names by address, on any of its ports; the newest there if any version will do.
+fn node_at(uri: &Uri<'_>, version: Option<Version>, snapshot: &Snapshot) -> Option<NodeId> {
+    snapshot.at(SocketAddr::new(uri.host_ip()?, uri.own_port()), version)
 }
 
 fn is_at(uri: &Uri<'_>, node: &Node) -> bool {
-    let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
-    uri.host_ip().is_some_and(|ip| node.is_at(ip, uri.effective_port(transport)))
+    uri.host_ip().is_some_and(|ip| node.is_at(ip, uri.own_port()))
 }
 
 fn same_place(a: &Uri<'_>, b: &Uri<'_>) -> bool {
-    let port = |it: &Uri<'_>| it.effective_port(it.transport().flatten().unwrap_or(Transport::Udp));
-    !a.host.is_empty() && a.host.eq_ignore_ascii_case(b.host) && port(a) == port(b)
+    !a.host.is_empty() && a.host.eq_ignore_ascii_case(b.host) && a.own_port() == b.own_port()
 }
 
 /// Appends a URI with another host and port; with `transport`, that too.

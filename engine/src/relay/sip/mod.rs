@@ -20,6 +20,7 @@ mod routes;
 mod seen;
 mod settings;
 mod via;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,8 @@ pub struct Relay {
     sightings: Sightings,
     names: NameCache,
     wanted: Option<Query>,
+    /// The last name looked up; reused.
+    asked: Query,
     rates: Rates,
     buffers: Buffers,
 }
@@ -103,6 +106,7 @@ impl Relay {
             sightings: Sightings::default(),
             names: NameCache::default(),
             wanted: None,
+            asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
         }
     }
@@ -155,6 +159,8 @@ impl Relay {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
                 self.unreachable(arrival, bytes, failed, snapshot, out)
             }
+            // Nobody else is there: the truth is that it could not be delivered.
+            Verdict::Reply { .. } => self.unreachable(arrival, bytes, failed, snapshot, out),
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.
                 out.drain(..reply);
@@ -251,10 +257,7 @@ impl Relay {
             snapshot,
         };
         match message.start {
-            Start::Request { method, .. } => {
-                self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
-                self.request(&settings, &incoming, method, out, trace)
-            }
+            Start::Request { method, .. } => self.request(&settings, &incoming, method, out, trace),
             Start::Response { status, .. } => {
                 self.counters.response(
                     status,

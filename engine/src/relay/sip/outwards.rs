@@ -52,6 +52,7 @@ impl Relay {
                 key: self.affinity_key(settings, message),
                 call_id: message.text(message.call_id),
                 version,
+                names_version: true,
                 family: incoming.family,
                 transport: incoming.transport,
                 is_first: !request.is_subsequent,
@@ -94,13 +95,13 @@ impl Relay {
                 .flow
                 .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret))),
         };
-        let (out_place, transport, hop) = match search.run(settings, &self.names) {
+        let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {
             NextHop::Found { place, transport, hop } => (place, transport, hop),
-            NextHop::Unknown(query) => {
+            NextHop::Unknown => {
                 if T::ON {
-                    trace.say(format_args!("next hop {}: to be resolved", query.host));
+                    trace.say(format_args!("next hop {}: to be resolved", self.asked.host));
                 }
-                self.wanted = Some(query);
+                self.wanted = Some(self.asked.clone());
                 return Verdict::Resolve;
             }
             NextHop::Unreachable(reason) => {
@@ -130,7 +131,8 @@ impl Relay {
         {
             self.publish_contact(settings, incoming, transport);
         }
-        let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip()));
+        let scratch = &mut self.buffers.uri;
+        let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip(), scratch));
         self.head_lines(
             settings,
             HeadLines {

@@ -7,7 +7,7 @@ use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
-use super::answer::Answer;
+use super::answer::{Answer, answer_hop};
 use super::contact::{self, Real};
 use super::explain::Trace;
 use super::routes::Stripped;
@@ -53,15 +53,17 @@ impl Relay {
         {
             return self.heartbeat(settings, incoming, out);
         }
+        // Heartbeats are no traffic: the original counts after them (`sip.md` 2.1).
+        self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
         let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
             trace.say(format_args!("{} request: {side}", method.as_str()));
         }
-        if !from_node {
-            if let Some(refusal) = self.admit(settings, incoming, method, out) {
-                return refusal;
-            }
+        let is_subsequent = message.to_tag().is_some();
+        let is_new = !is_subsequent && !matches!(method, Method::Ack | Method::Cancel);
+        if !from_node && let Some(refusal) = self.admit(settings, incoming, method, is_new, out) {
+            return refusal;
         }
         match self.max_forwards(message) {
             Ok(()) => {}
@@ -74,7 +76,7 @@ impl Relay {
             method,
             uri: message.request_uri,
             uri_span,
-            is_subsequent: message.to_tag().is_some(),
+            is_subsequent,
             hash: via::transaction(&incoming.via, message),
             route_moved: false,
         };
@@ -99,20 +101,21 @@ impl Relay {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let message = incoming.message;
-        let answer = match Announcement::parse(message.text(message.body)) {
+        let refusal = match Announcement::parse(message.text(message.body)) {
             Ok(announcement) => {
                 if !self.sightings.beat(announcement) {
                     return Verdict::Drop(DropReason::QueueFull);
                 }
-                Answer::plain(200, "OK", DropReason::Malformed)
+                None
             }
-            Err(error) => {
-                let reason = format!("Bad heartbeat: {error}");
-                let answer = Answer::plain(400, &reason, DropReason::Malformed);
-                return self.answer(settings, incoming, Method::Options, &answer, out);
-            }
+            Err(error) => Some(format!("Bad heartbeat: {error}")),
         };
-        self.answer(settings, incoming, Method::Options, &answer, out)
+        let answer = match &refusal {
+            None => Answer::plain(200, "OK", DropReason::Malformed),
+            Some(reason) => Answer::plain(400, reason, DropReason::Malformed),
+        };
+        self.write_answer(incoming, &answer, out);
+        Verdict::Reply { hop: answer_hop(settings, incoming) }
     }
 
     /// Blocked words and rates, for requests from outside. `None`: it may pass.
@@ -121,6 +124,7 @@ impl Relay {
         settings: &Settings,
         incoming: &Incoming<'_>,
         method: Method,
+        is_new: bool,
         out: &mut Vec<u8>,
     ) -> Option<Verdict> {
         let message = incoming.message;
@@ -137,7 +141,6 @@ impl Relay {
                 return Some(self.answer(settings, incoming, method, &answer, out));
             }
         }
-        let is_new = message.to_tag().is_none() && !matches!(method, Method::Ack | Method::Cancel);
         if is_new && !self.rates.admits(arrival.now, arrival.source.ip()) {
             // New work is refused first; what is up goes on.
             return Some(Verdict::Drop(DropReason::Rate));
@@ -283,6 +286,7 @@ impl Relay {
         let may_try = settings.config.send_trying && request.method == Method::Invite;
         if may_try && !matches!(hop, Hop::Datagram { .. }) {
             let answer = Answer::plain(100, "Trying", DropReason::Malformed);
+            self.counters.response(100, incoming.leg, incoming.transport, 0);
             self.write_answer(incoming, &answer, out);
         }
         let reply = out.len();

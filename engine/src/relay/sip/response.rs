@@ -8,10 +8,9 @@ use protocols::sip::message::Method;
 use protocols::sip::message::{Start, remove_values};
 
 use super::explain::Trace;
-use super::next_hop;
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, Relay, flow};
+use super::{Buffers, Incoming, Relay, flow, next_hop, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
@@ -31,10 +30,14 @@ impl Relay {
             return Verdict::Drop(DropReason::NotOurs);
         }
         // One of ours, or two where the legs differ; what is below belongs to others.
-        let second = TopVia::at(message, 1).filter(|it| is_ours(it, settings));
-        let (ours, last) = match &second {
-            Some(second) => (2, second),
-            None => (1, &incoming.via),
+        let below = message.vias.get(1).map_or(b"".as_slice(), |it| message.text(it.span));
+        let (ours, token) = if via::is_verbatim(below, settings) {
+            (2, None)
+        } else {
+            match TopVia::at(message, 1).filter(|it| is_ours(it, settings)) {
+                Some(second) => (2, second.via.param("flow")),
+                None => (1, incoming.via.via.param("flow")),
+            }
         };
         let Some(next) = TopVia::at(message, ours) else {
             return Verdict::Drop(DropReason::NoVia);
@@ -59,15 +62,15 @@ impl Relay {
         let Some(place) = settings.place(out_leg, incoming.family, transport) else {
             return Verdict::Drop(DropReason::NoListener);
         };
-        let token = last.via.param("flow").and_then(|it| flow::read(it, &settings.secret));
+        let token = token.and_then(|it| flow::read(it, &settings.secret));
         let next =
             Next { target: via::response_target(&next, transport), via: next, transport, place };
         let hop = if from_node {
-            self.from_node(settings, incoming, status, &next, trace);
+            self.leave_node(settings, incoming, status, &next, trace);
             next.hop(token)
         } else {
             self.locate_client(settings, incoming, None);
-            self.to_node(settings, incoming, status, &next, token, trace)
+            self.reach_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
         self.state_length(message, hop);
@@ -78,7 +81,7 @@ impl Relay {
         Verdict::Forward { hop, node: None, reply: 0 }
     }
 
-    fn from_node<T: Trace>(
+    fn leave_node<T: Trace>(
         &mut self,
         settings: &Settings,
         incoming: &Incoming<'_>,
@@ -112,7 +115,7 @@ impl Relay {
     }
 
     /// To the node that sent the request, or to who takes its place if it is dead.
-    fn to_node<T: Trace>(
+    fn reach_node<T: Trace>(
         &mut self,
         settings: &Settings,
         incoming: &Incoming<'_>,
@@ -139,6 +142,7 @@ impl Relay {
             key: self.affinity_key(settings, message),
             call_id: message.text(message.call_id),
             version: version.unwrap_or_else(|| snapshot.latest()),
+            names_version: version.is_some(),
             family: incoming.family,
             transport: next.transport,
             is_first: false,
@@ -152,16 +156,40 @@ impl Relay {
             self.algorithm.answer(&query, snapshot, named)
         };
         if taker == named || taker.is_none() {
-            if settings.config.use_with_nexmo {
-                self.distrust(next);
-                return next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token);
+            let hop = if settings.config.use_with_nexmo {
+                next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token)
+            } else {
+                next.hop(token)
+            };
+            // Anybody outside can write such a Via: it leads to servers or nowhere.
+            let is_known = |it: SocketAddr| {
+                snapshot.at(it, None).is_some()
+                    || snapshot.remembers(it)
+                    || settings.extra_servers.contains(&it)
+            };
+            let hop = match hop {
+                Some(Hop::Flow { flow, or }) => {
+                    Some(Hop::Flow { flow, or: or.filter(|(_, to)| is_known(*to)) })
+                }
+                other => other.filter(|it| target(*it).is_some_and(is_known)),
+            };
+            if hop.is_some() || taker.is_none() {
+                if settings.config.use_with_nexmo {
+                    self.distrust(next);
+                }
+                return hop;
             }
-            return next.hop(token);
         }
         let node = snapshot.node(taker?);
         let port = node.ports.of(next.transport)?;
         if T::ON {
-            let gone = if named.is_some() { "overruled" } else { "dead" };
+            let gone = if named == taker {
+                "elsewhere than it says"
+            } else if named.is_some() {
+                "overruled"
+            } else {
+                "dead"
+            };
             trace.say(format_args!(
                 "the node of the Via is {gone}; to {} {}",
                 node.host_name, node.ip

@@ -77,17 +77,18 @@ impl Stripped {
         snapshot: &Snapshot,
         trace: &mut T,
     ) {
-        let version = uri.param("version").and_then(via::parse_version);
+        let said = Said::of(uri);
+        let version = said.version.and_then(via::parse_version);
         if self.version.is_none() {
             self.version = version;
         }
         if self.count <= 2
-            && let Some(Some(transport)) = uri.transport()
+            && let Some(transport) = said.transport.and_then(Transport::from_token)
         {
             self.outer = Some(transport);
         }
         if self.flow.is_none()
-            && let Some(token) = uri.param("flow")
+            && let Some(token) = said.flow
         {
             self.flow = flow::read(token, &settings.secret);
             if T::ON {
@@ -95,7 +96,7 @@ impl Stripped {
                 trace.say(format_args!("flow token {}: {verdict}", token.escape_ascii()));
             }
         }
-        let (Some(host), Some(port)) = (uri.param("node_host"), uri.param("node_port")) else {
+        let (Some(host), Some(port)) = (said.node_host, said.node_port) else {
             return;
         };
         self.named = true;
@@ -108,6 +109,34 @@ impl Stripped {
                 trace.say(format_args!("hint node_host={host} node_port={port}: {verdict}"));
             }
         }
+    }
+}
+
+/// The parameters of a URI that may be one of ours, as written; the first of each name.
+#[derive(Default)]
+struct Said<'u> {
+    version: Option<&'u [u8]>,
+    transport: Option<&'u [u8]>,
+    flow: Option<&'u [u8]>,
+    node_host: Option<&'u [u8]>,
+    node_port: Option<&'u [u8]>,
+}
+
+impl<'u> Said<'u> {
+    fn of(uri: &Uri<'u>) -> Said<'u> {
+        let mut it = Said::default();
+        for param in uri.params() {
+            let slot = match param.name.len() {
+                4 if param.is_named("flow") => &mut it.flow,
+                7 if param.is_named("version") => &mut it.version,
+                9 if param.is_named("node_host") => &mut it.node_host,
+                9 if param.is_named("node_port") => &mut it.node_port,
+                9 if param.is_named("transport") => &mut it.transport,
+                _ => continue,
+            };
+            slot.get_or_insert(param.value);
+        }
+        it
     }
 }
 

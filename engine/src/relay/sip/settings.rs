@@ -4,11 +4,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use aho_corasick::AhoCorasick;
 use protocols::sip::Transport;
 use protocols::sip::uri::Uri;
 use regex::bytes::Regex;
 
+use super::words::Words;
 use crate::config::{Config, Network, Pattern};
 use crate::relay::{Leg, Listener, ListenerId};
 use crate::snapshot::Family;
@@ -28,7 +28,7 @@ pub struct Settings {
     own_names: Vec<(String, Vec<u16>)>,
     places: [[[Option<Place>; 5]; 2]; 2],
     two_entry: [bool; 2],
-    blocked: Option<AhoCorasick>,
+    blocked: Option<Words>,
     exclusion: Option<Regex>,
     rules: Vec<(Regex, bool)>,
 }
@@ -56,11 +56,8 @@ impl Settings {
         extra_servers: Vec<SocketAddr>,
         secret: [u8; 16],
     ) -> Settings {
-        let blocked = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .build(&config.blocked_values)
-            .ok()
-            .filter(|_| !config.blocked_values.is_empty());
+        let words: Vec<String> = [&config.blocked_values[..], &config.scanners[..]].concat();
+        let blocked = Words::new(&words);
         let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
         let rules = config
             .routing_rules
@@ -174,10 +171,15 @@ impl Settings {
         }
     }
 
+    /// Whether this is how we write ourselves into Via, anywhere.
+    pub fn writes_via(&self, text: &[u8]) -> bool {
+        let places = self.places.as_flattened().as_flattened().iter().flatten();
+        places.flat_map(|it| [&it.via, &it.own_via]).any(|it| it.as_bytes() == text)
+    }
+
     /// Whether a SIP URI names us.
     pub fn is_my_uri(&self, uri: &Uri<'_>) -> bool {
-        let transport = uri.transport().flatten().unwrap_or(Transport::Udp);
-        !uri.host.is_empty() && self.is_me(uri.host, uri.host_ip(), uri.effective_port(transport))
+        !uri.host.is_empty() && self.is_me(uri.host, uri.host_ip(), uri.own_port())
     }
 
     /// Whether a Route host is the configured name for us (`matchingHostnameForRoute`).
@@ -231,14 +233,15 @@ impl Settings {
         self.config.terminate_tls || self.config.internal_transport.is_some()
     }
 
-    /// Whether a peer must see our own address rather than the IP load balancer's.
-    pub fn hides_balancer(&self, peer: IpAddr) -> bool {
+    /// Whether a peer must see our own address rather than the IP load balancer's. `scratch` is a buffer
+    /// to write the address into.
+    pub fn hides_balancer(&self, peer: IpAddr, scratch: &mut Vec<u8>) -> bool {
         if self.rules.is_empty() {
             return false;
         }
-        let mut text = Vec::with_capacity(48);
-        protocols::bytes::write_ip(&mut text, peer);
-        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(&text))
+        scratch.clear();
+        protocols::bytes::write_ip(scratch, peer);
+        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(scratch))
     }
 
     /// Whether an affinity value does not count (`sipHeaderAffinityKeyExclusionPattern`).
@@ -248,7 +251,7 @@ impl Settings {
 
     /// Whether a header value contains a blocked word.
     pub fn is_blocked(&self, value: &[u8]) -> bool {
-        self.blocked.as_ref().is_some_and(|it| it.is_match(value))
+        self.blocked.as_ref().is_some_and(|it| it.are_in(value))
     }
 
     /// Whether anything is blocked at all.

@@ -92,6 +92,7 @@ impl World {
         self.send(Leg::External, Transport::Udp, CLIENT, message)
     }
 
+    #[allow(clippy::wrong_self_convention)] // reads as the sender
     fn from_node(&mut self, message: &str) -> Verdict {
         self.send(Leg::Internal, Transport::Udp, NODE, message)
     }
@@ -299,6 +300,35 @@ fn a_hint_to_a_dead_node_fails_over_and_keeps_the_applications_route() {
     assert!(datagram("172.16.0.11:5090")(verdict), "{verdict:?}");
     assert_eq!(world.lines("Route"), ["<sip:app@172.16.0.11:5090;lr;appname=x;transport=udp>"]);
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.11:5090 SIP/2.0");
+}
+
+#[test]
+fn the_ack_of_a_dialog_follows_it_to_the_heir_even_if_that_is_leaving() {
+    let mut world =
+        World::new(&format!("{TWO_LEGS}algorithmClass=x.HeaderConsistentHashBalancerAlgorithm\n"));
+    let mut leaving = node("172.16.0.11:5080");
+    leaving.graceful = true;
+    world.snapshot = Snapshot::new(2, vec![leaving, node("172.16.0.12:5080")], &[]);
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    for call in 0..20 {
+        let [invite, ack] = ["INVITE", "ACK"].map(|method| {
+            let request = in_dialog(method, &routes, "sip:bob@172.16.0.10:5080");
+            world.client(&request.replace("8f3ad1", &format!("call{call}")))
+        });
+        assert_eq!(invite, ack, "call {call}");
+    }
+}
+
+#[test]
+fn a_dialog_without_route_set_finds_its_node_although_a_newer_version_runs() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&["172.16.0.10:5080,0", "172.16.0.11:5080,1"]);
+    let uri = "sip:bob@172.16.0.10:5080";
+    for method in ["BYE", "ACK", "INFO"] {
+        let verdict = world.client(&in_dialog(method, "", uri));
+        assert!(datagram(NODE)(verdict), "{method}: {verdict:?}");
+    }
+    let verdict = world.client(&INVITE.replace("sip:bob@example.com SIP", &format!("{uri} SIP")));
+    assert!(datagram("172.16.0.11:5080")(verdict), "a new call: {verdict:?}");
 }
 
 #[test]
@@ -670,6 +700,33 @@ fn a_response_from_outside_reaches_its_node_or_a_survivor() {
     let verdict = world.send(Leg::External, Transport::Udp, from, &ok);
     assert!(datagram("172.16.0.11:5090")(verdict), "{verdict:?}");
     assert_eq!(world.lines("Via"), ["SIP/2.0/UDP 172.16.0.11:5090;branch=z9hG4bKn1"]);
+}
+
+#[test]
+fn nobody_from_outside_makes_us_send_a_response_to_what_is_no_node() {
+    let victims = [
+        ("a stranger", "172.16.9.9:22;branch=z9hG4bKx"),
+        ("a stranger, received", "pc.example.com;branch=z9hG4bKx;received=172.16.9.9;rport=22"),
+        ("a node, received elsewhere", "172.16.0.10:5080;received=172.16.9.9;rport=22"),
+        ("a node's other port", "172.16.0.10:5080;received=172.16.0.10;rport=22"),
+        ("a node behind a stranger", "172.16.9.9:5080;received=172.16.0.10"),
+    ];
+    for keys in ["", "isUseWithNexmo=true\n"] {
+        for (case, via) in victims {
+            let mut world = World::new(&format!("{TWO_LEGS}{keys}")).with_nodes(&[NODE]);
+            world.from_node(&NODE_INVITE.replace("bKn1", "bKn1;rport"));
+            let vias: String =
+                world.lines("Via")[..2].iter().map(|it| format!("Via: {it}\n")).collect();
+            let forged = format!(
+                "\nSIP/2.0 180 Ringing\n{vias}Via: SIP/2.0/UDP {via}\nFrom: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
+            );
+            let verdict = world.client(&forged);
+            assert!(datagram(NODE)(verdict), "{case} {keys}: {verdict:?}");
+            world.set_nodes(&[], &[]);
+            let verdict = world.client(&forged);
+            assert!(matches!(verdict, Verdict::Drop(_)), "{case} {keys}: {verdict:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! Looking for bytes in headers: values are some tens of bytes long, and for those a short loop over
+//! registers costs less than a call into `memchr`, which is made for pages.
+
+/// Position of the first byte below 16: CR, LF, or another control that lines rarely hold.
+#[inline]
+pub(crate) fn first_control(text: &[u8]) -> Option<usize> {
+    first(text, below_16, |it| it < 16)
+}
+
+/// Position of the first byte that is `a`, which is ASCII.
+#[inline]
+pub(crate) fn first_is(text: &[u8], a: u8) -> Option<usize> {
+    first(text, |word| zeros(word ^ repeat(a)), |it| it == a)
+}
+
+/// Position of the first byte that is `a` or `b`, both ASCII.
+#[inline]
+pub(crate) fn first_of(text: &[u8], a: u8, b: u8) -> Option<usize> {
+    let marks = |word: u64| zeros(word ^ repeat(a)) | zeros(word ^ repeat(b));
+    first(text, marks, |it| it == a || it == b)
+}
+
+/// Whether a token has this name; case does not matter. `lower` is how nearly everybody writes it.
+#[inline]
+pub(crate) fn is_named(token: &[u8], lower: &[u8]) -> bool {
+    token == lower || token.eq_ignore_ascii_case(lower)
+}
+
+/// The first byte that `is` says yes to: past all blocks without one, then in words, then in bytes.
+///
+/// `marks` says the same of a word: it sets the highest bit of the first such byte and none of a byte
+/// before; what it says of later ones does not matter.
+#[inline(always)]
+fn first(text: &[u8], marks: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> Option<usize> {
+    let mut at = 0;
+    let (blocks, _) = text.as_chunks::<16>();
+    for block in blocks {
+        // All sixteen are looked at whatever is found: that is one comparison of a vector register.
+        if block.iter().fold(false, |any, it| any | is(*it)) {
+            break;
+        }
+        at += block.len();
+    }
+    let (words, rest) = text.get(at..)?.as_chunks();
+    for word in words {
+        let found = marks(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    Some(at + rest.iter().position(|it| is(*it))?)
+}
+
+/// Subtraction borrows from the highest bit of a byte below 16, and only such a byte borrows from the
+/// one after it.
+#[inline(always)]
+const fn below_16(word: u64) -> u64 {
+    word.wrapping_sub(repeat(16)) & !word & repeat(0x80)
+}
+
+#[inline(always)]
+const fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(repeat(1)) & !word & repeat(0x80)
+}
+
+const fn repeat(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    #[test]
+    fn the_first_one_is_found_wherever_it_stands() {
+        for seed in 0..20_000 {
+            let text = Random::new(seed).mutate(b"a;b=\"c\x7f\x80\x8f\xff\" d\x0f\x10;e \t\r\n");
+            for from in 0..text.len() {
+                let text = &text[from..];
+                let want = text.iter().position(|it| *it < 16);
+                assert_eq!(first_control(text), want, "seed {seed} from {from}");
+                let want = text.iter().position(|it| matches!(it, b';' | b'"'));
+                assert_eq!(first_of(text, b';', b'"'), want, "seed {seed} from {from}");
+                let want = text.iter().position(|it| *it == b';');
+                assert_eq!(first_is(text, b';'), want, "seed {seed} from {from}");
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What control and shards have to say to each other.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use engine::config::Config;
+use engine::names::{Answer, Query, Unresolved};
+use engine::registry::Registry;
+use engine::relay::{Leg, Report};
+use engine::snapshot::Snapshot;
+use protocols::sip::Transport;
+use protocols::time::Time;
+
+use crate::admin::Response;
+
+/// The shards as control sees them. Dropping it joins their threads.
+pub trait Shards {
+    /// One shard's counters and figures.
+    type Figures;
+
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Readable when [`Shards::poll`] has something; figures may come without it.
+    fn waker(&self) -> BorrowedFd<'_>;
+
+    /// The next thing that a shard says; puts the waker to rest when there is nothing.
+    fn poll(&mut self) -> Option<Said<Self::Figures>>;
+
+    /// What every shard goes by from its next batch on.
+    fn publish(&mut self, view: &View);
+
+    /// Looks whether files beside the configuration have changed (certificates): `true` if there is
+    /// something to publish. Called as often as the configuration file is looked at.
+    fn refresh(&mut self, view: &View) -> bool;
+
+    /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
+    /// are not delivered any more.
+    fn ask_figures(&mut self);
+
+    /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
+    fn addressee(&self, shard: u8) -> Addressee;
+
+    /// One page of the statistics port.
+    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
+
+    /// The routing decision for one message, step by step.
+    fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response;
+}
+
+/// Takes what the resolver says to one shard's question.
+pub type Addressee = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
+
+/// What shards tell control.
+#[derive(Debug)]
+pub enum Said<F> {
+    /// Something about nodes.
+    Report(Report),
+    /// A message waits for a name.
+    Resolve {
+        /// Who asks.
+        shard: u8,
+        /// What for.
+        query: Query,
+    },
+    /// An answer to [`Shards::ask_figures`].
+    Figures(F),
+    /// It has ended, as it was told or because it failed.
+    Ended {
+        /// Which.
+        shard: u8,
+        /// Why, if it was not told to.
+        failure: Option<String>,
+    },
+}
+
+/// What shards go by.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The node table.
+    pub snapshot: Arc<Snapshot>,
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// Addresses of `extraServerNodes`.
+    pub extra_servers: Vec<SocketAddr>,
+    /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
+    pub stopping: Option<Time>,
+}
+
+/// A page of the statistics port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Page {
+    /// `/lbstat`.
+    Stat,
+    /// `/lbinfo`.
+    Info,
+    /// `/metrics`.
+    Metrics,
+    /// `/health`; made without figures.
+    Health,
+}
+
+/// What pages are made of, besides the shards' figures.
+#[derive(Clone, Copy)]
+pub struct Facts<'c> {
+    /// When.
+    pub now: Time,
+    /// What shards go by.
+    pub view: &'c View,
+    /// The records of all nodes.
+    pub registry: &'c Registry,
+}
+
+/// A message to be explained; see [`crate::admin::Command::Explain`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Explain {
+    /// As if it came from here.
+    pub source: Option<SocketAddr>,
+    /// As if it came in here.
+    pub listener: Option<(SocketAddr, Transport)>,
+    /// As if it came in on this leg.
+    pub leg: Option<Leg>,
+    /// The message.
+    pub message: Vec<u8>,
+}
