@@ -24,6 +24,8 @@ mod words;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -155,10 +157,10 @@ impl Relay {
         self.names.demote(failed);
         let verdict = match self.decide(arrival, bytes, snapshot, out, &mut ()) {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
-                self.unreachable(arrival, bytes, snapshot, out)
+                self.unreachable(arrival, bytes, failed, snapshot, out)
             }
             // Nobody else is there: the truth is that it could not be delivered.
-            Verdict::Reply { .. } => self.unreachable(arrival, bytes, snapshot, out),
+            Verdict::Reply { .. } => self.unreachable(arrival, bytes, failed, snapshot, out),
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.
                 out.drain(..reply);
