@@ -866,7 +866,7 @@ impl World {
             ),
             (
                 "messages",
-                tally.requests + tally.responses,
+                tally.beats + tally.requests + tally.responses,
                 tally.forwards + tally.replies + tally.resolves + tally.drops,
             ),
         ];

@@ -100,7 +100,10 @@ impl Query<'_> {
         node.version == self.version
             && Family::of(node.ip) == self.family
             && node.ports.of(self.transport).is_some()
-            && (!node.suspect || self.among(Standing::Usable, snapshot).ids().contains(&id))
+            && (!node.suspect
+                || self.among(Standing::Usable, snapshot).ids().contains(&id)
+                || (!self.in_dialog
+                    && self.among(Standing::Eligible, snapshot).ids().contains(&id)))
     }
 
     /// The same asked of a node that is known to have the call: what names no version belongs to its.

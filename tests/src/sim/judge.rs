@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use engine::node::{NodeKey, Version};
+use engine::node::{Node, NodeKey, Version};
 use engine::relay::{Arrival, DropReason, Hop, Leg, Verdict};
 use engine::snapshot::{Family, NodeId, Snapshot, Standing};
 use protocols::sip::Transport;
@@ -39,7 +39,9 @@ pub struct Decision<'a> {
 /// What a shard did, in numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Tally {
-    /// Requests decided.
+    /// Heartbeats.
+    pub beats: u64,
+    /// Other requests decided.
     pub requests: u64,
     /// Responses decided.
     pub responses: u64,
@@ -149,8 +151,11 @@ impl Judge {
 
     fn count(&mut self, it: &Decision<'_>, message: &Message) {
         let tally = &mut self.tallies[it.shard];
-        let is_request = message.is_request();
-        *if is_request { &mut tally.requests } else { &mut tally.responses } += 1;
+        *match message.is_request() {
+            true if message.find("Mobicents-Heartbeat").is_some() => &mut tally.beats,
+            true => &mut tally.requests,
+            false => &mut tally.responses,
+        } += 1;
         *match it.verdict {
             Verdict::Forward { .. } => &mut tally.forwards,
             Verdict::Reply { .. } => &mut tally.replies,
@@ -282,12 +287,15 @@ impl Judge {
         let call = message.header("Call-ID").to_owned();
         let is_known = self.calls.contains_key(&call);
         self.calls.entry(call).or_insert_with(|| view(snapshot));
-        if is_first(message) {
-            if !is_known {
-                ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-                let is_willing = !taker.graceful && taker.bad.is_none() && !taker.suspect;
-                ensure(is_willing, "new work for a node that wants none")?;
-            }
+        if is_first(message) && !is_known {
+            ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
+            let is_willing = |it: &Node| !it.graceful && it.bad.is_none();
+            let has_better = snapshot
+                .nodes()
+                .iter()
+                .any(|it| it.version == taker.version && is_willing(it) && !it.suspect);
+            let is_right = is_willing(taker) && !(taker.suspect && has_better);
+            ensure(is_right, "new work for a node that wants none, or refused")?;
         }
         if is_first(message) || before.is_some() {
             let went = Went { to: key, shard: it.shard, view: view(snapshot) };
