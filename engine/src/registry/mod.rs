@@ -32,7 +32,7 @@ use crate::node::{Node, NodeKey, Origin};
 use crate::relay::Report;
 use crate::snapshot::{NODES_MAX, Snapshot};
 
-/// The node table. One version's nodes never share an address: who announces it last has it.
+/// The node table. Nodes never share an address: who announces it last has it.
 #[derive(Debug)]
 pub struct Registry {
     rules: Rules,
@@ -178,9 +178,15 @@ impl Registry {
         let configured = rivals.iter().copied().find(|key| {
             self.entries.get(key).is_some_and(|it| it.node.origin != Origin::Heartbeat)
         });
-        let Some(key) = configured.or_else(|| rivals.first().copied()) else {
+        let is_of_version = |key: &NodeKey| {
+            self.entries.get(key).is_some_and(|it| it.node.version == announcement.version)
+        };
+        let Some(key) = configured.or_else(|| rivals.iter().copied().find(is_of_version)) else {
             if announcement.graceful {
                 return Ok(());
+            }
+            for rival in rivals {
+                self.remove(now, rival, Removal::Replaced);
             }
             if self.entries.len() >= NODES_MAX {
                 return Err(Refused::NoRoom);

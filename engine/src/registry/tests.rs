@@ -128,7 +128,7 @@ fn announcements_meet_their_entry() {
         (
             "another version on the same ports took them over",
             &[N1, "ip=10.0.0.1 udpPort=5060 tcpPort=5060 version=1"],
-            &["Added", "Changed"],
+            &["Added", "Removed:Replaced", "Added"],
             1,
         ),
         (

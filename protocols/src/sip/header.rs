@@ -3,7 +3,7 @@
 //! Understands what peers send: CRLF or a lone LF, folded lines, blanks around the colon, compact
 //! names (§7.3.3). Knows nothing of what the values mean.
 
-use super::scan::first_control;
+use super::scan::{first_control, first_is};
 use crate::bytes::{Span, offset};
 
 /// One header: `Name: value`, with its folded continuation lines.
@@ -27,7 +27,14 @@ impl Line<'_> {
     /// The value without blanks and line ends at both sides; may hold folds in the middle.
     #[inline]
     pub(crate) fn value(&self) -> Span {
-        trim_span(self.bytes, self.value_at, self.end)
+        // One blank in front and none behind, as nearly everybody writes.
+        let text = self.bytes.get(self.value_at..self.end).unwrap_or_default();
+        match text {
+            [b' ', first, .., last] if !is_blank(*first) && !is_blank(*last) => {
+                Span::new(self.value_at + 1, self.end)
+            }
+            _ => trim_span(self.bytes, self.value_at, self.end),
+        }
     }
 }
 
@@ -244,7 +251,7 @@ pub(crate) fn split_list(
     mut each: impl FnMut(Span, Option<u32>),
 ) {
     let text = list.of(bytes);
-    if memchr::memchr(b',', text).is_none() {
+    if first_is(text, b',').is_none() {
         if !text.is_empty() {
             each(list, None);
         }
@@ -270,7 +277,7 @@ pub(crate) fn split_list(
 
 /// Bytes before the comma that ends the first element of `text`.
 pub(crate) fn list_element(text: &[u8], comments: bool) -> usize {
-    if memchr::memchr(b',', text).is_none() {
+    if first_is(text, b',').is_none() {
         return text.len();
     }
     let mut quoted = false;

@@ -11,6 +11,7 @@ use super::header::{
 pub use super::malformed::{Field, Malformed, Salvage, salvage};
 pub use super::method::Method;
 use super::route::NameAddr;
+use super::scan::first_is;
 use super::uri::Uri;
 pub use super::values::{HeaderLines, Value, Values, remove_values};
 use super::via::Via;
@@ -405,7 +406,7 @@ fn start_line(bytes: &[u8]) -> Result<(Start, Option<Uri<'_>>, usize), Malformed
     if next == end {
         return Err(Malformed::StartLine);
     }
-    let first = memchr::memchr(b' ', line).unwrap_or(last);
+    let first = first_is(line, b' ').unwrap_or(last);
     let method_text = line.get(..first).unwrap_or_default();
     let uri_text = line.get(first + 1..last).unwrap_or_default();
     if method_text.is_empty() || !method_text.iter().all(|it| is_token(*it)) {

@@ -23,16 +23,20 @@ impl Param<'_> {
     }
 }
 
-/// Parameters in order. `text` is the whole value; `at` is where its first semicolon may be.
+/// Parameters in order.
 #[derive(Clone, Debug)]
 pub struct Params<'p> {
-    text: &'p [u8],
+    /// From the next semicolon on.
+    rest: &'p [u8],
+    /// Where that is in the text that spans are relative to.
     at: usize,
 }
 
 impl<'p> Params<'p> {
+    /// `text` is the whole value; `at` is where its first semicolon may be.
+    #[inline]
     pub(crate) fn new(text: &'p [u8], at: usize) -> Self {
-        Params { text, at }
+        Params { rest: text.get(at..).unwrap_or_default(), at }
     }
 
     /// The first parameter of that name; case does not matter.
@@ -44,24 +48,14 @@ impl<'p> Params<'p> {
 impl<'p> Iterator for Params<'p> {
     type Item = Param<'p>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Param<'p>> {
+        let [b';', behind @ ..] = self.rest else { return None };
+        let (body, rest) = behind.split_at_checked(param_end(behind))?;
         let start = self.at;
-        let Some([b';', behind @ ..]) = self.text.get(start..) else { return None };
-        // Names are short, values are not.
-        let stop = behind.iter().position(|it| matches!(it, b'=' | b';' | b'"'));
-        let (equals, length) = match stop.map(|at| (at, behind.get(at))) {
-            None => (None, behind.len()),
-            Some((at, Some(b'='))) => (Some(at), param_end(behind, at + 1)),
-            Some((at, Some(b';'))) => (None, at),
-            Some((at, _)) => {
-                let length = param_end(behind, at);
-                (memchr::memchr(b'=', behind.get(..length).unwrap_or_default()), length)
-            }
-        };
-        self.at = start + 1 + length;
-        let body = trim_end(behind.get(..length).unwrap_or_default());
-        let (name, value) = match equals {
+        (self.rest, self.at) = (rest, start + 1 + body.len());
+        let body = trim_end(body);
+        let (name, value) = match body.iter().position(|it| *it == b'=') {
             Some(at) => (body.get(..at).unwrap_or(body), body.get(at + 1..).unwrap_or_default()),
             None => (body, Default::default()),
         };
@@ -70,18 +64,22 @@ impl<'p> Iterator for Params<'p> {
     }
 }
 
-/// The first semicolon outside quotes at or after `at`, or the end.
-#[inline]
-fn param_end(text: &[u8], mut at: usize) -> usize {
-    loop {
-        let rest = text.get(at..).unwrap_or_default();
-        let Some(found) = first_of(rest, b';', b'"') else { return text.len() };
-        at += found;
-        if text.get(at) == Some(&b';') {
-            return at;
-        }
+/// The first semicolon outside quotes, or the end.
+#[inline(always)]
+fn param_end(text: &[u8]) -> usize {
+    let end = first_of(text, b';', b'"').unwrap_or(text.len());
+    if text.get(end) == Some(&b'"') { quoted_param_end(text, end) } else { end }
+}
+
+/// The same for a parameter with a quote at `at`.
+#[cold]
+fn quoted_param_end(text: &[u8], mut at: usize) -> usize {
+    while text.get(at) == Some(&b'"') {
         at = quote_end(text, at).unwrap_or(text.len());
+        let rest = text.get(at..).unwrap_or_default();
+        at += first_of(rest, b';', b'"').unwrap_or(rest.len());
     }
+    at
 }
 
 /// One past the quote that closes the one at `at`.
@@ -110,4 +108,54 @@ pub(crate) fn skip_blanks(text: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::sip::header::trim_span;
+    use crate::testing::Random;
+
+    /// Each byte in turn, with a flag for being inside quotes.
+    fn plainly(text: &[u8]) -> Vec<Span> {
+        let mut spans = Vec::new();
+        let mut at = 0;
+        while text.get(at) == Some(&b';') {
+            let start = at;
+            let (mut quoted, mut escaped) = (false, false);
+            at += 1;
+            while let Some(byte) = text.get(at) {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' if quoted => escaped = true,
+                    b'"' => quoted = !quoted,
+                    b';' if !quoted => break,
+                    _ => {}
+                }
+                at += 1;
+            }
+            spans.push(trim_span(text, start, at));
+        }
+        spans
+    }
+
+    #[test]
+    fn parameters_end_where_a_plain_reading_ends_them() {
+        for seed in 0..20_000 {
+            let text = Random::new(seed).mutate(b";branch=z9hG4bK1;a=\"x;\\\"y\";lr ; b = c ;=;d");
+            let params: Vec<_> = Params::new(&text, 0).collect();
+            let spans: Vec<_> = params.iter().map(|it| it.span).collect();
+            assert_eq!(spans, plainly(&text), "seed {seed}: {}", text.escape_ascii());
+            for param in params {
+                let body = param.span.of(&text).get(1..).unwrap();
+                let mut parts = body.splitn(2, |it| *it == b'=').map(trim);
+                assert_eq!(param.name, parts.next().unwrap(), "seed {seed}");
+                assert_eq!(param.value, unquoted(parts.next().unwrap_or_default()), "seed {seed}");
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::header::{trim, trim_span};
 use super::params::{Params, quote_end};
-use super::scan::first_of;
+use super::scan::{first_is, first_of};
 use crate::bytes::{Span, offset};
 
 /// One value such as `"Alice" <sip:alice@example.com>;tag=1`. Slices point into its text.
@@ -29,14 +29,14 @@ impl<'r> NameAddr<'r> {
     /// not to the URI (RFC 3261 §20.10).
     pub fn parse(text: &'r [u8]) -> Option<NameAddr<'r>> {
         let Some(open) = angle(text) else {
-            let end = memchr::memchr(b';', text).unwrap_or(text.len());
+            let end = first_is(text, b';').unwrap_or(text.len());
             let uri_span = trim_span(text, 0, end);
             if uri_span.is_empty() {
                 return None;
             }
             return Some(Self::new(text, b"", uri_span, end));
         };
-        let close = open + memchr::memchr(b'>', text.get(open..)?)?;
+        let close = open + first_is(text.get(open..)?, b'>')?;
         let display = trim(text.get(..open)?);
         let uri_span = trim_span(text, open + 1, close);
         let tail = text.get(close..)?;
@@ -80,7 +80,7 @@ fn angle(text: &[u8]) -> Option<usize> {
         if text.get(found) == Some(&b'<') {
             return Some(found);
         }
-        let Some(end) = quote_end(text, found) else { return memchr::memchr(b'<', text) };
+        let Some(end) = quote_end(text, found) else { return first_is(text, b'<') };
         at = end;
     }
 }

@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Transport;
 use super::header::is_host;
 pub use super::params::{Param, Params};
-use super::scan::is_named;
+use super::scan::{first_is, is_named};
 use crate::bytes::{Span, offset, parse_decimal};
 
 /// What stands before the first colon.
@@ -75,7 +75,7 @@ impl<'u> Uri<'u> {
         }
         // Unescaped, `@` may stand nowhere else (RFC 3261 §25.1 `userinfo`): user parts with `;`, `?`
         // and `/` are legal, so the host can only be found from here.
-        let (user, host_at) = match memchr::memchr(b'@', rest) {
+        let (user, host_at) = match first_is(rest, b'@') {
             Some(sign) => (rest.get(..sign)?, colon + 1 + sign + 1),
             None => (rest.get(..0)?, colon + 1),
         };
@@ -93,7 +93,7 @@ impl<'u> Uri<'u> {
         if !matches!(tail.first(), None | Some(b';' | b'?')) {
             return None;
         }
-        let question = memchr::memchr(b'?', tail);
+        let question = first_is(tail, b'?');
         let params_end = at + question.unwrap_or(tail.len());
         Some(Uri {
             text,
@@ -111,7 +111,7 @@ impl<'u> Uri<'u> {
 
     fn tel(text: &'u [u8], at: usize) -> Uri<'u> {
         let rest = text.get(at..).unwrap_or_default();
-        let length = memchr::memchr(b';', rest).unwrap_or(rest.len());
+        let length = first_is(rest, b';').unwrap_or(rest.len());
         let end = offset(text.len());
         Uri {
             text,
@@ -181,15 +181,22 @@ impl<'u> Uri<'u> {
 ///
 /// Takes the three colons that RFC 3261's grammar once allowed before an embedded IPv4 address
 /// (RFC 5118 §4.9).
+#[inline]
 pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
+    match parse_ipv4(host) {
+        Some(ip) => Some(IpAddr::V4(ip)),
+        None => parse_other_ip(host),
+    }
+}
+
+fn parse_other_ip(host: &[u8]) -> Option<IpAddr> {
     let host = match host {
         [b'[', inner @ .., b']'] => inner,
         _ => host,
     };
-    if let Some(ip) = parse_ipv4(host) {
-        return Some(IpAddr::V4(ip));
+    if first_is(host, b':').is_none() {
+        return parse_ipv4(host).map(IpAddr::V4);
     }
-    memchr::memchr(b':', host)?;
     let host = host.split(|it| *it == b'%').next()?;
     let text = core::str::from_utf8(host).ok()?;
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
@@ -209,26 +216,33 @@ pub fn parse_ip(host: &[u8]) -> Option<IpAddr> {
 }
 
 /// Four decimal octets without leading zeros (RFC 3986 §3.2.2 `IPv4address`).
+#[inline]
 fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
-    let (mut bits, mut octet, mut digits, mut dots) = (0u32, 0u32, 0, 0);
-    for byte in text {
-        match byte.wrapping_sub(b'0') {
-            digit @ 0..=9 if digits == 0 || octet > 0 => {
-                octet = octet * 10 + u32::from(digit);
-                digits += 1;
-                if octet > 255 {
-                    return None;
-                }
-            }
-            _ if *byte == b'.' && digits > 0 && dots < 3 => {
-                bits = bits << 8 | octet;
-                (octet, digits) = (0, 0);
-                dots += 1;
-            }
-            _ => return None,
-        }
+    let (a, rest) = octet(text)?;
+    let (b, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (c, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (d, rest) = octet(rest.strip_prefix(b".")?)?;
+    rest.is_empty().then(|| Ipv4Addr::new(a, b, c, d))
+}
+
+/// The number in front, and what follows it.
+#[inline(always)]
+fn octet(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (a, rest) = digit(text)?;
+    if a == 0 {
+        return Some((0, rest));
     }
-    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits << 8 | octet))
+    let Some((b, behind)) = digit(rest) else { return Some((a, rest)) };
+    let tens = a * 10 + b;
+    let Some((c, rest)) = digit(behind) else { return Some((tens, behind)) };
+    Some((tens.checked_mul(10)?.checked_add(c)?, rest))
+}
+
+#[inline(always)]
+fn digit(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (first, rest) = text.split_first()?;
+    let value = first.wrapping_sub(b'0');
+    (value < 10).then_some((value, rest))
 }
 
 /// The scheme, and what follows its colon.
@@ -237,7 +251,7 @@ fn scheme(text: &[u8]) -> Option<(Scheme, &[u8])> {
     if let Some(rest) = text.strip_prefix(b"sip:") {
         return Some((Scheme::Sip, rest));
     }
-    let (scheme, rest) = text.split_at(memchr::memchr(b':', text)?);
+    let (scheme, rest) = text.split_at(first_is(text, b':')?);
     Some((scheme_of(scheme)?, rest.get(1..)?))
 }
 
@@ -260,10 +274,10 @@ fn scheme_of(text: &[u8]) -> Option<Scheme> {
 pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = text.get(at..)?;
     if rest.first() == Some(&b'[') {
-        let close = memchr::memchr(b']', rest)?;
+        let close = first_is(rest, b']')?;
         let host = rest.get(1..close)?;
         let legal = |it: &u8| it.is_ascii_graphic() && !matches!(it, b'[' | b'<' | b'>' | b'"');
-        if memchr::memchr(b':', host).is_none() || !host.iter().all(legal) {
+        if first_is(host, b':').is_none() || !host.iter().all(legal) {
             return None;
         }
         return Some((host, at + close + 1));
@@ -389,6 +403,24 @@ mod tests {
         for (text, want) in cases {
             let want = want.map(|it| it.parse().unwrap());
             assert_eq!(parse_ip(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn dotted_quads_are_read_as_the_library_reads_them() {
+        for seed in 0..20_000 {
+            let mut random = Random::new(seed);
+            let mut text = String::new();
+            for _ in 0..=random.below(4) + random.below(2) {
+                let octet = [0, 1, 9, 10, 99, 100, 199, 255, 256, 1_000][random.below(10)];
+                text += &format!("{}{octet}.", if random.below(20) == 0 { "0" } else { "" });
+            }
+            let text = text.trim_end_matches('.');
+            let want = text.parse::<Ipv4Addr>().ok();
+            assert_eq!(parse_ipv4(text.as_bytes()), want, "seed {seed}: {text}");
+        }
+        for text in ["1.2.3.4 ", " 1.2.3.4", "1..2.3", ".1.2.3", "1.2.3.", "1.2.3.x", "+1.2.3.4"] {
+            assert_eq!(parse_ipv4(text.as_bytes()), None, "{text}");
         }
     }
 

@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use super::Transport;
 use super::header::is_token;
 use super::params::{Params, skip_blanks};
-use super::scan::is_named;
+use super::scan::{first_is, is_named};
 use super::uri::{self, parse_ip};
 use crate::bytes::{Span, offset, parse_decimal};
 
@@ -165,7 +165,7 @@ fn slash(text: &[u8], at: usize) -> Option<usize> {
 /// parameters hold no parenthesis.
 fn comment(text: &[u8], at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
-    let Some(found) = memchr::memchr(b'(', rest) else { return text.len() };
+    let Some(found) = first_is(rest, b'(') else { return text.len() };
     let before = rest.get(..found).unwrap_or_default();
     let quotes = before.iter().filter(|it| **it == b'"').count();
     if quotes % 2 == 0 { at + found } else { text.len() }

@@ -30,10 +30,14 @@ impl Relay {
             return Verdict::Drop(DropReason::NotOurs);
         }
         // One of ours, or two where the legs differ; what is below belongs to others.
-        let second = TopVia::at(message, 1).filter(|it| is_ours(it, settings));
-        let (ours, last) = match &second {
-            Some(second) => (2, second),
-            None => (1, &incoming.via),
+        let below = message.vias.get(1).map_or(b"".as_slice(), |it| message.text(it.span));
+        let (ours, token) = if via::is_verbatim(below, settings) {
+            (2, None)
+        } else {
+            match TopVia::at(message, 1).filter(|it| is_ours(it, settings)) {
+                Some(second) => (2, second.via.param("flow")),
+                None => (1, incoming.via.via.param("flow")),
+            }
         };
         let Some(next) = TopVia::at(message, ours) else {
             return Verdict::Drop(DropReason::NoVia);
@@ -58,7 +62,7 @@ impl Relay {
         let Some(place) = settings.place(out_leg, incoming.family, transport) else {
             return Verdict::Drop(DropReason::NoListener);
         };
-        let token = last.via.param("flow").and_then(|it| flow::read(it, &settings.secret));
+        let token = token.and_then(|it| flow::read(it, &settings.secret));
         let next =
             Next { target: via::response_target(&next, transport), via: next, transport, place };
         let hop = if from_node {

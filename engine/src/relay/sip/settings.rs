@@ -171,6 +171,12 @@ impl Settings {
         }
     }
 
+    /// Whether this is how we write ourselves into Via, anywhere.
+    pub fn writes_via(&self, text: &[u8]) -> bool {
+        let places = self.places.as_flattened().as_flattened().iter().flatten();
+        places.flat_map(|it| [&it.via, &it.own_via]).any(|it| it.as_bytes() == text)
+    }
+
     /// Whether a SIP URI names us.
     pub fn is_my_uri(&self, uri: &Uri<'_>) -> bool {
         !uri.host.is_empty() && self.is_me(uri.host, uri.host_ip(), uri.own_port())

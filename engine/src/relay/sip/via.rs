@@ -193,6 +193,16 @@ pub(super) fn push(
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whether a value is one that [`push`] wrote, without a flow token and untouched since: nothing more is
+/// in it than the place.
+pub(super) fn is_verbatim(value: &[u8], settings: &Settings) -> bool {
+    let Some(at) = value.iter().position(|it| *it == b';') else { return false };
+    let (sent_by, params) = value.split_at(at);
+    params.strip_prefix(b";branch=z9hG4bK").is_some_and(|it| {
+        it.iter().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-'))
+    }) && settings.writes_via(sent_by)
+}
+
 /// Appends a version as the balancer writes it everywhere: a decimal integer.
 pub(super) fn push_version(version: Version, out: &mut Vec<u8>) {
     if version.0 < 0 {
