@@ -106,6 +106,12 @@ impl Query<'_> {
                     && self.among(Standing::Eligible, snapshot).ids().contains(&id)))
     }
 
+    /// Whether there is any node among the eligible ones that may take the message: they are all suspect
+    /// or none is.
+    pub(crate) fn fits_any(&self, snapshot: &Snapshot, eligible: &Candidates) -> bool {
+        eligible.ids().first().is_some_and(|it| self.fits(snapshot, *it))
+    }
+
     /// The same asked of a node that is known to have the call: what names no version belongs to its.
     pub(crate) fn as_of(&self, node: &crate::node::Node) -> Self {
         let version = if self.names_version { self.version } else { node.version };

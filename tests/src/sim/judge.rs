@@ -210,16 +210,23 @@ impl Judge {
         }
     }
 
-    /// Nodes that could take a request from outside.
+    /// Nodes that could take a request from outside. What follows an INVITE goes where that could go, and
+    /// rather anywhere than nowhere.
     fn takers<'s>(&self, it: &Decision<'s>, message: &Message) -> &'s [NodeId] {
-        let (version, standing) = match self.home(message) {
-            Some(Who::Node { version, .. }) if names_version(message) => {
-                (version, Standing::Usable)
-            }
-            _ if is_first(message) => (it.snapshot.latest(), Standing::Eligible),
-            _ => (it.snapshot.latest(), Standing::Usable),
+        let among = |standing, version| {
+            it.snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids()
         };
-        it.snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids()
+        if let Some(Who::Node { version, .. }) = self.home(message)
+            && names_version(message)
+        {
+            return among(Standing::Usable, version);
+        }
+        let eligible = among(Standing::Eligible, it.snapshot.latest());
+        let in_dialog = param(message.header("To"), "tag").is_some() && message.method() != "ACK";
+        if is_first(message) || (!eligible.is_empty() && !in_dialog) {
+            return eligible;
+        }
+        among(Standing::Usable, it.snapshot.latest())
     }
 
     /// The node that a request's dialog belongs to, by its To tag, if it carries a route set.
@@ -365,11 +372,14 @@ impl Judge {
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
-        let usable =
-            snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
-        let is_right = usable.iter().any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
+        let among = |standing| {
+            snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids().iter()
+        };
+        let mut takers = among(Standing::Usable).chain(among(Standing::Eligible)).peekable();
+        let nobody = takers.peek().is_none();
+        let is_right = takers.any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
         ensure(
-            is_right || (usable.is_empty() && to == address),
+            is_right || (nobody && to == address),
             "a dead node's response goes to no survivor of its version",
         )
     }
