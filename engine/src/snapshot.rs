@@ -100,7 +100,7 @@ struct Cluster {
     version: Version,
     /// Per family and transport.
     usable: [[Candidates; 5]; 2],
-    /// The same without graceful, bad and suspect ones.
+    /// The same without graceful and bad ones, and suspect ones only where there is no other.
     eligible: [[Candidates; 5]; 2],
 }
 
@@ -229,19 +229,21 @@ impl Snapshot {
             if !at.contains(&id) {
                 at.push(id);
             }
-            // Who refused a moment ago serves its calls only where nobody else could.
-            let is_last_hope = || {
-                !all.iter().any(|it| {
+            // Who refused a moment ago is asked only where nobody else could be.
+            let has_better = |wanted: fn(&Node) -> bool| {
+                all.iter().any(|it| {
                     !it.suspect
+                        && wanted(it)
                         && it.version == node.version
                         && it.ip.is_ipv4() == node.ip.is_ipv4()
                         && it.ports.of(transport).is_some()
                 })
             };
-            if !node.suspect || is_last_hope() {
+            let is_eligible = wants_calls(node) && (!node.suspect || !has_better(wants_calls));
+            if is_eligible || !node.suspect || !has_better(|_| true) {
                 cluster.usable[family][transport.index()].push(id, node);
             }
-            if node.is_eligible() {
+            if is_eligible {
                 cluster.eligible[family][transport.index()].push(id, node);
             }
         }
@@ -357,6 +359,11 @@ impl Snapshot {
         };
         &lists[family as usize][transport.index()]
     }
+}
+
+/// Whether a node may begin calls, suspicion aside.
+const fn wants_calls(node: &Node) -> bool {
+    !node.graceful && node.bad.is_none()
 }
 
 /// What fits a [`NodeId`] with room to spare; the registry refuses more.

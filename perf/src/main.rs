@@ -7,6 +7,7 @@ use argh::FromArgs;
 
 mod compare;
 mod floor;
+mod instructions;
 
 /// Measures the balancer and its peers.
 #[derive(FromArgs)]
@@ -20,6 +21,7 @@ struct Arguments {
 enum What {
     Compare(compare::Arguments),
     Floor(floor::Arguments),
+    Instructions(instructions::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +29,9 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Instructions(arguments) => {
+            instructions::run(&arguments).map_err(std::io::Error::other)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

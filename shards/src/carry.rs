@@ -15,7 +15,7 @@ use protocols::time::Time;
 
 use crate::clock::TimerId;
 use crate::decide::Decide;
-use crate::mesh::{Delivery, Mail, Notice};
+use crate::mesh::{By, Delivery, Mail, Notice};
 use crate::shard::{PARKED_TIMER, Parked, Shard};
 use crate::tcp::Carried;
 use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
@@ -131,7 +131,8 @@ impl<D: Decide> Shard<D> {
                 }
             }
             Hop::Flow { flow, or } if flow.shard != self.id => {
-                self.post_to(flow, or, out.get(start..).unwrap_or(&[]), hop, origin);
+                let by = By::Flow { flow, or };
+                self.post_to(flow.shard, by, out.get(start..).unwrap_or(&[]), hop, origin);
             }
             Hop::Flow { flow, or } => {
                 let bytes = out.get(start..).unwrap_or(&[]);
@@ -144,9 +145,24 @@ impl<D: Decide> Shard<D> {
                 }
             }
             Hop::Stream { from, to } => {
-                self.send_to_peer(from, to, out.get(start..).unwrap_or(&[]), hop, origin);
+                let bytes = out.get(start..).unwrap_or(&[]);
+                // Nodes listen, so each shard has a connection of its own to each; a client may be
+                // connected to another shard, and cannot be called.
+                let is_outwards = origin.is_none_or(|it| !it.is_for_node);
+                let others = self.post.shards() > 1;
+                if is_outwards && others && self.streams.towards(from, to).is_none() {
+                    let by = By::Peer { from, to, home: self.id };
+                    self.post_to(self.next_shard(), by, bytes, hop, origin);
+                } else {
+                    self.send_to_peer(from, to, bytes, hop, origin);
+                }
             }
         }
+    }
+
+    fn next_shard(&self) -> u8 {
+        let next = usize::from(self.id) + 1;
+        u8::try_from(next % self.post.shards().max(1)).unwrap_or(0)
     }
 
     /// Our own answer, back to where the message came from.
@@ -221,33 +237,41 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Hands bytes to the shard that owns the connection.
-    fn post_to(
-        &mut self,
-        flow: Flow,
-        or: Option<(ListenerId, SocketAddr)>,
-        bytes: &[u8],
-        hop: Hop,
-        origin: Option<Origin<'_>>,
-    ) {
+    fn post_to(&mut self, shard: u8, by: By, bytes: &[u8], hop: Hop, origin: Option<Origin<'_>>) {
         let carried = origin.map(|it| self.keep(it, hop));
-        let delivery = Delivery { flow, or, bytes: bytes.to_vec(), carried };
-        match self.post.send(flow.shard, Mail::Deliver(Box::new(delivery))) {
+        self.post_on(shard, Box::new(Delivery { by, bytes: bytes.to_vec(), carried }));
+    }
+
+    fn post_on(&mut self, shard: u8, delivery: Box<Delivery>) {
+        match self.post.send(shard, Mail::Deliver(delivery)) {
             Ok(()) => self.figures.hops += 1,
             Err(_) => self.relay.dropped(DropReason::QueueFull),
         }
     }
 
     /// Another shard's message for a connection of ours.
-    pub(crate) fn deliver_mail(&mut self, delivery: Delivery) {
-        let Delivery { flow, or, mut bytes, carried } = delivery;
+    pub(crate) fn deliver_mail(&mut self, delivery: Box<Delivery>) {
+        if let By::Peer { from, to, home } = delivery.by
+            && home != self.id
+            && self.streams.towards(from, to).is_none()
+        {
+            return self.post_on(self.next_shard(), delivery);
+        }
+        let Delivery { by, mut bytes, carried } = *delivery;
         let origin = carried.as_ref().map(|it| Origin {
             arrival: &it.arrival,
             bytes: &it.bytes,
             attempts: it.attempts,
             is_for_node: false,
         });
-        if flow.shard == self.id {
-            self.send(Hop::Flow { flow, or }, &mut bytes, 0, origin);
+        match by {
+            By::Flow { flow, or } if flow.shard == self.id => {
+                self.send(Hop::Flow { flow, or }, &mut bytes, 0, origin);
+            }
+            By::Flow { .. } => {}
+            By::Peer { from, to, .. } => {
+                self.send_to_peer(from, to, &bytes, Hop::Stream { from, to }, origin);
+            }
         }
     }
 

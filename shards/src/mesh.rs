@@ -45,14 +45,34 @@ pub enum Mail<D: Decide> {
 /// A message on its way to the shard that owns the connection.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The connection.
-    pub flow: Flow,
-    /// Where to connect if it is gone.
-    pub or: Option<(ListenerId, SocketAddr)>,
+    /// Which connection.
+    pub by: By,
     /// What to send.
     pub bytes: Vec<u8>,
     /// What it was made of, to decide again if it cannot be delivered; `None` for answers.
     pub carried: Option<Carried>,
+}
+
+/// How a connection of another shard is named.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// It is exactly this one.
+    Flow {
+        /// The connection.
+        flow: Flow,
+        /// Where to connect if it is gone.
+        or: Option<(ListenerId, SocketAddr)>,
+    },
+    /// Whichever shard has a connection to this peer; the letter goes round until it is found, and the
+    /// shard that wrote it connects if it is not. A client that registered over a stream is found so.
+    Peer {
+        /// Leg and transport.
+        from: ListenerId,
+        /// The peer.
+        to: SocketAddr,
+        /// Shard that wrote the letter.
+        home: u8,
+    },
 }
 
 /// What control is told.

@@ -10,11 +10,11 @@ use protocols::sip::stream::{Frame, Framer};
 use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
 
-/// Panics if it does not hold for these bytes.
-type Claim = fn(&[u8]);
+/// Name of a target and its corpus directory, and what it claims.
+pub(crate) type Claim = (&'static str, fn(&[u8]));
 
-/// Every claim by the name of its target and corpus directory.
-pub(crate) const CLAIMS: [(&str, Claim); 7] = [
+/// Every claim.
+pub(crate) const CLAIMS: [Claim; 7] = [
     ("message", message),
     ("uri", uri),
     ("via", via),

@@ -171,6 +171,7 @@ fn blank() -> Config {
         legacy_contact_patching: false,
         send_trying: false,
         blocked_values: Vec::new(),
+        scanners: Vec::new(),
         blocked_response: None,
         extra_server_nodes: Vec::new(),
         performance_testing_mode: false,

@@ -83,6 +83,8 @@ pub struct Config {
     pub send_trying: bool,
     /// Lower-case substrings of User-Agent, From and To that are refused.
     pub blocked_values: Vec<String>,
+    /// More of them, from the congestion valve's key.
+    pub scanners: Vec<String>,
     /// Status for blocked requests; `None` drops silently.
     pub blocked_response: Option<u16>,
     /// Names or addresses that are servers for direction, port 5060 by default.

@@ -1,13 +1,13 @@
 //! What a node says of itself, whichever protocol it says it in.
 //!
-//! Reads the properties text of SIP heartbeats (`sip.md` 4.2). Leaves the header that makes a request a
-//! heartbeat, and the answer, to the relay.
+//! Reads the properties text of SIP heartbeats (`sip.md` 4.2) and the words of RMI and JSON ones
+//! (`http-smpp-registry.md` 3.2). Leaves what makes a message a heartbeat, and the answer, to others.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use protocols::heartbeat::options;
+use protocols::heartbeat::{NodeWords, options};
 use protocols::sip::Transport;
 
 use crate::node::{NodeKey, PORT_PROPERTIES, Ports, Version};
@@ -15,6 +15,8 @@ use crate::node::{NodeKey, PORT_PROPERTIES, Ports, Version};
 /// One node's word about itself, from whichever protocol.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Announcement {
+    /// Who says it.
+    pub source: Source,
     /// Address of every port.
     pub ip: IpAddr,
     /// For people.
@@ -27,8 +29,22 @@ pub struct Announcement {
     pub session: Option<String>,
     /// `GRACEFUL_SHUTDOWN=true`.
     pub graceful: bool,
-    /// Everything that was said, the fields above included.
+    /// Everything that was said, the fields above included but for what RMI and JSON tell apart: name and
+    /// address.
     pub properties: BTreeMap<String, String>,
+}
+
+/// How an announcement came; the later ones are believed more where they contradict each other.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Source {
+    /// The body of a SIP heartbeat.
+    Sip,
+    /// `start` of the JSON protocol.
+    Json,
+    /// `handlePing` of Java RMI.
+    Rmi,
+    /// The operator.
+    Configured,
 }
 
 impl Announcement {
@@ -48,9 +64,55 @@ impl Announcement {
         let properties: BTreeMap<String, String> = options::pairs(body)
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
             .collect();
+        let property = |name: &str| properties.get(name).cloned().unwrap_or_default();
+        let host_name = Some(property("hostname")).filter(|it| !it.trim().is_empty());
+        let host_name = host_name.unwrap_or_else(|| property("hostName"));
+        Announcement::read(Source::Sip, &host_name, &property("ip"), properties)
+    }
+
+    /// Reads the words of an RMI or JSON heartbeat: properties as in [`Announcement::parse`]. The
+    /// `restcommInstanceId` of JSON is the `Restcomm-Instance-Id` of RMI.
+    ///
+    /// # Errors
+    ///
+    /// [`BeatError`]: register nothing.
+    pub fn from_words(source: Source, words: NodeWords) -> Result<Announcement, BeatError> {
+        let NodeWords { host_name, ip, properties } = words;
+        let texts = properties.iter().map(|(name, value)| name.len() + value.len());
+        let bytes = host_name.len() + ip.len() + texts.sum::<usize>();
+        if bytes > ANNOUNCEMENT_BYTES_MAX {
+            return Err(BeatError::TooLong { bytes });
+        }
+        let mut properties: BTreeMap<String, String> = properties.into_iter().collect();
+        if let Some(instance) = properties.remove("restcommInstanceId") {
+            properties.insert("Restcomm-Instance-Id".to_owned(), instance);
+        }
+        Announcement::read(source, &host_name, &ip, properties)
+    }
+
+    /// A node of which nothing is known but that it would be there.
+    pub(super) fn of(ip: IpAddr, version: Version) -> Announcement {
+        Announcement {
+            source: Source::Sip,
+            ip,
+            host_name: NO_NAME.to_owned(),
+            ports: Ports::default(),
+            version,
+            session: None,
+            graceful: false,
+            properties: BTreeMap::new(),
+        }
+    }
+
+    fn read(
+        source: Source,
+        host_name: &str,
+        ip: &str,
+        properties: BTreeMap<String, String>,
+    ) -> Result<Announcement, BeatError> {
         let text =
             |name: &str| properties.get(name).map(|it| it.trim()).filter(|it| !it.is_empty());
-        let ip = text("ip").ok_or(BeatError::NoIp)?;
+        let ip = Some(ip.trim()).filter(|it| !it.is_empty()).ok_or(BeatError::NoIp)?;
         let ip = ip.split_once('%').map_or(ip, |(address, _zone)| address);
         let ip: IpAddr = ip.parse().map_err(|_| BeatError::BadIp)?;
         let version = match text("version") {
@@ -70,12 +132,13 @@ impl Announcement {
         if !any {
             return Err(BeatError::NoPorts);
         }
-        let host_name = text("hostname").or_else(|| text("hostName")).unwrap_or(NO_NAME).to_owned();
+        let host_name = Some(host_name.trim()).filter(|it| !it.is_empty()).unwrap_or(NO_NAME);
         let session = text("sessionId").map(str::to_owned);
         let graceful = text("GRACEFUL_SHUTDOWN").is_some_and(|it| it.eq_ignore_ascii_case("true"));
         Ok(Announcement {
+            source,
             ip,
-            host_name,
+            host_name: host_name.to_owned(),
             ports,
             version: Version(version),
             session,
@@ -148,7 +211,7 @@ impl std::error::Error for BeatError {}
 /// Open ports other than SIP's, each with its position in [`SERVICE_PORTS`].
 pub(super) fn services(properties: &BTreeMap<String, String>) -> impl Iterator<Item = (u8, u16)> {
     (0u8..).zip(SERVICE_PORTS).filter_map(|(index, name)| {
-        let text = properties.get(name).map(|it| it.trim());
+        let text = properties.get(name).map(String::as_str);
         port(text).ok().flatten().map(|port| (index, port))
     })
 }
@@ -160,20 +223,22 @@ pub(super) fn port_properties(ports: &Ports) -> BTreeMap<String, String> {
 }
 
 /// `None`: closed.
-fn port(text: Option<&str>) -> Result<Option<u16>, ()> {
-    match text {
+pub(super) fn port(text: Option<&str>) -> Result<Option<u16>, ()> {
+    match text.map(str::trim) {
         None | Some("" | "0" | "-1") => Ok(None),
         Some(text) => text.parse().map(Some).map_err(|_| ()),
     }
 }
 
 /// Ports of the other protocols on a node, as its properties spell them.
-const SERVICE_PORTS: [&str; 5] = ["httpPort", "sslPort", "smppPort", "smppSslPort", "sctpPort"];
+pub(super) const SERVICE_PORTS: [&str; 5] =
+    ["httpPort", "sslPort", "smppPort", "smppSslPort", "sctpPort"];
 
 /// The name of a node that has told none; spelled as it always was.
-const NO_NAME: &str = "undeffined_node";
+pub(super) const NO_NAME: &str = "undeffined_node";
 
-/// Names, values and session of one node together: with the most nodes that there can be, 128 MiB.
+/// Names, values and session of one node together, from all sources. Each is kept as it was said and in
+/// the node: with the most nodes that there can be, 256 MiB.
 pub const ANNOUNCEMENT_BYTES_MAX: usize = 8 * 1024;
 
 #[cfg(test)]
@@ -221,6 +286,53 @@ mod tests {
             assert_eq!(it.version, Version(*version), "{name}");
             assert_eq!(it.session.as_deref(), *session, "{name}");
             assert_eq!(it.graceful, *graceful, "{name}");
+        }
+    }
+
+    #[test]
+    fn words_become_the_announcement_that_a_body_of_the_same_words_does() {
+        let words = |host_name: &str, ip: &str, pairs: &[(&str, &str)]| NodeWords {
+            host_name: host_name.to_owned(),
+            ip: ip.to_owned(),
+            properties: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        let ports = [
+            ("udpPort", "5080"),
+            ("httpPort", "8080"),
+            ("sslPort", "8443"),
+            ("smppPort", "2775"),
+            ("jvmRoute", "a"),
+            ("version", "3"),
+            ("sessionId", "7"),
+            ("GRACEFUL_SHUTDOWN", "true"),
+        ];
+        let body: String = ports.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        let body = Announcement::parse(format!("hostname=n1\nip=::1\n{body}").as_bytes()).unwrap();
+        for source in [Source::Json, Source::Rmi] {
+            let it = Announcement::from_words(source, words("n1", "::1%eth0", &ports)).unwrap();
+            let mut want = Announcement { source, ..body.clone() };
+            want.properties.retain(|name, _| !["hostname", "ip"].contains(&name.as_str()));
+            assert_eq!(it, want, "{source:?}");
+            assert_eq!(it.key(), body.key(), "{source:?}");
+        }
+        let instance = [("udpPort", "1"), ("restcommInstanceId", "ID1")];
+        let it = Announcement::from_words(Source::Json, words("", "1.2.3.4", &instance)).unwrap();
+        assert_eq!(
+            (it.host_name.as_str(), &it.properties["Restcomm-Instance-Id"][..]),
+            (NO_NAME, "ID1")
+        );
+        assert!(!it.properties.contains_key("restcommInstanceId"));
+
+        let long = "x".repeat(ANNOUNCEMENT_BYTES_MAX + 1);
+        let cases = [
+            (words("n", "", &ports), BeatError::NoIp),
+            (words("n", "n", &ports), BeatError::BadIp),
+            (words("n", "1.2.3.4", &[]), BeatError::NoPorts),
+            (words("n", "1.2.3.4", &[("tcpPort", "-2")]), BeatError::BadPort { name: "tcpPort" }),
+            (words(&long, "", &[]), BeatError::TooLong { bytes: long.len() }),
+        ];
+        for (words, error) in cases {
+            assert_eq!(Announcement::from_words(Source::Rmi, words), Err(error));
         }
     }
 

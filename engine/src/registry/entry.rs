@@ -5,12 +5,15 @@ use std::time::Duration;
 use protocols::time::Time;
 
 use super::Rules;
+use super::announcement::{Announcement, Source};
+use super::voices::Voices;
 use crate::node::{Bad, Node, Origin};
 
 /// A node and its record. `node` always shows the flags that the record implies.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) node: Node,
+    voices: Voices,
     /// Last life sign.
     sign: Time,
     /// Only static nodes can be known and down.
@@ -46,10 +49,11 @@ pub struct Health {
 }
 
 impl Entry {
-    pub(super) fn new(now: Time, node: Node) -> Entry {
+    pub(super) fn new(now: Time, origin: Origin, said: Announcement) -> Entry {
         Entry {
-            up: node.origin != Origin::Static,
-            node,
+            up: origin != Origin::Static,
+            node: node(now, origin, said.clone()),
+            voices: Voices::new(now, said),
             sign: now,
             full: false,
             bad: None,
@@ -79,11 +83,84 @@ impl Entry {
         self.sign = self.sign.max(now);
     }
 
+    /// Whether this word is one that was heard before, which says no more than that the node is alive.
+    pub(super) fn repeats(&mut self, now: Time, said: &Announcement) -> bool {
+        let heals = said.source == Source::Json && self.bad.is_some();
+        let same = !heals && self.voices.is_last_word(said);
+        if same {
+            self.handle_word(now, said.source);
+        }
+        same
+    }
+
+    /// It says of itself more than that it is alive; whether it runs anew.
+    ///
+    /// `start` of the JSON protocol also heals the node that says it: it says so once, not every few
+    /// seconds (`http-smpp-registry.md` 1.8).
+    pub(super) fn handle_words(&mut self, now: Time, said: Announcement) -> bool {
+        let (source, graceful) = (said.source, said.graceful);
+        let restarted = self.voices.hear(now, said);
+        if restarted {
+            self.handle_restart(now);
+        }
+        if source == Source::Json {
+            self.heal();
+        }
+        self.handle_sign(now);
+        self.node.graceful |= graceful;
+        self.describe();
+        restarted
+    }
+
+    /// A life sign through one protocol.
+    pub(super) fn handle_word(&mut self, now: Time, source: Source) {
+        self.voices.handle_sign(now, source);
+        self.handle_sign(now);
+    }
+
+    /// The session that a protocol named last.
+    pub(super) fn session(&self, source: Source) -> Option<&str> {
+        self.voices.session(source)
+    }
+
+    /// Bytes of all that was said but by one protocol.
+    pub(super) fn bytes_without(&self, source: Source) -> usize {
+        self.voices.bytes_without(source)
+    }
+
+    /// Whether there is a protocol that the node speaks no longer.
+    pub(super) fn has_fading_voice(&self, now: Time, rules: &Rules) -> bool {
+        self.voices.fading(now, rules.node_timeout).next().is_some()
+    }
+
+    /// Forgets protocols that the node speaks no longer.
+    pub(super) fn forget_voices(&mut self, now: Time, rules: &Rules) {
+        self.voices.handle_timeout(now, rules.node_timeout);
+        self.describe();
+    }
+
+    /// Takes over what the voices say together. The addresses of a configured node are the operator's
+    /// word.
+    fn describe(&mut self) {
+        let all = self.voices.together();
+        if self.node.origin == Origin::Heartbeat {
+            self.node.key = all.key();
+            (self.node.host_name, self.node.ports) = (all.host_name, all.ports);
+        }
+        (self.node.session, self.node.properties) = (all.session, all.properties);
+    }
+
     /// It runs anew: nothing that the old one did counts.
-    pub(super) fn handle_restart(&mut self, now: Time) {
-        let mut node = self.node.clone();
-        (node.joined, node.graceful, node.bad, node.suspect) = (now, false, None, false);
-        *self = Entry { up: self.up, full: self.full, ..Entry::new(now, node) };
+    fn handle_restart(&mut self, now: Time) {
+        (self.node.joined, self.node.graceful) = (now, false);
+        (self.sign, self.suspect_until) = (now, None);
+        (self.last_error, self.last_response) = (None, None);
+        self.heal();
+    }
+
+    fn heal(&mut self) {
+        self.bad = None;
+        (self.errors, self.unanswered, self.waiting_since) = (0, 0, None);
         self.refresh();
     }
 
@@ -147,8 +224,7 @@ impl Entry {
         if self.node.origin != Origin::Heartbeat
             && self.bad.is_some_and(|(_, since)| since + rules.error_time < now)
         {
-            self.bad = None;
-            (self.errors, self.unanswered, self.waiting_since) = (0, 0, None);
+            self.heal();
         }
         self.refresh();
     }
@@ -177,6 +253,23 @@ impl Entry {
     fn refresh(&mut self) {
         self.node.bad = self.bad.map(|(bad, _)| bad).or(self.full.then_some(Bad::Full));
         self.node.suspect = self.suspect_until.is_some();
+    }
+}
+
+fn node(now: Time, origin: Origin, announcement: Announcement) -> Node {
+    Node {
+        key: announcement.key(),
+        host_name: announcement.host_name,
+        ip: announcement.ip,
+        ports: announcement.ports,
+        version: announcement.version,
+        session: announcement.session,
+        properties: announcement.properties,
+        graceful: false,
+        bad: None,
+        suspect: false,
+        joined: now,
+        origin,
     }
 }
 

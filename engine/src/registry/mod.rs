@@ -7,8 +7,11 @@
 mod announcement;
 mod entry;
 mod event;
+mod members;
 mod remembered;
 mod rules;
+mod sessions;
+mod voices;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,18 +20,19 @@ use std::net::{IpAddr, SocketAddr};
 use protocols::sip::Transport;
 use protocols::time::Time;
 
-pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError};
+pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError, Source};
 use self::entry::Entry;
 pub use self::entry::Health;
 pub use self::event::{Event, NodeText, Removal};
 use self::remembered::Remembered;
 pub use self::rules::Rules;
+pub use self::sessions::SessionWord;
 use crate::lifecycle::Pulse;
 use crate::node::{Node, NodeKey, Origin};
 use crate::relay::Report;
 use crate::snapshot::{NODES_MAX, Snapshot};
 
-/// The node table. One version's nodes never share an address: who announces it last has it.
+/// The node table. Nodes never share an address: who announces it last has it.
 #[derive(Debug)]
 pub struct Registry {
     rules: Rules,
@@ -36,6 +40,8 @@ pub struct Registry {
     by_ip: BTreeMap<IpAddr, Vec<NodeKey>>,
     /// `jvmRoute` to who announced it last, and when. Outlives the node.
     routes: BTreeMap<String, (NodeKey, Time)>,
+    /// Sessions that began with a JSON `start`, and their nodes.
+    sessions: BTreeMap<String, Vec<NodeKey>>,
     remembered: Remembered,
     /// Extra servers that are no nodes: what comes from there comes from inside.
     servers: Vec<SocketAddr>,
@@ -89,6 +95,7 @@ impl Registry {
             entries: BTreeMap::new(),
             by_ip: BTreeMap::new(),
             routes: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             remembered: Remembered::default(),
             servers: Vec::new(),
             events: VecDeque::new(),
@@ -133,7 +140,7 @@ impl Registry {
                 was_live |= self.remove(now, rival, Removal::Replaced);
             }
             if self.entries.len() >= NODES_MAX {
-                let node = NodeText::of(&node(now, origin, announcement));
+                let node = NodeText::of(&Entry::new(now, origin, announcement).node);
                 self.tell(Event::NoRoom { node });
                 continue;
             }
@@ -150,7 +157,8 @@ impl Registry {
 
     /// A node speaks for itself: it joins, or its entry is refreshed.
     ///
-    /// Another session id than before is another incarnation and clears graceful and bad. Of a configured
+    /// Another session id than its protocol named before is another incarnation and clears graceful and
+    /// bad. What other protocols say of the same node is kept beside it. Of a configured
     /// node only flags and properties are believed: its addresses are the operator's word. A node that is
     /// not known and already leaving is ignored.
     ///
@@ -163,33 +171,40 @@ impl Registry {
         announcement: Announcement,
     ) -> Result<(), Refused> {
         check(&announcement)?;
+        if self.repeats(now, &announcement) {
+            return Ok(());
+        }
         let rivals = self.rivals(&announcement);
         let configured = rivals.iter().copied().find(|key| {
             self.entries.get(key).is_some_and(|it| it.node.origin != Origin::Heartbeat)
         });
-        let key = announcement.key();
-        let predecessor = configured
-            .or_else(|| rivals.iter().copied().find(|it| *it == key))
-            .or_else(|| rivals.first().copied());
-        let Some(predecessor) = predecessor else {
+        let is_of_version = |key: &NodeKey| {
+            self.entries.get(key).is_some_and(|it| it.node.version == announcement.version)
+        };
+        let Some(key) = configured.or_else(|| rivals.iter().copied().find(is_of_version)) else {
             if announcement.graceful {
                 return Ok(());
+            }
+            for rival in rivals {
+                self.remove(now, rival, Removal::Replaced);
             }
             if self.entries.len() >= NODES_MAX {
                 return Err(Refused::NoRoom);
             }
-            self.route(now, &announcement, key);
             self.insert(now, Origin::Heartbeat, announcement);
             return Ok(());
         };
+        let bytes = announcement.bytes()
+            + self.entries.get(&key).map_or(0, |it| it.bytes_without(announcement.source));
+        if bytes > ANNOUNCEMENT_BYTES_MAX {
+            return Err(Refused::TooLong { bytes });
+        }
         if configured.is_none() {
-            for rival in rivals.into_iter().filter(|it| *it != predecessor) {
+            for rival in rivals.into_iter().filter(|it| *it != key) {
                 self.remove(now, rival, Removal::Replaced);
             }
         }
-        let key = if configured.is_some() { predecessor } else { key };
-        self.route(now, &announcement, key);
-        self.refresh(now, predecessor, key, announcement);
+        self.refresh(now, key, announcement);
         Ok(())
     }
 
@@ -228,7 +243,7 @@ impl Registry {
         Ok(())
     }
 
-    /// A life sign outside of SIP: a heartbeat that names only its session. `false`: no such node.
+    /// A life sign that comes without words. `false`: no such node.
     pub fn handle_sign(&mut self, now: Time, node: NodeKey) -> bool {
         self.edit(node, |it, _| it.handle_sign(now))
     }
@@ -287,8 +302,11 @@ impl Registry {
         }
         self.next_check = now + self.rules.heartbeat_interval;
         self.changed |= self.remembered.handle_timeout(now);
-        let (mut silent, mut marked) = (Vec::new(), Vec::new());
+        let (mut silent, mut marked, mut fading) = (Vec::new(), Vec::new(), Vec::new());
         for (key, it) in &self.entries {
+            if it.has_fading_voice(now, &self.rules) {
+                fading.push(*key);
+            }
             if it.is_silent(now, &self.rules) {
                 silent.push((*key, it.last_sign()));
             } else if it.node.suspect || it.node.bad.is_some() {
@@ -301,6 +319,9 @@ impl Registry {
         }
         for key in marked {
             self.edit(key, |it, rules| it.handle_timeout(now, rules));
+        }
+        for key in fading {
+            self.forget_voices(now, key);
         }
     }
 
@@ -336,8 +357,8 @@ impl Registry {
     /// is known: a late stop of a dead process must not take out its successor.
     pub fn find(&self, announcement: &Announcement) -> Option<NodeKey> {
         let key = self.rivals(announcement).first().copied()?;
-        let known = self.entries.get(&key)?.node.session.as_ref();
-        match (&announcement.session, known) {
+        let known = self.entries.get(&key)?.session(announcement.source);
+        match (announcement.session.as_deref(), known) {
             (Some(theirs), Some(ours)) if theirs != ours => None,
             _ => Some(key),
         }
@@ -354,177 +375,6 @@ impl Registry {
     /// Every live node.
     pub fn live(&self) -> impl Iterator<Item = &Node> + '_ {
         self.entries.values().filter(|it| it.is_live()).map(|it| &it.node)
-    }
-
-    /// Nodes that share an address with the announced one, the same one first. There is at most one
-    /// with its very identity, and then no other.
-    fn rivals(&self, announcement: &Announcement) -> Vec<NodeKey> {
-        let key = announcement.key();
-        if self.entries.contains_key(&key) {
-            return vec![key];
-        }
-        let Some(there) = self.by_ip.get(&announcement.ip) else { return Vec::new() };
-        let shares = |node: &Node| {
-            announcement.version == node.version
-                && (announcement.ports.iter().any(|it| node.ports.of(it.0) == Some(it.1))
-                    || announcement::services(&announcement.properties).any(|service| {
-                        announcement::services(&node.properties).any(|it| it == service)
-                    }))
-        };
-        there
-            .iter()
-            .copied()
-            .filter(|key| self.entries.get(key).is_some_and(|it| shares(&it.node)))
-            .collect()
-    }
-
-    /// `jvmRoute`: the last to announce it has it.
-    fn route(&mut self, now: Time, announcement: &Announcement, key: NodeKey) {
-        let Some(route) = announcement.properties.get("jvmRoute") else { return };
-        if !self.routes.contains_key(route) && self.routes.len() >= NODES_MAX {
-            let oldest = self.routes.iter().min_by_key(|(_, (_, heard))| *heard);
-            if let Some(oldest) = oldest.map(|(route, _)| route.clone()) {
-                self.routes.remove(&oldest);
-            }
-        }
-        self.routes.insert(route.clone(), (key, now));
-    }
-
-    fn insert(&mut self, now: Time, origin: Origin, announcement: Announcement) {
-        let key = announcement.key();
-        let entry = Entry::new(now, node(now, origin, announcement));
-        self.by_ip.entry(entry.node.ip).or_default().push(key);
-        let is_live = entry.is_live();
-        self.entries.insert(key, entry);
-        if is_live {
-            self.welcome(key);
-        }
-    }
-
-    /// Applies an announcement to the entry of `old`, which is `key` from now on.
-    fn refresh(&mut self, now: Time, old: NodeKey, key: NodeKey, said: Announcement) {
-        let Some(mut it) = self.entries.remove(&old) else { return };
-        let before = it.node.clone();
-        let restarted = said.session.is_some() && said.session != it.node.session;
-        if restarted {
-            it.handle_restart(now);
-            it.node.session = said.session;
-        }
-        it.handle_sign(now);
-        it.node.graceful |= said.graceful;
-        if it.node.origin == Origin::Heartbeat {
-            (it.node.key, it.node.host_name, it.node.ports) = (key, said.host_name, said.ports);
-            it.node.properties = said.properties;
-        } else {
-            it.node.properties.extend(said.properties);
-        }
-        let (node, ip) = (it.node.clone(), it.node.ip);
-        self.entries.insert(key, it);
-        if key != old
-            && let Some(there) = self.by_ip.get_mut(&ip)
-        {
-            there.iter_mut().filter(|it| **it == old).for_each(|it| *it = key);
-            for (_, port) in before.ports.iter().filter(|(_, port)| !node.ports.contains(*port)) {
-                self.remembered.insert(now, SocketAddr::new(ip, port));
-            }
-            for (_, port) in node.ports.iter() {
-                self.remembered.remove(SocketAddr::new(ip, port));
-            }
-        }
-        let text = NodeText::of(&node);
-        if restarted {
-            self.tell_change(Event::Restarted { node: text.clone() });
-        } else if (key, &node.host_name, &node.properties)
-            != (old, &before.host_name, &before.properties)
-        {
-            self.tell_change(Event::Changed { node: text.clone() });
-        }
-        if node.graceful && (restarted || !before.graceful) {
-            self.tell_change(Event::Graceful { node: text });
-        }
-    }
-
-    /// Changes one entry and tells what became of its flags. `false`: there is no such live node.
-    fn edit(&mut self, key: NodeKey, change: impl FnOnce(&mut Entry, &Rules)) -> bool {
-        let Some(it) = self.entries.get_mut(&key).filter(|it| it.is_live()) else { return false };
-        let flags = |it: &Entry| (it.node.graceful, it.node.bad, it.node.suspect);
-        let before = flags(it);
-        change(it, &self.rules);
-        let after = flags(it);
-        if before == after {
-            return true;
-        }
-        let text = NodeText::of(&it.node);
-        let eligible = it.node.is_eligible();
-        if after.0 && !before.0 {
-            self.tell_change(Event::Graceful { node: text.clone() });
-        }
-        if let Some(bad) = after.1.filter(|_| after.1 != before.1) {
-            self.tell_change(Event::Bad { node: text.clone(), bad });
-        }
-        if after.2 && !before.2 {
-            let time = self.rules.suspect_time;
-            self.tell_change(Event::Suspect { node: text.clone(), time });
-        }
-        if eligible {
-            self.tell_change(Event::Recovered { node: text });
-        }
-        self.changed = true;
-        true
-    }
-
-    /// A node became a member.
-    fn welcome(&mut self, key: NodeKey) {
-        let Some(it) = self.entries.get(&key) else { return };
-        let text = NodeText::of(&it.node);
-        let addresses: Vec<SocketAddr> =
-            it.node.ports.iter().map(|(_, port)| SocketAddr::new(it.node.ip, port)).collect();
-        for address in addresses {
-            self.remembered.remove(address);
-        }
-        self.tell_change(Event::Added { node: text });
-    }
-
-    /// A node that is no member any more: its addresses are remembered.
-    fn bury(&mut self, now: Time, key: NodeKey, reason: Removal) {
-        let Some(it) = self.entries.get(&key) else { return };
-        let text = NodeText::of(&it.node);
-        for (_, port) in it.node.ports.iter() {
-            self.remembered.insert(now, SocketAddr::new(it.node.ip, port));
-        }
-        let left = self.live().filter(|it| it.key != key).count();
-        self.tell_change(Event::Removed { node: text, reason, left });
-    }
-
-    /// Whether it was live.
-    fn remove(&mut self, now: Time, key: NodeKey, reason: Removal) -> bool {
-        let Some((ip, was_live)) = self.entries.get(&key).map(|it| (it.node.ip, it.is_live()))
-        else {
-            return false;
-        };
-        if was_live {
-            self.bury(now, key, reason);
-        }
-        self.entries.remove(&key);
-        if let Some(there) = self.by_ip.get_mut(&ip) {
-            there.retain(|it| *it != key);
-            if there.is_empty() {
-                self.by_ip.remove(&ip);
-            }
-        }
-        was_live
-    }
-
-    fn tell_change(&mut self, event: Event) {
-        self.changed = true;
-        self.tell(event);
-    }
-
-    fn tell(&mut self, event: Event) {
-        if self.events.len() >= EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
     }
 }
 
@@ -551,28 +401,13 @@ fn check(announcement: &Announcement) -> Result<(), Refused> {
     Ok(())
 }
 
-fn node(now: Time, origin: Origin, announcement: Announcement) -> Node {
-    Node {
-        key: announcement.key(),
-        host_name: announcement.host_name,
-        ip: announcement.ip,
-        ports: announcement.ports,
-        version: announcement.version,
-        session: announcement.session,
-        properties: announcement.properties,
-        graceful: false,
-        bad: None,
-        suspect: false,
-        joined: now,
-        origin,
-    }
-}
-
 /// Undelivered events; the control executor fetches them after every input.
 pub const EVENTS_MAX: usize = 1024;
 
 /// As much of an unknown `jvmRoute` as a log line shows.
 const ROUTE_CHARS_MAX: usize = 64;
 
+#[cfg(test)]
+mod protocols_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocols::sip::Transport;
 
-use super::announcement::{Announcement, port_properties};
+use super::announcement::{Announcement, Source, port_properties};
 use crate::config::{Config, HostPort, RampUp, Silence, StaticNode};
 use crate::node::{Origin, Ports, Version};
 
@@ -90,13 +90,6 @@ pub(super) fn configured(
 fn plain(ip: IpAddr, host_name: String, ports: Ports) -> Announcement {
     let mut properties = port_properties(&ports);
     properties.insert("version".to_owned(), "0".to_owned());
-    Announcement {
-        ip,
-        host_name,
-        ports,
-        version: Version(0),
-        session: None,
-        graceful: false,
-        properties,
-    }
+    let source = Source::Configured;
+    Announcement { source, host_name, ports, properties, ..Announcement::of(ip, Version(0)) }
 }

@@ -20,15 +20,15 @@ fn rules() -> Rules {
     }
 }
 
-fn registry() -> Registry {
+pub(super) fn registry() -> Registry {
     Registry::new(Time::ZERO, rules(), &BTreeMap::new())
 }
 
-fn at(millis: u64) -> Time {
+pub(super) fn at(millis: u64) -> Time {
     Time::from_millis(millis)
 }
 
-fn beat(body: &str) -> Announcement {
+pub(super) fn beat(body: &str) -> Announcement {
     Announcement::parse(body.replace(' ', "\n").as_bytes()).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn seen(node: NodeKey) -> Report {
 }
 
 /// What the events so far were, by their variant.
-fn events(it: &mut Registry) -> Vec<String> {
+pub(super) fn events(it: &mut Registry) -> Vec<String> {
     std::iter::from_fn(|| it.poll_event())
         .map(|event| {
             let text = format!("{event:?}");
@@ -52,7 +52,7 @@ fn events(it: &mut Registry) -> Vec<String> {
 
 const N1: &str = "ip=10.0.0.1 udpPort=5060 tcpPort=5060 hostname=n1";
 
-fn eligible(it: &mut Registry) -> usize {
+pub(super) fn eligible(it: &mut Registry) -> usize {
     it.changed = true;
     let snapshot = it.snapshot().unwrap();
     snapshot.eligible(Version(0), Family::V4, Transport::Udp).len()
@@ -126,10 +126,10 @@ fn announcements_meet_their_entry() {
             2,
         ),
         (
-            "another version is another node",
+            "another version on the same ports took them over",
             &[N1, "ip=10.0.0.1 udpPort=5060 tcpPort=5060 version=1"],
-            &["Added", "Added"],
-            2,
+            &["Added", "Removed:Replaced", "Added"],
+            1,
         ),
         (
             "one that has the addresses of two replaces both",
@@ -324,16 +324,17 @@ fn unanswered_requests_make_a_node_bad() {
 fn a_node_that_refused_is_avoided_for_a_moment() {
     let mut it = registry();
     it.handle_announcement(at(0), beat(N1)).unwrap();
+    it.handle_announcement(at(0), beat("ip=10.0.0.2 udpPort=5060 tcpPort=5060")).unwrap();
     let node = beat(N1).key();
     for millis in [1000, 1500] {
         it.handle_report(at(millis), Report::Refused { node }).unwrap();
-        assert_eq!(eligible(&mut it), 0);
+        assert_eq!(eligible(&mut it), 1);
     }
     it.handle_timeout(at(3400));
-    assert_eq!(eligible(&mut it), 0, "the second refusal counts anew");
+    assert_eq!(eligible(&mut it), 1, "the second refusal counts anew");
     it.handle_timeout(at(3550));
-    assert_eq!(eligible(&mut it), 1);
-    assert_eq!(events(&mut it), ["Added", "Suspect", "Recovered"]);
+    assert_eq!(eligible(&mut it), 2);
+    assert_eq!(events(&mut it), ["Added", "Added", "Suspect", "Recovered"]);
 }
 
 #[test]
@@ -479,18 +480,28 @@ fn one_versions_nodes_never_share_an_address() {
         let mut it = registry();
         for step in 0..300u64 {
             let body = format!(
-                "ip=10.0.0.{} udpPort={} tcpPort={} version={} sessionId={} GRACEFUL_SHUTDOWN={}",
+                "ip=10.0.0.{}\nudpPort={}\ntcpPort={}\nhttpPort={}\nversion={}\nsessionId={}\nGRACEFUL_SHUTDOWN={}",
                 draw(2),
-                1 + draw(3),
+                draw(3),
+                draw(3),
                 draw(3),
                 draw(2),
                 draw(3),
                 draw(5) == 0
             );
             let now = at(step * 1000);
-            let said = beat(&body);
-            match draw(4) {
+            let source = match draw(3) {
+                0 => Source::Sip,
+                1 => Source::Json,
+                _ => Source::Rmi,
+            };
+            let Ok(said) = Announcement::parse(body.as_bytes()) else { continue };
+            let said = Announcement { source, ..said };
+            let ip = said.ip;
+            match draw(6) {
                 0 => drop(it.find(&said).map(|key| it.handle_stop(now, key))),
+                2 => drop(it.handle_session(now, ip, "1", SessionWord::Alive)),
+                3 => drop(it.handle_session(now, ip, "2", SessionWord::Stopped)),
                 1 => it.handle_report(now, Report::Refused { node: said.key() }).unwrap(),
                 _ => it.handle_announcement(now, said).unwrap(),
             }
@@ -501,6 +512,19 @@ fn one_versions_nodes_never_share_an_address() {
                     let address = (node.version, node.ip, transport.index(), port);
                     assert!(taken.insert(address), "seed {start} step {step}: {address:?}");
                 }
+                for (name, port) in announcement::services(&node.properties) {
+                    let address = (node.version, node.ip, 5 + usize::from(name), port);
+                    assert!(taken.insert(address), "seed {start} step {step}: {address:?}");
+                }
+            }
+            let started = it.entries.values().filter(|it| it.session(Source::Json).is_some());
+            let sessions: usize = it.sessions.values().map(Vec::len).sum();
+            assert_eq!(sessions, started.count(), "seed {start} step {step}");
+            for (session, key) in
+                it.sessions.iter().flat_map(|(s, all)| all.iter().map(move |k| (s, k)))
+            {
+                let known = it.entries[key].session(Source::Json);
+                assert_eq!(known, Some(session.as_str()), "seed {start} step {step}");
             }
             let filed: usize = it.by_ip.values().map(Vec::len).sum();
             assert_eq!(filed, it.entries.len(), "seed {start} step {step}");

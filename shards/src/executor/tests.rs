@@ -91,6 +91,10 @@ impl Decide for Script {
             let (slot, generation) = (words.next().unwrap(), words.next().unwrap());
             let flow = Flow { shard, slot, generation };
             Verdict::Forward { hop: Hop::Flow { flow, or: None }, node: None, reply: 0 }
+        } else if let Some(peer) = body.strip_prefix(b"peer ") {
+            let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
+            let hop = Hop::Stream { from: ListenerId(1), to };
+            Verdict::Forward { hop, node: None, reply: 0 }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
@@ -524,6 +528,32 @@ fn a_message_for_another_shards_connection_takes_one_hop() {
         assert_eq!(&answer[..count], b"503");
         rig.stop();
     }
+}
+
+#[test]
+fn a_client_is_found_by_its_address_on_whichever_shard_it_is() {
+    let rig = rig(2, Seat::Thread, "127.0.0.1:0", TUNING);
+    let mut stream = rig.tcp();
+    stream.write_all(&sip("whoami")).unwrap();
+    read_some(&mut stream);
+    let body = format!("peer {}", stream.local_addr().unwrap());
+    // The kernel hashes sources over shards: some of these meet the one without the connection.
+    for _ in 0..32 {
+        rig.udp().send(&sip(&body)).unwrap();
+        let mut got = vec![0; sip(&body).len()];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, sip(&body));
+    }
+    let of = |shard| rig.statistics(shard).figures;
+    assert_eq!(of(0).connections + of(1).connections, 1, "nobody tried to call the client");
+    // Connected to none: the shard that was asked connects, after one round.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let body = format!("peer {}", server.local_addr().unwrap());
+    rig.udp().send(&sip(&body)).unwrap();
+    let mut got = vec![0; sip(&body).len()];
+    server.accept().unwrap().0.read_exact(&mut got).unwrap();
+    assert_eq!(got, sip(&body));
+    rig.stop();
 }
 
 #[test]

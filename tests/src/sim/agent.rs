@@ -151,7 +151,13 @@ impl Agent {
     }
 
     /// Takes a datagram.
-    pub fn handle(&mut self, from: SocketAddr, bytes: &[u8], draw: &mut Draw, effects: &mut Effects) {
+    pub fn handle(
+        &mut self,
+        from: SocketAddr,
+        bytes: &[u8],
+        draw: &mut Draw,
+        effects: &mut Effects,
+    ) {
         let Some(message) = Message::parse(bytes) else { return };
         if message.is_request() {
             self.handle_request(from, message, draw, effects);
@@ -201,7 +207,13 @@ impl Agent {
         self.clients.insert(key, client);
     }
 
-    fn send_again(&mut self, key: &str, interval: Duration, waited: Duration, effects: &mut Effects) {
+    fn send_again(
+        &mut self,
+        key: &str,
+        interval: Duration,
+        waited: Duration,
+        effects: &mut Effects,
+    ) {
         let Some(client) = self.clients.get_mut(key).filter(|it| !it.is_over) else { return };
         let is_invite = client.request.method() == "INVITE";
         // An INVITE that rings is left alone, for as long as an answered one may take.
@@ -243,7 +255,8 @@ impl Agent {
         }
         let client = &self.clients[&key];
         if is_invite && status >= 300 {
-            let ack = client.ack.clone().unwrap_or_else(|| ack_of_failure(&client.request, &response));
+            let ack =
+                client.ack.clone().unwrap_or_else(|| ack_of_failure(&client.request, &response));
             effects.sends.push((self.proxy, ack.clone()));
             self.clients.entry(key).and_modify(|it| it.ack = Some(ack));
             return;

@@ -114,7 +114,8 @@ impl Call {
         let target = format!("sip:bob@{node}");
         match kind {
             Kind::Invite => {
-                let sdp = format!("v=0\r\no=- 1 1 IN IP4 {}\r\n{}", self.caller, SDP_LINE.repeat(12));
+                let sdp =
+                    format!("v=0\r\no=- 1 1 IN IP4 {}\r\n{}", self.caller, SDP_LINE.repeat(12));
                 let request = self.request("INVITE", "sip:bob@example.com", "c1", "", "");
                 request.with_body("application/sdp", sdp).to_bytes()
             }

@@ -132,7 +132,7 @@ impl Judge {
             let is_in = [node_side(it, to), from.0 >= 2];
             ensure(is_in[0] == is_in[1], "it leaves by the wrong leg")?;
         }
-        let from_node = self.is_from_node(it, &message);
+        let from_node = self.is_from_node(it);
         if message.header("Call-ID").starts_with('x') && !from_node {
             return ensure(
                 it.snapshot.at(to, None).is_some(),
@@ -159,13 +159,12 @@ impl Judge {
         } += 1;
     }
 
-    fn is_from_node(&self, it: &Decision<'_>, message: &Message) -> bool {
+    fn is_from_node(&self, it: &Decision<'_>) -> bool {
         if self.two_legs {
             return it.leg == Leg::Internal;
         }
         let source = it.arrival.source;
-        it.snapshot.at(source, None).is_some()
-            || (!message.is_request() && it.snapshot.remembers(source))
+        it.snapshot.at(source, None).is_some() || it.snapshot.remembers(source)
     }
 
     fn who(&self, text: &str) -> Option<Who> {
@@ -180,7 +179,12 @@ impl Judge {
     }
 
     /// The message that can go nowhere is answered; only what must not be answered is dropped.
-    fn dropped(&self, it: &Decision<'_>, message: &Message, reason: DropReason) -> Result<(), String> {
+    fn dropped(
+        &self,
+        it: &Decision<'_>,
+        message: &Message,
+        reason: DropReason,
+    ) -> Result<(), String> {
         let is_strangers = message.header("Call-ID").starts_with('x');
         ensure(is_strangers || !self.is_calm, format!("dropped for {}", reason.as_str()))?;
         match reason {
@@ -204,7 +208,9 @@ impl Judge {
     /// Nodes that could take a request from outside.
     fn takers<'s>(&self, it: &Decision<'s>, message: &Message) -> &'s [NodeId] {
         let (version, standing) = match self.home(message) {
-            Some(Who::Node { version, .. }) if names_version(message) => (version, Standing::Usable),
+            Some(Who::Node { version, .. }) if names_version(message) => {
+                (version, Standing::Usable)
+            }
             _ if is_first(message) => (it.snapshot.latest(), Standing::Eligible),
             _ => (it.snapshot.latest(), Standing::Usable),
         };
@@ -220,18 +226,20 @@ impl Judge {
     }
 
     fn replied(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
-        if message.find("Mobicents-Heartbeat").is_some() || message.header("Call-ID").starts_with('x') {
+        if message.find("Mobicents-Heartbeat").is_some()
+            || message.header("Call-ID").starts_with('x')
+        {
             return Ok(());
         }
         ensure(message.is_request(), "a response is answered")?;
         self.nobody_else(it, message)
     }
 
-    /// No node could take it but the one that refused.
+    /// No node could take it but those that refused.
     fn nobody_else(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
         let left = self.takers(it, message).iter().filter(|id| {
             let node = it.snapshot.node(**id);
-            Some(SocketAddr::new(node.ip, 5080)) != it.failed
+            it.failed.is_none() || !node.suspect
         });
         let left = left.count();
         ensure(left == 0, format!("refused although {left} nodes could take it"))
@@ -262,6 +270,9 @@ impl Judge {
             if usable.keys().contains(&home) {
                 return ensure(to == address, "a dialog left its live node");
             }
+            if self.remembers_users() {
+                return Ok(());
+            }
             let call = (message.header("Call-ID").to_owned(), it.shard, view(snapshot));
             let heir = *self.heirs.entry(call).or_insert(to);
             return ensure(heir == to, format!("two heirs of one dialog: {heir} and {to}"));
@@ -274,7 +285,8 @@ impl Judge {
         if is_first(message) {
             if !is_known {
                 ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-                ensure(taker.is_eligible(), "new work for a node that wants none")?;
+                let is_willing = !taker.graceful && taker.bad.is_none() && !taker.suspect;
+                ensure(is_willing, "new work for a node that wants none")?;
             }
         }
         if is_first(message) || before.is_some() {
@@ -298,19 +310,20 @@ impl Judge {
         let is_same_shard = before.shard == it.shard;
         if self.remembers {
             let id = it.snapshot.find(before.to);
-            let keeps = id.map(|id| it.snapshot.node(id)).is_some_and(|node| {
-                let is_by_user = self.algorithm == USER_BASED && is_first(message);
-                let is_old = node.graceful || node.version != it.snapshot.latest();
-                !node.suspect && !(is_by_user && is_old)
-            });
+            let keeps = id.is_some_and(|id| !it.snapshot.node(id).suspect);
             return is_same_shard && keeps;
         }
-        if self.algorithm == WORST_CASE {
+        if self.algorithm == WORST_CASE || self.remembers_users() {
             return false;
         }
         // A shard that saw another table meanwhile may remember what the others cannot know.
         let first = self.calls.get(message.header("Call-ID")).copied();
         before.view == view(it.snapshot) && first == Some(before.view)
+    }
+
+    /// Another call of the user may take all of them elsewhere at any time.
+    fn remembers_users(&self) -> bool {
+        self.algorithm == USER_BASED && self.tallies.len() == 1
     }
 
     fn node_response(&self, message: &Message, to: SocketAddr) -> Result<(), String> {
@@ -334,7 +347,8 @@ impl Judge {
             // A node that is none any more, in single-entry mode.
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         };
-        if self.algorithm != ACTIVE_STANDBY && snapshot.at(address, None).is_some() {
+        let is_live = snapshot.at(address, None).is_some();
+        if is_live && (to == address || self.algorithm != ACTIVE_STANDBY) {
             return ensure(to == address, "a response left the live node that asked");
         }
         // A node that was no member when it asked had no version for the branch.
@@ -343,7 +357,8 @@ impl Judge {
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
-        let usable = snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
+        let usable =
+            snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
         let is_right = usable.iter().any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
         ensure(
             is_right || (usable.is_empty() && to == address),
@@ -364,10 +379,12 @@ impl Judge {
 /// The next hop that a node's request names itself: its first Route that is not ours, else its URI.
 fn node_request(message: &Message, to: SocketAddr) -> Result<(), String> {
     let routes = message.routes();
-    let theirs = routes.iter().map(|it| Uri::of(it)).find(|it| {
-        it.address().is_some_and(|address| address != EXTERNAL && address != INTERNAL)
-    });
-    let uri = theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
+    let theirs = routes
+        .iter()
+        .map(|it| Uri::of(it))
+        .find(|it| it.address().is_some_and(|address| address != EXTERNAL && address != INTERNAL));
+    let uri =
+        theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
     let wanted = uri.address();
     ensure(wanted == Some(to), format!("a node's request for {wanted:?} goes to {to}"))
 }

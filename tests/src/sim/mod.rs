@@ -2,7 +2,7 @@
 //! network, clock or meter.
 //!
 //! [`Stage`] is what stands still (settings, nodes), [`Call`] the messages of one call as each side sends
-//! them. The rest is the world of `simulation.rs`: [`Network`] loses, doubles, delays and reorders,
+//! them, [`Script`] the same as bytes. The rest is the world of `simulation.rs`: [`Network`] loses, doubles, delays and reorders,
 //! [`Agent`] is a caller or a node by RFC 3261, [`Judge`] knows what must hold.
 
 mod agent;
@@ -10,6 +10,7 @@ mod call;
 mod draw;
 mod judge;
 mod network;
+mod script;
 mod stage;
 
 pub use agent::{Agent, Effects, Outcome, Timer};
@@ -17,4 +18,5 @@ pub use call::{Call, Kind};
 pub use draw::Draw;
 pub use judge::{Decision, Judge, Tally};
 pub use network::{Network, Weather};
+pub use script::Script;
 pub use stage::{EXTERNAL, INTERNAL, Stage, node, node_address};

@@ -13,7 +13,8 @@ use protocols::sip::Transport;
 use protocols::time::Time;
 
 /// Where callers find the balancer.
-pub const EXTERNAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 5060);
+pub const EXTERNAL: SocketAddr =
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 5060);
 /// Where nodes find it, with two legs.
 pub const INTERNAL: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 0, 1)), 5065);
@@ -61,7 +62,13 @@ impl Stage {
     /// # Panics
     ///
     /// If there is no such listener.
-    pub fn arrival(&self, now: Time, leg: Leg, transport: Transport, source: SocketAddr) -> Arrival {
+    pub fn arrival(
+        &self,
+        now: Time,
+        leg: Leg,
+        transport: Transport,
+        source: SocketAddr,
+    ) -> Arrival {
         let listeners = self.settings.listeners.iter();
         let at = listeners.zip(0..).find(|(it, _)| (it.leg, it.transport) == (leg, transport));
         let (_, index) = at.expect("a listener of this leg and transport");

@@ -10,7 +10,7 @@ use argh::FromArgs;
 use engine::config::{Config, Loaded, check, load};
 use engine::names::literal;
 use engine::node::{Ports, Version};
-use engine::registry::{Announcement, Registry, Rules};
+use engine::registry::{Announcement, Registry, Rules, Source};
 use engine::relay::sip::{Settings, explain};
 use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId, listeners};
 use engine::snapshot::Family;
@@ -264,6 +264,7 @@ fn node(text: &str) -> Option<Announcement> {
         }
     }
     Some(Announcement {
+        source: Source::Sip,
         ip: at.ip(),
         host_name: at.to_string(),
         ports,

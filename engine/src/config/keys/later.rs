@@ -335,11 +335,6 @@ pub(super) const IGNORED: &[Key] = &[
         "valves are Java classes; see blocked-values, sourceRateMax and totalRateMax",
     ),
     Key::ignored(
-        &["org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS"],
-        &[],
-        "valves are Java classes; see blocked-values",
-    ),
-    Key::ignored(
         &["org.mobicents.ext.javax.sip.congestion.*"],
         &[],
         "valves are Java classes; see sourceRateMax and totalRateMax",

@@ -58,6 +58,22 @@ pub(super) const BEHAVIOUR: &[Key] = &[
     )
     .empty_is_value(),
     Key::new(
+        &["org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS"],
+        &[],
+        "",
+        "Further texts like those of blocked-values, where the congestion valve of the original had them.",
+        "sipx",
+        Kind::Other {
+            allowed: "a comma list of texts",
+            set: |draft, text| {
+                value::list(text, value::text).map(|it| {
+                    draft.config.scanners = it.into_iter().map(|it| it.to_lowercase()).collect();
+                })
+            },
+            differs: |a, b| a.scanners != b.scanners,
+        },
+    ),
+    Key::new(
         &["blockedResponse"],
         &["sip/blockedResponse"],
         "",

@@ -116,6 +116,7 @@ impl Relay {
             return Verdict::Drop(answer.otherwise);
         }
         out.clear();
+        self.counters.response(answer.status, incoming.leg, incoming.transport, 0);
         self.write_answer(incoming, answer, out);
         Verdict::Reply { hop: answer_hop(settings, incoming) }
     }
@@ -127,7 +128,6 @@ impl Relay {
         out: &mut Vec<u8>,
     ) {
         let message = incoming.message;
-        self.counters.response(answer.status, incoming.leg, incoming.transport, 0);
         let top_via = match self.buffers.via.as_slice() {
             [] => incoming.via.text,
             amended => amended,
@@ -173,7 +173,7 @@ impl Relay {
 }
 
 /// Where our answer goes: back on the connection, or to the address that the top Via stands for.
-fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
+pub(super) fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
     let arrival = incoming.arrival;
     match arrival.flow {
         Some(flow) => Hop::Flow { flow, or: None },

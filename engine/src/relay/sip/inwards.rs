@@ -169,7 +169,8 @@ impl Relay {
         if settings.switches_transport() {
             contact::name_transport(message, incoming.transport, &mut self.buffers.edits);
         }
-        let own_address = settings.hides_balancer(incoming.arrival.source.ip());
+        let source = incoming.arrival.source.ip();
+        let own_address = settings.hides_balancer(source, &mut self.buffers.uri);
         let flow = incoming.arrival.flow;
         self.head_lines(
             settings,

@@ -61,6 +61,8 @@ pub struct Relay {
     sightings: Sightings,
     names: NameCache,
     wanted: Option<Query>,
+    /// The last name looked up; reused.
+    asked: Query,
     rates: Rates,
     buffers: Buffers,
 }
@@ -102,6 +104,7 @@ impl Relay {
             sightings: Sightings::default(),
             names: NameCache::default(),
             wanted: None,
+            asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
         }
     }
@@ -154,6 +157,8 @@ impl Relay {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
                 self.unreachable(arrival, bytes, snapshot, out)
             }
+            // Nobody else is there: the truth is that it could not be delivered.
+            Verdict::Reply { .. } => self.unreachable(arrival, bytes, snapshot, out),
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.
                 out.drain(..reply);
@@ -250,10 +255,7 @@ impl Relay {
             snapshot,
         };
         match message.start {
-            Start::Request { method, .. } => {
-                self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
-                self.request(&settings, &incoming, method, out, trace)
-            }
+            Start::Request { method, .. } => self.request(&settings, &incoming, method, out, trace),
             Start::Response { status, .. } => {
                 self.counters.response(
                     status,

@@ -24,8 +24,8 @@ pub(super) enum NextHop<'s> {
         /// Where to.
         hop: Hop,
     },
-    /// The name is not in the cache.
-    Unknown(Query),
+    /// The name is not in the cache; the query is what to ask.
+    Unknown,
     /// It cannot be reached; the request is answered 503, an ACK dropped for this reason.
     Unreachable(DropReason),
 }
@@ -43,7 +43,13 @@ pub(super) struct Search<'a> {
 }
 
 impl Search<'_> {
-    pub(super) fn run<'s>(&self, settings: &'s Settings, names: &NameCache) -> NextHop<'s> {
+    /// `query` is a buffer for the name, should there be one to look up.
+    pub(super) fn run<'s>(
+        &self,
+        settings: &'s Settings,
+        names: &NameCache,
+        query: &mut Query,
+    ) -> NextHop<'s> {
         let uri = self.uri;
         let named = match uri.transport() {
             Some(None) => return NextHop::Unreachable(DropReason::NoListener),
@@ -75,13 +81,13 @@ impl Search<'_> {
         let Ok(host) = std::str::from_utf8(host) else {
             return NextHop::Unreachable(DropReason::Unresolved);
         };
-        let query = Query {
-            host: host.to_ascii_lowercase(),
-            port: uri.port,
-            transport: named.or(Some(self.otherwise).filter(|it| *it != Transport::Udp)),
-            sips: uri.scheme == Scheme::Sips,
-        };
-        let Some(targets) = names.find(self.now, &query) else { return NextHop::Unknown(query) };
+        query.host.clear();
+        query.host.push_str(host);
+        query.host.make_ascii_lowercase();
+        query.port = uri.port;
+        query.transport = named.or(Some(self.otherwise).filter(|it| *it != Transport::Udp));
+        query.sips = uri.scheme == Scheme::Sips;
+        let Some(targets) = names.find(self.now, query) else { return NextHop::Unknown };
         let found = targets.iter().find(|(transport, to)| {
             Family::of(to.ip()) == self.family
                 && settings.place(Leg::External, self.family, *transport).is_some()

@@ -92,13 +92,13 @@ impl Relay {
             otherwise: routes.outer.unwrap_or(incoming.transport),
             flow: routes.flow,
         };
-        let (out_place, transport, hop) = match search.run(settings, &self.names) {
+        let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {
             NextHop::Found { place, transport, hop } => (place, transport, hop),
-            NextHop::Unknown(query) => {
+            NextHop::Unknown => {
                 if T::ON {
-                    trace.say(format_args!("next hop {}: to be resolved", query.host));
+                    trace.say(format_args!("next hop {}: to be resolved", self.asked.host));
                 }
-                self.wanted = Some(query);
+                self.wanted = Some(self.asked.clone());
                 return Verdict::Resolve;
             }
             NextHop::Unreachable(reason) => {
@@ -128,7 +128,8 @@ impl Relay {
         {
             self.publish_contact(settings, incoming, transport);
         }
-        let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip()));
+        let scratch = &mut self.buffers.uri;
+        let own_address = target(hop).is_some_and(|it| settings.hides_balancer(it.ip(), scratch));
         self.head_lines(
             settings,
             HeadLines {

@@ -6,7 +6,7 @@ use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
-use super::answer::Answer;
+use super::answer::{Answer, answer_hop};
 use super::explain::Trace;
 use super::routes::Stripped;
 use super::settings::Settings;
@@ -51,6 +51,8 @@ impl Relay {
         {
             return self.heartbeat(settings, incoming, out);
         }
+        // Heartbeats are no traffic: the original counts after them (`sip.md` 2.1).
+        self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
         let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
@@ -97,20 +99,21 @@ impl Relay {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let message = incoming.message;
-        let answer = match Announcement::parse(message.text(message.body)) {
+        let refusal = match Announcement::parse(message.text(message.body)) {
             Ok(announcement) => {
                 if !self.sightings.beat(announcement) {
                     return Verdict::Drop(DropReason::QueueFull);
                 }
-                Answer::plain(200, "OK", DropReason::Malformed)
+                None
             }
-            Err(error) => {
-                let reason = format!("Bad heartbeat: {error}");
-                let answer = Answer::plain(400, &reason, DropReason::Malformed);
-                return self.answer(settings, incoming, Method::Options, &answer, out);
-            }
+            Err(error) => Some(format!("Bad heartbeat: {error}")),
         };
-        self.answer(settings, incoming, Method::Options, &answer, out)
+        let answer = match &refusal {
+            None => Answer::plain(200, "OK", DropReason::Malformed),
+            Some(reason) => Answer::plain(400, reason, DropReason::Malformed),
+        };
+        self.write_answer(incoming, &answer, out);
+        Verdict::Reply { hop: answer_hop(settings, incoming) }
     }
 
     /// Blocked words and rates, for requests from outside. `None`: it may pass.
@@ -238,6 +241,7 @@ impl Relay {
         let may_try = settings.config.send_trying && request.method == Method::Invite;
         if may_try && !matches!(hop, Hop::Datagram { .. }) {
             let answer = Answer::plain(100, "Trying", DropReason::Malformed);
+            self.counters.response(100, incoming.leg, incoming.transport, 0);
             self.write_answer(incoming, &answer, out);
         }
         let reply = out.len();

@@ -57,7 +57,8 @@ impl Settings {
         extra_servers: Vec<SocketAddr>,
         secret: [u8; 16],
     ) -> Settings {
-        let blocked = Words::new(&config.blocked_values);
+        let words: Vec<String> = [&config.blocked_values[..], &config.scanners[..]].concat();
+        let blocked = Words::new(&words);
         let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
         let rules = config
             .routing_rules
@@ -239,14 +240,15 @@ impl Settings {
         self.config.terminate_tls || self.config.internal_transport.is_some()
     }
 
-    /// Whether a peer must see our own address rather than the IP load balancer's.
-    pub fn hides_balancer(&self, peer: IpAddr) -> bool {
+    /// Whether a peer must see our own address rather than the IP load balancer's. `scratch` is a buffer
+    /// to write the address into.
+    pub fn hides_balancer(&self, peer: IpAddr, scratch: &mut Vec<u8>) -> bool {
         if self.rules.is_empty() {
             return false;
         }
-        let mut text = Vec::with_capacity(48);
-        protocols::bytes::write_ip(&mut text, peer);
-        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(&text))
+        scratch.clear();
+        protocols::bytes::write_ip(scratch, peer);
+        self.rules.iter().any(|(ip, patch)| !patch && ip.is_match(scratch))
     }
 
     /// Whether an affinity value does not count (`sipHeaderAffinityKeyExclusionPattern`).

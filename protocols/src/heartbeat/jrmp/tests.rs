@@ -239,6 +239,31 @@ fn time_is_bounded_within_a_message_and_between_two() {
     assert_eq!(it.poll_timeout(), at(105_000));
 }
 
+#[test]
+fn an_object_of_another_incarnation_is_no_object_of_ours() {
+    let mut it = connection(1);
+    it.stub.uid.count += 1;
+    let result = it.handle_bytes(Time::ZERO, &capture(1, '>').concat(), &mut Vec::new());
+    assert!(matches!(result, Err(Malformed::Call { operation: -1, .. })), "{result:?}");
+    assert_eq!(it.poll_event(), None);
+}
+
+#[test]
+fn a_virtual_machine_names_itself_shortly() {
+    let said = capture(1, '>')[..3].concat();
+    let address = said.windows(8).position(|it| it == b"\x70\0\0\0\x08\x49\xe0\xdd").unwrap() + 1;
+    for (length, fits) in [(64u32, true), (65, false)] {
+        let long = [&length.to_be_bytes()[..], &vec![7; length.try_into().unwrap()]].concat();
+        let said = [&said[..address], &long, &said[address + 12..]].concat();
+        let result = connection(1).handle_bytes(Time::ZERO, &said, &mut Vec::new());
+        assert_eq!(
+            result,
+            if fits { Ok(Flow::Open) } else { Err(Malformed::Arguments) },
+            "{length}"
+        );
+    }
+}
+
 /// A `handlePing` that we write, not a JVM: for what a JVM would never say.
 fn ping(list: &[u8]) -> Vec<u8> {
     let said = capture(1, '>');
@@ -382,7 +407,9 @@ fn hostile_streams_cost_a_bounded_amount() {
     let empty = |elements: &[u8]| list(&[elements]);
     let values = [b"\x75", &object_array[..], b"\0\0\x27\x10", &[0x70; 10_000]].concat().repeat(3);
     type Row = (&'static str, Vec<u8>, Result<Vec<NodeWords>, Malformed>);
+    let blocks = b"\x77\xff".iter().chain(&[0; 255]).copied().collect::<Vec<u8>>().repeat(4081);
     let cases: &[Row] = &[
+        ("blocks that nobody reads", empty(&blocks), Err(Malformed::TooLong)),
         ("deep", deep, stream(java::Malformed::Depth)),
         ("wide", wide, stream(java::Malformed::Count)),
         ("negative", negative, stream(java::Malformed::Count)),

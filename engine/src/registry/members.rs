@@ -1,0 +1,221 @@
+//! Members come, change and go: the entries, and every index over them.
+
+use std::net::SocketAddr;
+
+use protocols::time::Time;
+
+use super::announcement::{self, Announcement, Source};
+use super::entry::Entry;
+use super::{EVENTS_MAX, Event, NodeText, Registry, Removal, Rules};
+use crate::node::{Node, NodeKey, Origin};
+use crate::snapshot::NODES_MAX;
+
+impl Registry {
+    /// Nodes that share an address with the announced one, the one of the same identity first. Of whatever
+    /// version: two processes cannot have one port, so whoever announces it now has taken it over. Looks
+    /// at every node of that host.
+    pub(super) fn rivals(&self, announcement: &Announcement) -> Vec<NodeKey> {
+        let key = announcement.key();
+        let Some(there) = self.by_ip.get(&announcement.ip) else { return Vec::new() };
+        let shares = |node: &Node| {
+            announcement.ports.iter().any(|it| node.ports.of(it.0) == Some(it.1))
+                || announcement::services(&announcement.properties)
+                    .any(|service| announcement::services(&node.properties).any(|it| it == service))
+        };
+        let mut rivals: Vec<NodeKey> = there
+            .iter()
+            .copied()
+            .filter(|key| self.entries.get(key).is_some_and(|it| shares(&it.node)))
+            .collect();
+        rivals.sort_by_key(|it| *it != key);
+        rivals
+    }
+
+    /// `jvmRoute`: the last to announce it has it.
+    fn route(&mut self, now: Time, key: NodeKey) {
+        let Some(it) = self.entries.get(&key) else { return };
+        let Some(route) = it.node.properties.get("jvmRoute") else { return };
+        if let Some(known) = self.routes.get_mut(route) {
+            *known = (key, now);
+            return;
+        }
+        let route = route.clone();
+        if self.routes.len() >= NODES_MAX {
+            let oldest = self.routes.iter().min_by_key(|(_, (_, heard))| *heard);
+            if let Some(oldest) = oldest.map(|(route, _)| route.clone()) {
+                self.routes.remove(&oldest);
+            }
+        }
+        self.routes.insert(route, (key, now));
+    }
+
+    pub(super) fn insert(&mut self, now: Time, origin: Origin, announcement: Announcement) {
+        let entry = Entry::new(now, origin, announcement);
+        let key = entry.node.key;
+        self.by_ip.entry(entry.node.ip).or_default().push(key);
+        let is_live = entry.is_live();
+        self.file_session(None, entry.session(Source::Json).map(|it| (it.to_owned(), key)));
+        self.entries.insert(key, entry);
+        self.route(now, key);
+        if is_live {
+            self.welcome(key);
+        }
+    }
+
+    /// Whether the announcement says what its node said before, which is no more than a life sign.
+    pub(super) fn repeats(&mut self, now: Time, announcement: &Announcement) -> bool {
+        let key = announcement.key();
+        let repeats = self.entries.get_mut(&key).is_some_and(|it| it.repeats(now, announcement));
+        if repeats {
+            self.route(now, key);
+        }
+        repeats
+    }
+
+    /// Applies an announcement to the entry that it is about.
+    pub(super) fn refresh(&mut self, now: Time, key: NodeKey, said: Announcement) {
+        let key = self.rewrite(now, key, |it, _| it.handle_words(now, said));
+        self.route(now, key);
+    }
+
+    /// A protocol that the node speaks no longer has no say in it.
+    pub(super) fn forget_voices(&mut self, now: Time, key: NodeKey) {
+        self.rewrite(now, key, |it, rules| {
+            it.forget_voices(now, rules);
+            false
+        });
+    }
+
+    /// Changes what a node is, maybe its identity; `change` tells whether it runs anew. Its identity
+    /// afterwards.
+    fn rewrite(
+        &mut self,
+        now: Time,
+        old: NodeKey,
+        change: impl FnOnce(&mut Entry, &Rules) -> bool,
+    ) -> NodeKey {
+        let Some(mut it) = self.entries.remove(&old) else { return old };
+        let before = it.node.clone();
+        let session = it.session(Source::Json).map(|session| (session.to_owned(), old));
+        let restarted = change(&mut it, &self.rules);
+        let (node, key) = (it.node.clone(), it.node.key);
+        let is_live = it.is_live();
+        self.file_session(session, it.session(Source::Json).map(|it| (it.to_owned(), key)));
+        self.entries.insert(key, it);
+        if key != old {
+            if let Some(there) = self.by_ip.get_mut(&node.ip) {
+                there.iter_mut().filter(|it| **it == old).for_each(|it| *it = key);
+            }
+            self.routes.values_mut().filter(|it| it.0 == old).for_each(|it| it.0 = key);
+            for (_, port) in before.ports.iter().filter(|(_, port)| !node.ports.contains(*port)) {
+                self.remembered.insert(now, SocketAddr::new(node.ip, port));
+            }
+            for (_, port) in node.ports.iter() {
+                self.remembered.remove(SocketAddr::new(node.ip, port));
+            }
+        }
+        let text = NodeText::of(&node);
+        if restarted {
+            self.tell_change(Event::Restarted { node: text.clone() });
+        } else if (key, &node.host_name, &node.properties)
+            != (old, &before.host_name, &before.properties)
+        {
+            self.tell_change(Event::Changed { node: text.clone() });
+        }
+        if node.graceful && (restarted || !before.graceful) {
+            self.tell_change(Event::Graceful { node: text.clone() });
+        }
+        if is_live && !restarted && before.bad.is_some() && node.is_eligible() {
+            self.tell_change(Event::Recovered { node: text });
+        }
+        self.changed |= before.bad != node.bad;
+        key
+    }
+
+    /// Changes one entry and tells what became of its flags. `false`: there is no such live node.
+    pub(super) fn edit(&mut self, key: NodeKey, change: impl FnOnce(&mut Entry, &Rules)) -> bool {
+        let Some(it) = self.entries.get_mut(&key).filter(|it| it.is_live()) else { return false };
+        let flags = |it: &Entry| (it.node.graceful, it.node.bad, it.node.suspect);
+        let before = flags(it);
+        change(it, &self.rules);
+        let after = flags(it);
+        if before == after {
+            return true;
+        }
+        let text = NodeText::of(&it.node);
+        let eligible = it.node.is_eligible();
+        if after.0 && !before.0 {
+            self.tell_change(Event::Graceful { node: text.clone() });
+        }
+        if let Some(bad) = after.1.filter(|_| after.1 != before.1) {
+            self.tell_change(Event::Bad { node: text.clone(), bad });
+        }
+        if after.2 && !before.2 {
+            let time = self.rules.suspect_time;
+            self.tell_change(Event::Suspect { node: text.clone(), time });
+        }
+        if eligible {
+            self.tell_change(Event::Recovered { node: text });
+        }
+        self.changed = true;
+        true
+    }
+
+    /// A node became a member.
+    pub(super) fn welcome(&mut self, key: NodeKey) {
+        let Some(it) = self.entries.get(&key) else { return };
+        let text = NodeText::of(&it.node);
+        let addresses: Vec<SocketAddr> =
+            it.node.ports.iter().map(|(_, port)| SocketAddr::new(it.node.ip, port)).collect();
+        for address in addresses {
+            self.remembered.remove(address);
+        }
+        self.tell_change(Event::Added { node: text });
+    }
+
+    /// A node that is no member any more: its addresses are remembered.
+    pub(super) fn bury(&mut self, now: Time, key: NodeKey, reason: Removal) {
+        let Some(it) = self.entries.get(&key) else { return };
+        let text = NodeText::of(&it.node);
+        for (_, port) in it.node.ports.iter() {
+            self.remembered.insert(now, SocketAddr::new(it.node.ip, port));
+        }
+        let left = self.live().filter(|it| it.key != key).count();
+        self.tell_change(Event::Removed { node: text, reason, left });
+    }
+
+    /// Whether it was live.
+    pub(super) fn remove(&mut self, now: Time, key: NodeKey, reason: Removal) -> bool {
+        let Some((ip, was_live)) = self.entries.get(&key).map(|it| (it.node.ip, it.is_live()))
+        else {
+            return false;
+        };
+        if was_live {
+            self.bury(now, key, reason);
+        }
+        let session = self
+            .entries
+            .remove(&key)
+            .and_then(|it| it.session(Source::Json).map(|session| (session.to_owned(), key)));
+        self.file_session(session, None);
+        if let Some(there) = self.by_ip.get_mut(&ip) {
+            there.retain(|it| *it != key);
+            if there.is_empty() {
+                self.by_ip.remove(&ip);
+            }
+        }
+        was_live
+    }
+
+    fn tell_change(&mut self, event: Event) {
+        self.changed = true;
+        self.tell(event);
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
