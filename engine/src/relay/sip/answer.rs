@@ -7,7 +7,7 @@ use protocols::sip::reply;
 
 use super::settings::Settings;
 use super::via::{self, TopVia};
-use super::{Incoming, Relay};
+use super::{Incoming, State};
 use crate::relay::{Arrival, DropReason, Hop, Verdict};
 use crate::snapshot::{Family, Snapshot};
 
@@ -27,7 +27,7 @@ impl Answer<'_> {
     }
 }
 
-impl Relay {
+impl State {
     /// Nobody is there to take it.
     pub(super) fn no_node(
         &mut self,
@@ -74,12 +74,12 @@ impl Relay {
     /// The 503 for a message whose only way failed.
     pub(super) fn unreachable(
         &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let settings = std::sync::Arc::clone(&self.settings);
         out.clear();
         let Ok(message) = Message::parse(bytes, None) else {
             return Verdict::Drop(DropReason::Malformed);
@@ -99,9 +99,9 @@ impl Relay {
             snapshot,
         };
         self.buffers.via.clear();
-        via::amend(&incoming.via, arrival, incoming.transport, &settings, &mut self.buffers.via);
+        via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
         let reason = DropReason::ConnectionGone;
-        self.service_unavailable(&settings, &incoming, method, reason, out)
+        self.service_unavailable(settings, &incoming, method, reason, out)
     }
 
     pub(super) fn answer(
@@ -145,12 +145,12 @@ impl Relay {
     /// Answers what can be answered of bytes that are no message (`sip.md` 2.13).
     pub(super) fn refuse_malformed(
         &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
         malformed: Malformed,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let settings = std::sync::Arc::clone(&self.settings);
         let listener = settings.listener(arrival.listener);
         let (Some(status), Some(salvage)) = (malformed.status(), salvage(bytes)) else {
             return Verdict::Drop(DropReason::Malformed);

@@ -11,7 +11,7 @@ use super::explain::Trace;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via;
-use super::{Buffers, Incoming, Relay};
+use super::{Buffers, Incoming, State};
 use crate::node::Node;
 use crate::registry::Announcement;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
@@ -30,7 +30,7 @@ pub(super) struct Request<'a> {
     pub route_moved: bool,
 }
 
-impl Relay {
+impl State {
     pub(super) fn request<T: Trace>(
         &mut self,
         settings: &Settings,
@@ -225,7 +225,7 @@ impl Relay {
 }
 
 /// What every request ends with.
-impl Relay {
+impl State {
     pub(super) fn forward(
         &mut self,
         settings: &Settings,
