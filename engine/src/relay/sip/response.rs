@@ -10,12 +10,12 @@ use protocols::sip::message::{Start, remove_values};
 use super::explain::Trace;
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, Relay, flow, next_hop, target};
+use super::{Buffers, Incoming, State, flow, next_hop, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
 
-impl Relay {
+impl State {
     pub(super) fn response<T: Trace>(
         &mut self,
         settings: &Settings,
