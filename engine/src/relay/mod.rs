@@ -77,6 +77,9 @@ pub enum Hop {
         flow: Flow,
         /// Where to connect if it is gone; `None`: the peer cannot be called.
         or: Option<(ListenerId, SocketAddr)>,
+        /// It is a response: a peer that has closed its own side may still want it. A request needs a
+        /// peer that can answer.
+        is_response: bool,
     },
     /// On the shard's connection to `to`, opened if there is none.
     Stream {

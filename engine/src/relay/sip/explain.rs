@@ -136,7 +136,7 @@ impl fmt::Display for Told {
         match self.0 {
             Hop::Datagram { to, .. } => write!(f, "datagram to {to}"),
             Hop::Stream { to, .. } => write!(f, "connection to {to}"),
-            Hop::Flow { flow, or } => {
+            Hop::Flow { flow, or, .. } => {
                 write!(f, "connection {} of shard {}", flow.slot, flow.shard)?;
                 or.map_or(Ok(()), |(_, to)| write!(f, ", or a new one to {to}"))
             }
