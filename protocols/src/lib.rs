@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod bytes;
 pub mod heartbeat;
+pub mod http;
 pub mod sip;
 pub mod time;
 

@@ -1,0 +1,565 @@
+//! Heads of HTTP/1.x messages: where they end, what a balancer must know of them, which lines to take away.
+//!
+//! Reads RFC 9112 §2 to §6 and RFC 9110 §7.6.1 (hop-by-hop fields). Everything that recipients are known to
+//! read differently is refused: bare CR and LF, folded lines, blanks before a colon, lengths that
+//! contradict one another or the transfer coding. Does not read fields it has no use for.
+
+use core::mem::MaybeUninit;
+
+use httparse::{Error, Header, ParserConfig, Status};
+
+use super::body::Framing;
+use super::{Method, session};
+use crate::bytes::{Edits, Span, parse_decimal};
+
+/// Why bytes are no head that may be passed on. The connection must be closed; [`Malformed::status`] is
+/// what the client hears first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// Longer than [`HEAD_BYTES_MAX`], or more than [`LINES_MAX`] lines.
+    TooLong,
+    /// The first line alone is too long.
+    TargetTooLong,
+    /// Against the grammar.
+    Syntax,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    Version,
+    /// Nobody can say where the body ends.
+    Framing,
+    /// A transfer coding besides chunked.
+    Coding,
+    /// Host is missing, doubled or no host.
+    Host,
+    /// CONNECT: this is no forward proxy.
+    Connect,
+    /// The connection preface of HTTP/2, which is not spoken here: close without a word.
+    Http2,
+}
+
+impl Malformed {
+    /// Status of the answer.
+    pub const fn status(self) -> u16 {
+        match self {
+            Malformed::Syntax | Malformed::Framing | Malformed::Host => 400,
+            Malformed::TargetTooLong => 414,
+            Malformed::TooLong => 431,
+            Malformed::Coding | Malformed::Connect => 501,
+            Malformed::Version | Malformed::Http2 => 505,
+        }
+    }
+}
+
+/// How far the head at the front of a stream has been looked through; so that a head which comes byte by
+/// byte costs no more than one which comes whole.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Scan {
+    /// Bytes looked at.
+    at: u32,
+    /// Where the line that is being looked at begins.
+    line: u32,
+}
+
+impl Scan {
+    /// Length of the head at the front of `bytes`, its empty line included; `None`: there is more to come.
+    /// Begins with the request or status line: see [`empty_lines`]. `bytes` is the same stream as in the
+    /// last call, and at least as long.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`], for a line that does not end in CRLF and a head that is too long.
+    pub fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+        let head = bytes.get(..bytes.len().min(HEAD_BYTES_MAX)).unwrap_or_default();
+        let mut at = self.at as usize;
+        while let Some(rest) = head.get(at..)
+            && let Some(next) = memchr::memchr(b'\n', rest)
+        {
+            let end = at + next;
+            let line = head.get(self.line as usize..end).unwrap_or_default();
+            if line.last() != Some(&b'\r') {
+                return Err(Malformed::Syntax);
+            }
+            if line.len() == 1 {
+                return Ok(Some(end + 1));
+            }
+            at = end + 1;
+            self.line = u32::try_from(at).unwrap_or(u32::MAX);
+        }
+        self.at = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        match bytes.len() >= HEAD_BYTES_MAX {
+            true if self.line == 0 => Err(Malformed::TargetTooLong),
+            true => Err(Malformed::TooLong),
+            false => Ok(None),
+        }
+    }
+}
+
+/// Bytes of empty lines in front of a request, which are to be ignored (RFC 9112 §2.2).
+pub fn empty_lines(bytes: &[u8]) -> usize {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    2 * pairs.iter().take_while(|it| *it == b"\r\n").count()
+}
+
+/// What a request head says. Spans are into the head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Request {
+    /// Length of the head.
+    pub bytes: usize,
+    /// The method.
+    pub method: Method,
+    /// Path and query, or `*`: the request-target without the authority of its absolute form. Empty if
+    /// that has no path.
+    pub target: Span,
+    /// The client speaks HTTP/1.0.
+    pub is_1_0: bool,
+    /// Value of Host, or the authority of a target in absolute form.
+    pub host: Option<Span>,
+    /// How the body ends; never [`Framing::UntilClose`].
+    pub framing: Framing,
+    /// The client wants to keep the connection.
+    pub is_persistent: bool,
+    /// The client waits for 100 before it sends the body.
+    pub expects_continue: bool,
+    /// It wants to speak WebSocket (RFC 6455 §4.1).
+    pub upgrade: Option<Upgrade>,
+    /// The `JSESSIONID` cookie.
+    pub session_cookie: Option<Span>,
+}
+
+/// A WebSocket handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Upgrade {
+    /// The subprotocols offered contain `sip` (RFC 7118).
+    pub is_sip: bool,
+}
+
+/// What a response head says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Response {
+    /// Length of the head.
+    pub bytes: usize,
+    /// 100 to 999.
+    pub status: u16,
+    /// How the body ends.
+    pub framing: Framing,
+    /// The server keeps the connection.
+    pub is_persistent: bool,
+    /// Seconds that it promises to keep it (`Keep-Alive: timeout`).
+    pub keeps_secs: Option<u32>,
+    /// The line with the transfer coding, end included.
+    pub coding: Option<Span>,
+}
+
+impl Request {
+    /// Reads a request head: `head` is what [`Scan::head`] found. Into `edits` goes what turns it into the
+    /// request that is passed on: hop-by-hop lines go, the version becomes our own, an absolute target
+    /// becomes a path with its Host. The lines of a WebSocket handshake stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: answer with its status and close.
+    pub fn parse(head: &[u8], edits: &mut Edits) -> Result<Request, Malformed> {
+        if head.starts_with(b"PRI * HTTP/2.0\r\n") {
+            return Err(Malformed::Http2);
+        }
+        let mut storage = [const { MaybeUninit::uninit() }; LINES_MAX];
+        let mut parsed = httparse::Request::new(&mut []);
+        let status = ParserConfig::default()
+            .parse_request_with_uninit_headers(&mut parsed, head, &mut storage)
+            .map_err(because)?;
+        let (Status::Complete(bytes), Some(method), Some(path), Some(minor)) =
+            (status, parsed.method, parsed.path, parsed.version)
+        else {
+            return Err(Malformed::Syntax);
+        };
+        let mut lines = Lines::read(head, parsed.headers)?;
+        let mut it = Request {
+            bytes,
+            method: Method::of(method.as_bytes()),
+            target: span_of(head, path.as_bytes()),
+            is_1_0: minor == 0,
+            host: lines.host,
+            framing: lines.framing(minor)?.unwrap_or(Framing::NONE),
+            is_persistent: lines.is_persistent(minor),
+            expects_continue: lines.expects_continue && minor == 1,
+            upgrade: None,
+            session_cookie: lines.session_cookie,
+        };
+        if it.method == Method::Connect {
+            return Err(Malformed::Connect);
+        }
+        it.check_host(head, &lines, edits)?;
+        let version_at = it.target.end + 1;
+        it.resolve_target(head, &lines, edits)?;
+        if it.is_1_0 {
+            edits.replace(Span { start: version_at, end: version_at + 8 }, b"HTTP/1.1");
+        }
+        let is_handshake = it.method == Method::Get
+            && !it.is_1_0
+            && lines.upgrades
+            && lines.is_websocket
+            && it.framing == Framing::NONE;
+        if is_handshake {
+            it.upgrade = Some(Upgrade { is_sip: lines.offers_sip });
+        }
+        lines.strip(head, parsed.headers, is_handshake, edits);
+        Ok(it)
+    }
+
+    /// RFC 9112 §3.2. One that has none gets an empty one: what goes to the node is HTTP/1.1.
+    fn check_host(&self, head: &[u8], lines: &Lines, edits: &mut Edits) -> Result<(), Malformed> {
+        match lines.host {
+            _ if lines.hosts > 1 => Err(Malformed::Host),
+            Some(host) if host.of(head).iter().all(|it| is_host(*it)) => Ok(()),
+            None if self.is_1_0 => {
+                edits.insert(end_of_lines(self.bytes), b"Host: \r\n");
+                Ok(())
+            }
+            _ => Err(Malformed::Host),
+        }
+    }
+
+    /// RFC 9112 §3.2: origin form as it stands, `*` for OPTIONS, absolute form split up.
+    fn resolve_target(
+        &mut self,
+        head: &[u8],
+        lines: &Lines,
+        edits: &mut Edits,
+    ) -> Result<(), Malformed> {
+        let target = self.target.of(head);
+        match target.first() {
+            Some(b'/') => return Ok(()),
+            Some(b'*') if target.len() == 1 && self.method == Method::Options => return Ok(()),
+            _ => {}
+        }
+        let scheme = [&b"http://"[..], b"https://"]
+            .into_iter()
+            .find(|it| target.get(..it.len()).is_some_and(|start| start.eq_ignore_ascii_case(it)));
+        let rest = scheme.and_then(|it| target.get(it.len()..)).ok_or(Malformed::Syntax)?;
+        let length = rest.iter().position(|it| matches!(it, b'/' | b'?')).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at_checked(length).ok_or(Malformed::Syntax)?;
+        if authority.is_empty() || !authority.iter().all(|it| is_host(*it)) {
+            return Err(Malformed::Host);
+        }
+        let own = match path.first() {
+            Some(b'/') => &b""[..],
+            None if self.method == Method::Options => b"*",
+            _ => b"/",
+        };
+        let path = span_of(head, path);
+        edits.replace(Span { start: self.target.start, end: path.start }, own);
+        let authority = span_of(head, authority);
+        match lines.host {
+            Some(host) => edits.replace(host, authority.of(head)),
+            None => return Err(Malformed::Host),
+        }
+        self.target = path;
+        self.host = Some(authority);
+        Ok(())
+    }
+}
+
+impl Response {
+    /// Reads a response head to a request of this method. Into `edits` goes what turns it into the
+    /// response that is passed on, as for [`Request::parse`]; that of a 101 stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: close the connection to the server; the client gets 502.
+    pub fn parse(head: &[u8], method: Method, edits: &mut Edits) -> Result<Response, Malformed> {
+        let mut storage = [const { MaybeUninit::uninit() }; LINES_MAX];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut parsed, head, &mut storage)
+            .map_err(because)?;
+        let (Status::Complete(bytes), Some(code), Some(minor)) =
+            (status, parsed.code, parsed.version)
+        else {
+            return Err(Malformed::Syntax);
+        };
+        if code < 100 {
+            return Err(Malformed::Syntax);
+        }
+        let mut lines = Lines::read(head, parsed.headers)?;
+        let framing = lines.framing(minor)?;
+        let is_bare = code < 200 || matches!(code, 204 | 304) || method == Method::Head;
+        if minor == 0 {
+            edits.replace(Span { start: 0, end: 8 }, b"HTTP/1.1");
+        }
+        if code != 101 {
+            lines.strip(head, parsed.headers, false, edits);
+        }
+        let framing = if is_bare { Framing::NONE } else { framing.unwrap_or(Framing::UntilClose) };
+        Ok(Response {
+            bytes,
+            status: code,
+            framing,
+            is_persistent: lines.is_persistent(minor) && framing != Framing::UntilClose,
+            keeps_secs: lines.keeps_secs,
+            coding: lines.coding,
+        })
+    }
+}
+
+/// Where lines of our own go in a head of this length: before the empty line.
+pub fn end_of_lines(head_bytes: usize) -> u32 {
+    u32::try_from(head_bytes.saturating_sub(2)).unwrap_or(u32::MAX)
+}
+
+/// Value of the first field of this name in a head that has been read, without the blanks around it.
+pub fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+    fields(head, name).next()
+}
+
+/// Values of all fields of this name, in their order.
+pub fn fields<'h>(head: &'h [u8], name: &[u8]) -> impl Iterator<Item = &'h [u8]> {
+    head.split(|it| *it == b'\n').skip(1).filter_map(move |line| {
+        let (start, rest) = line.split_at_checked(name.len())?;
+        let value = rest.strip_prefix(b":").filter(|_| start.eq_ignore_ascii_case(name))?;
+        Some(value.trim_ascii())
+    })
+}
+
+/// What the fields of either kind of head say together.
+#[derive(Default)]
+struct Lines {
+    host: Option<Span>,
+    hosts: usize,
+    lengths: usize,
+    length: Option<u64>,
+    coding: Option<Span>,
+    codings: usize,
+    is_chunked: bool,
+    ends_chunked: bool,
+    closes: bool,
+    keeps: bool,
+    upgrades: bool,
+    is_websocket: bool,
+    offers_sip: bool,
+    keeps_secs: Option<u32>,
+    expects_continue: bool,
+    session_cookie: Option<Span>,
+    /// Connection says nothing but `upgrade`.
+    only_upgrades: bool,
+    connections: usize,
+    /// Connection names fields of its own.
+    nominates: bool,
+    /// Any hop-by-hop line.
+    has_hop: bool,
+}
+
+impl Lines {
+    fn read(head: &[u8], headers: &[Header<'_>]) -> Result<Lines, Malformed> {
+        let mut it = Lines::default();
+        for (index, header) in headers.iter().enumerate() {
+            let value = header.value;
+            match known(header.name.as_bytes()) {
+                Known::Other | Known::OneHop => {}
+                Known::Host => {
+                    it.hosts += 1;
+                    it.host = Some(span_of(head, value));
+                }
+                Known::ContentLength => {
+                    it.lengths += 1;
+                    it.length = parse_decimal(value);
+                }
+                Known::TransferEncoding => {
+                    it.codings += 1;
+                    it.coding = Some(line_of(head, headers, index));
+                    let last = value.rsplit(|it| *it == b',').next().unwrap_or_default();
+                    it.ends_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                    it.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+                }
+                Known::Connection => it.connection(value),
+                Known::Upgrade => {
+                    it.is_websocket |=
+                        tokens(value).any(|it| it.eq_ignore_ascii_case(b"websocket"));
+                }
+                Known::SubProtocol => {
+                    it.offers_sip |= tokens(value).any(|it| it.eq_ignore_ascii_case(b"sip"));
+                }
+                Known::KeepAlive => {
+                    it.keeps_secs =
+                        tokens(value).find_map(|it| parse_decimal(it.strip_prefix(b"timeout=")?));
+                }
+                Known::Expect => {
+                    it.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
+                }
+                Known::Cookie if it.session_cookie.is_none() => {
+                    it.session_cookie =
+                        session::cookie(value, b"jsessionid").map(|it| span_of(head, it));
+                }
+                Known::Cookie => {}
+            }
+            it.has_hop |= known(header.name.as_bytes()).is_hop();
+        }
+        Ok(it)
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        self.connections += 1;
+        self.only_upgrades = self.connections == 1 && value.eq_ignore_ascii_case(b"upgrade");
+        for token in tokens(value) {
+            match () {
+                () if token.eq_ignore_ascii_case(b"close") => self.closes = true,
+                () if token.eq_ignore_ascii_case(b"keep-alive") => self.keeps = true,
+                () if token.eq_ignore_ascii_case(b"upgrade") => self.upgrades = true,
+                () => self.nominates = true,
+            }
+        }
+    }
+
+    /// RFC 9112 §6.3, §6.1. `None`: no field says anything.
+    fn framing(&mut self, minor: u8) -> Result<Option<Framing>, Malformed> {
+        match (self.codings, self.lengths) {
+            (0, 0) => Ok(None),
+            (0, 1) => self.length.map(|it| Some(Framing::Length(it))).ok_or(Malformed::Framing),
+            (1, 0) if minor == 1 && self.is_chunked => Ok(Some(Framing::Chunked)),
+            (1.., 0) if minor == 1 && self.ends_chunked && self.codings == 1 => {
+                Err(Malformed::Coding)
+            }
+            _ => Err(Malformed::Framing),
+        }
+    }
+
+    const fn is_persistent(&self, minor: u8) -> bool {
+        !self.closes && (minor == 1 || self.keeps)
+    }
+
+    /// Takes away what is meant for one hop only (RFC 9110 §7.6.1); keeps the lines of a handshake.
+    fn strip(&self, head: &[u8], headers: &[Header<'_>], is_handshake: bool, edits: &mut Edits) {
+        if !self.has_hop {
+            return;
+        }
+        let mut is_first = true;
+        for (index, header) in headers.iter().enumerate() {
+            let name = header.name.as_bytes();
+            let known = known(name);
+            match known {
+                Known::Upgrade if is_handshake => continue,
+                Known::Connection if is_handshake && self.only_upgrades => continue,
+                Known::Connection if is_handshake && is_first => {
+                    is_first = false;
+                    edits.replace(span_of(head, header.value), b"Upgrade");
+                    continue;
+                }
+                _ => {}
+            }
+            if known.is_hop() || (self.nominates && is_nominated(headers, known, name)) {
+                edits.remove(line_of(head, headers, index));
+            }
+        }
+    }
+}
+
+/// Whether Connection names this field. What frames or addresses the message is not theirs to take away.
+fn is_nominated(headers: &[Header<'_>], known: Known, name: &[u8]) -> bool {
+    let is_vital = matches!(known, Known::Host | Known::ContentLength | Known::TransferEncoding);
+    !is_vital
+        && headers
+            .iter()
+            .filter(|it| it.name.len() == 10 && it.name.eq_ignore_ascii_case("connection"))
+            .flat_map(|it| tokens(it.value))
+            .any(|it| it.eq_ignore_ascii_case(name))
+}
+
+/// Fields that mean something here.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Known {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    KeepAlive,
+    Upgrade,
+    /// TE and Proxy-Connection.
+    OneHop,
+    SubProtocol,
+    Expect,
+    Cookie,
+    Other,
+}
+
+impl Known {
+    const fn is_hop(self) -> bool {
+        matches!(self, Known::Connection | Known::KeepAlive | Known::Upgrade | Known::OneHop)
+    }
+}
+
+fn known(name: &[u8]) -> Known {
+    let is = |it: &[u8]| name.eq_ignore_ascii_case(it);
+    match name.len() {
+        2 if is(b"te") => Known::OneHop,
+        4 if is(b"host") => Known::Host,
+        6 if is(b"cookie") => Known::Cookie,
+        6 if is(b"expect") => Known::Expect,
+        7 if is(b"upgrade") => Known::Upgrade,
+        10 if is(b"connection") => Known::Connection,
+        10 if is(b"keep-alive") => Known::KeepAlive,
+        14 if is(b"content-length") => Known::ContentLength,
+        16 if is(b"proxy-connection") => Known::OneHop,
+        17 if is(b"transfer-encoding") => Known::TransferEncoding,
+        22 if is(b"sec-websocket-protocol") => Known::SubProtocol,
+        _ => Known::Other,
+    }
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|it| *it == b',').map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
+}
+
+/// From the name of a field to the name of the next, or to the empty line.
+fn line_of(head: &[u8], headers: &[Header<'_>], index: usize) -> Span {
+    let start = |it: &Header<'_>| span_of(head, it.name.as_bytes()).start;
+    let end = headers.get(index + 1).map_or_else(|| end_of_lines(head.len()), start);
+    Span { start: headers.get(index).map_or(end, start), end }
+}
+
+/// Where `part`, a part of `head`, lies in it.
+fn span_of(head: &[u8], part: &[u8]) -> Span {
+    let start = part.as_ptr().addr().saturating_sub(head.as_ptr().addr());
+    Span::new(start, start + part.len())
+}
+
+/// What a host and its port are made of (RFC 3986 §3.2.2).
+const fn is_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b':'
+                | b'['
+                | b']'
+        )
+}
+
+const fn because(error: Error) -> Malformed {
+    match error {
+        Error::TooManyHeaders => Malformed::TooLong,
+        Error::Version => Malformed::Version,
+        _ => Malformed::Syntax,
+    }
+}
+
+/// Longest head. Browsers stay below 16 KiB; single sign-on cookies go beyond that.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most lines of a head.
+pub const LINES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests;
