@@ -223,6 +223,13 @@ pub enum Report {
         /// Any response since the last report.
         answered: bool,
     },
+    /// It answered a request that `requestCheckPattern` watches with an error.
+    BadResponse {
+        /// The node.
+        node: NodeKey,
+        /// 400 to 599.
+        status: u16,
+    },
     /// It refused a connection or a datagram.
     Refused {
         /// The node.

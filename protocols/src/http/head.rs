@@ -307,17 +307,22 @@ pub fn end_of_lines(head_bytes: usize) -> u32 {
 }
 
 /// Value of the first field of this name in a head that has been read, without the blanks around it.
-pub fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
-    fields(head, name).next()
+pub fn field<'h>(head: &'h [u8], name: &'h [u8]) -> Option<&'h [u8]> {
+    let line = lines(head, name).next()?;
+    line.of(head).get(name.len() + 1..).map(<[u8]>::trim_ascii)
 }
 
-/// Values of all fields of this name, in their order.
-pub fn fields<'h>(head: &'h [u8], name: &[u8]) -> impl Iterator<Item = &'h [u8]> {
-    head.split(|it| *it == b'\n').skip(1).filter_map(move |line| {
-        let (start, rest) = line.split_at_checked(name.len())?;
-        let value = rest.strip_prefix(b":").filter(|_| start.eq_ignore_ascii_case(name))?;
-        Some(value.trim_ascii())
-    })
+/// The lines of this name in a head that has been read, their ends included.
+pub fn lines<'h>(head: &'h [u8], name: &'h [u8]) -> impl Iterator<Item = Span> + 'h {
+    let is_named = move |line: &[u8]| {
+        line.split_at_checked(name.len()).is_some_and(|(start, rest)| {
+            start.eq_ignore_ascii_case(name) && rest.first() == Some(&b':')
+        })
+    };
+    head.split_inclusive(|it| *it == b'\n')
+        .skip(1)
+        .filter(move |line| is_named(line))
+        .map(move |line| span_of(head, line))
 }
 
 /// What the fields of either kind of head say together.
