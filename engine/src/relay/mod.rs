@@ -1,5 +1,6 @@
 //! Relays: one state machine per protocol. This file has what they share with the shards.
 
+pub mod http;
 mod listeners;
 pub mod sip;
 pub mod stream;

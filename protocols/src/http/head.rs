@@ -61,6 +61,9 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// Nothing looked at.
+    pub const NEW: Scan = Scan { at: 0, line: 0 };
+
     /// Length of the head at the front of `bytes`, its empty line included; `None`: there is more to come.
     /// Begins with the request or status line: see [`empty_lines`]. `bytes` is the same stream as in the
     /// last call, and at least as long.

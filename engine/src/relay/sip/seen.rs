@@ -55,6 +55,11 @@ impl Sightings {
         self.urge(Report::Refused { node });
     }
 
+    /// The node answered a request over HTTP that is watched with an error.
+    pub(in crate::relay) fn bad_response(&mut self, node: NodeKey, status: u16) {
+        self.urge(Report::BadResponse { node, status });
+    }
+
     /// The node announced itself. `false`: too many announcements wait already.
     pub(in crate::relay) fn beat(&mut self, announcement: Announcement) -> bool {
         self.urge(Report::Beat(announcement))
