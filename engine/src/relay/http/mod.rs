@@ -160,6 +160,18 @@ impl Http {
         self.buffers.spare.pop().unwrap_or_default()
     }
 
+    /// Memory for bytes that the relay holds, all connections together.
+    #[cfg(test)]
+    fn held_bytes(&mut self) -> usize {
+        let spare: usize = self.buffers.spare.iter().map(Vec::capacity).sum();
+        let mut held = self.buffers.out.capacity() + spare;
+        for conn in self.slots.clients() {
+            let exchange = self.slots.client(conn).and_then(|it| it.exchange.as_ref());
+            held += exchange.map_or(0, |it| it.replay.capacity());
+        }
+        held
+    }
+
     fn recycle(&mut self, mut memory: Vec<u8>) {
         if self.buffers.spare.len() < SPARE_MAX && memory.capacity() <= SPARE_BYTES_MAX {
             memory.clear();

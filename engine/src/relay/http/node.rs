@@ -157,9 +157,9 @@ impl Http {
         }
         let end = head::end_of_lines(head.len());
         match (exchange.keeps_client, exchange.is_1_0) {
-            (false, false) => edits.insert(end, b"Connection: close\r\n"),
+            (false, _) => edits.insert(end, b"Connection: close\r\n"),
             (true, true) => edits.insert(end, b"Connection: keep-alive\r\n"),
-            _ => {}
+            (true, false) => {}
         }
         // With nothing to change, everything leaves straight from the receive buffer.
         let is_verbatim = self.buffers.edits.is_empty();

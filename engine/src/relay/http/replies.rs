@@ -58,7 +58,7 @@ const fn words(status: u16) -> (&'static str, &'static str) {
         502 => ("Bad Gateway", "The server did not answer"),
         503 => ("Service Unavailable", "Service is temporarily unavailable"),
         504 => ("Gateway Timeout", "The server did not answer in time"),
-        505 => ("HTTP Version Not Supported", "HTTP/1.1 is spoken here"),
+        505 => ("HTTP Version Not Supported", "This version of HTTP is not spoken here"),
         _ => ("Internal Server Error", "Internal error"),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocols::http::Method;
+use protocols::time::Time;
 
 use super::harness::{OK, World, get, post, status_of, web_node, web_nodes};
 use crate::config::load;
@@ -124,7 +125,9 @@ fn h7_active_standby_serves_from_one_node_until_it_goes() {
     assert_eq!(served, [(1, 200); 5]);
     world.nodes(vec![web_node(2, "")]);
     assert_eq!(world.visit(get("/app")), (2, 200));
-    world.nodes(web_nodes(2));
+    let mut back = web_node(1, "");
+    back.joined = Time::from_millis(60_000);
+    world.nodes(vec![back, web_node(2, "")]);
     assert_eq!(world.visit(get("/app?jsessionid=a.b")), (2, 200), "it keeps the work");
 }
 
