@@ -119,7 +119,8 @@ mod tests {
     #[test]
     fn both_versions_name_the_client() {
         let four = [192, 0, 2, 1, 10, 0, 0, 1, 0x1f, 0x90, 0, 80, 0xff];
-        let cases: &[(&str, Vec<u8>, Option<Option<&str>>)] = &[
+        type Want = Option<Option<&'static str>>;
+        let cases: &[(&str, Vec<u8>, Want)] = &[
             (
                 "text",
                 b"PROXY TCP4 192.0.2.1 10.0.0.1 8080 80\r\n".to_vec(),

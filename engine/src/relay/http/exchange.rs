@@ -177,7 +177,7 @@ impl Http {
             wire.abort(node);
         }
         if exchange.response.is_some() {
-            self.recycle(exchange.replay);
+            self.retire(exchange);
             self.abort_client(conn, wire);
         } else {
             if matches!(status, 400 | 408 | 413) {
@@ -197,7 +197,7 @@ impl Http {
         if let Some(tunnel) = exchange.tunnel {
             self.count_tunnel(&tunnel);
         }
-        self.recycle(exchange.replay);
+        self.retire(exchange);
     }
 
     /// Nothing happened for too long.

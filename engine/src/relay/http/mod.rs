@@ -12,6 +12,7 @@ mod node;
 mod peer;
 mod pool;
 mod replies;
+mod request;
 mod rewrite;
 mod settings;
 mod slots;
@@ -26,7 +27,7 @@ use protocols::bytes::Edits;
 use protocols::time::Time;
 
 use self::choose::Chooser;
-use self::peer::{Client, Phase};
+use self::peer::{Client, Exchange, Phase};
 use self::pool::Pool;
 pub use self::settings::{HttpListener, HttpSettings};
 use self::slots::Slots;
@@ -61,6 +62,7 @@ struct Buffers {
     out: Vec<u8>,
     /// Memory of requests that are done.
     spare: Vec<Vec<u8>>,
+    exchanges: Vec<Box<Exchange>>,
 }
 
 impl Http {
@@ -170,6 +172,24 @@ impl Http {
             held += exchange.map_or(0, |it| it.replay.capacity());
         }
         held
+    }
+
+    /// The exchange is over; its memory is for the next one.
+    fn retire(&mut self, mut exchange: Box<Exchange>) {
+        self.recycle(std::mem::take(&mut exchange.replay));
+        if self.buffers.exchanges.len() < SPARE_MAX {
+            self.buffers.exchanges.push(exchange);
+        }
+    }
+
+    fn boxed(&mut self, exchange: Exchange) -> Box<Exchange> {
+        match self.buffers.exchanges.pop() {
+            Some(mut memory) => {
+                *memory = exchange;
+                memory
+            }
+            None => Box::new(exchange),
+        }
     }
 
     fn recycle(&mut self, mut memory: Vec<u8>) {

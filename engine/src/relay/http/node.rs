@@ -285,9 +285,10 @@ impl Http {
         if let Some(node) = exchange.node.take() {
             self.release_node(now, node, exchange.keeps_node.filter(|_| is_whole), wire);
         }
-        self.recycle(exchange.replay);
+        let keeps_client = exchange.keeps_client;
+        self.retire(exchange);
         let has_more = self.slots.client(client).is_some_and(|it| it.has_more);
-        match (is_whole && exchange.keeps_client, is_whole && !has_more) {
+        match (is_whole && keeps_client, is_whole && !has_more) {
             (true, _) => self.next_request(now, client, wire),
             (false, true) => self.close_client(client, wire),
             (false, false) => self.linger(now, client, wire),
@@ -437,7 +438,7 @@ impl Http {
         }
         if exchange.response.is_some() {
             self.counters.refused(Refusal::Aborted);
-            self.recycle(exchange.replay);
+            self.retire(exchange);
             self.abort_client(client, wire);
         } else {
             self.failed(now, client, exchange, failure, snapshot, wire);

@@ -109,6 +109,11 @@ fn requests_say_what_they_say() {
     assert_eq!(it.framing, Framing::Chunked);
     assert!(it.is_persistent && it.expects_continue && it.upgrade.is_none());
 
+    let blanks = "POST / HTTP/1.1\r\nHost:\th \r\nContent-Length: \t5 \t\r\n\r\n";
+    assert_eq!(request(blanks.as_bytes()).unwrap().0.framing, Framing::Length(5));
+    let blanks = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:chunked\t\r\n\r\n";
+    assert_eq!(request(blanks.as_bytes()).unwrap().0.framing, Framing::Chunked);
+
     let persistent = [
         ("HTTP/1.1\r\nHost: h\r\n", true),
         ("HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n", false),

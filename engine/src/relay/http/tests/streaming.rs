@@ -324,7 +324,7 @@ fn a_gibibyte_passes_without_being_kept() {
 /// Three exchanges on one connection.
 fn script() -> ([Vec<u8>; 3], [Vec<u8>; 3]) {
     let requests = [
-        post("/1?jsessionid=a", "hello"),
+        format!("\r\n{}", post("/1?jsessionid=a", "hello")),
         "PUT /2 HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, x\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n\
          5;a=b\r\nhello\r\n0\r\nT: u\r\n\r\n"
             .to_owned(),
