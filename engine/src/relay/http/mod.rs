@@ -62,6 +62,7 @@ struct Buffers {
     out: Vec<u8>,
     /// Memory of requests that are done.
     spare: Vec<Vec<u8>>,
+    #[allow(clippy::vec_box)] // the boxes are what is kept
     exchanges: Vec<Box<Exchange>>,
 }
 

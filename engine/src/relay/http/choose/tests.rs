@@ -56,12 +56,13 @@ fn sessions_stay_with_their_node() {
 
 #[test]
 fn sessions_leave_a_node_that_cannot_serve_them_and_no_other() {
-    let mut dead_or_bad: [(&str, fn(&mut Node)); 3] = [
+    type Spoil = fn(&mut Node);
+    let dead_or_bad: [(&str, Spoil); 3] = [
         ("bad", |it| it.bad = Some(Bad::Errors)),
         ("suspect", |it| it.suspect = true),
         ("without the port", |it| drop(it.properties.remove("httpPort"))),
     ];
-    for (name, spoil) in &mut dead_or_bad {
+    for (name, spoil) in dead_or_bad {
         let mut nodes: Vec<_> = (1..=4).map(|it| web(it, &format!("n{it}"))).collect();
         spoil(&mut nodes[1]);
         let table = table(nodes);

@@ -177,8 +177,7 @@ fn connections_are_limited_in_all_and_by_source() {
     world.end(first);
     assert!(world.open_at(0).is_some());
 
-    let mut config = crate::config::Config::default();
-    config.connections_max = 1;
+    let config = crate::config::Config { connections_max: 1, ..crate::config::Config::default() };
     let mut world = World::with(config, web_nodes(1));
     let _first = world.open();
     assert_eq!(world.open_at(0), None);
