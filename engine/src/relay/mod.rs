@@ -1,5 +1,6 @@
 //! Relays: one state machine per protocol. This file has what they share with the shards.
 
+pub mod http;
 mod listeners;
 pub mod sip;
 pub mod stream;
@@ -225,6 +226,13 @@ pub enum Report {
         requests: u32,
         /// Any response since the last report.
         answered: bool,
+    },
+    /// It answered a request that `requestCheckPattern` watches with an error.
+    BadResponse {
+        /// The node.
+        node: NodeKey,
+        /// 400 to 599.
+        status: u16,
     },
     /// It refused a connection or a datagram.
     Refused {

@@ -42,6 +42,7 @@ pub(super) trait Trace {
             } else if let Some(bad) = node.bad {
                 match bad {
                     crate::node::Bad::Errors => "bad: too many error responses",
+                    crate::node::Bad::Response => "bad: an error response over HTTP",
                     crate::node::Bad::Silence => "bad: does not answer",
                     crate::node::Bad::Full => "bad: says it is full",
                 }
