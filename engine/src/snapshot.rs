@@ -1,5 +1,7 @@
 //! The node table as shards see it: immutable, replaced whole, indexed for every question asked of it.
 
+mod web;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
+pub use self::web::{Service, Web};
 use crate::node::{Node, NodeKey, Version};
 
 /// Index of a node in the [`Snapshot`] that named it; meaningless against another snapshot.
@@ -36,16 +39,16 @@ impl Family {
 /// What a message may ask of a node (`sip.md` 3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// May get new associations: live, not graceful, not bad, not suspect.
+    /// May get new associations: live, not graceful, not bad, and not suspect while any other such is not.
     Eligible,
-    /// May serve the associations it has: live.
+    /// May serve the associations it has: live, and not suspect while any other is not.
     Usable,
 }
 
 /// Nodes that one message may choose from: same version, family and transport, in canonical order.
 ///
 /// What a choice reads lies side by side, so that a scan of 1 000 nodes stays in the first-level cache.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Candidates {
     ids: Vec<NodeId>,
     keys: Vec<NodeKey>,
@@ -134,6 +137,7 @@ pub struct Snapshot {
     /// By [`NodeId`].
     seniority: Vec<u64>,
     rules: Arc<[NodeRule]>,
+    web: Web,
 }
 
 impl Snapshot {
@@ -164,6 +168,7 @@ impl Snapshot {
             .collect();
         it.fingerprint = crate::balance::hash(FINGERPRINT_SEED, &identities);
         it.seniority = vec![0; nodes.len()];
+        it.web = Web::new(&nodes);
         it.nodes = nodes;
         it
     }
@@ -229,7 +234,8 @@ impl Snapshot {
             if !at.contains(&id) {
                 at.push(id);
             }
-            // Who refused a moment ago is asked only where nobody else could be.
+            // Who refused a moment ago is asked only where nobody else could be: for new calls nobody else
+            // that wants any, for the others nobody at all.
             let has_better = |wanted: fn(&Node) -> bool| {
                 all.iter().any(|it| {
                     !it.suspect
@@ -240,7 +246,7 @@ impl Snapshot {
                 })
             };
             let is_eligible = wants_calls(node) && (!node.suspect || !has_better(wants_calls));
-            if is_eligible || !node.suspect || !has_better(|_| true) {
+            if !node.suspect || !has_better(|_| true) {
                 cluster.usable[family][transport.index()].push(id, node);
             }
             if is_eligible {
@@ -322,6 +328,11 @@ impl Snapshot {
     /// within 8 s of the process's start count as there since ever.
     pub fn seniority(&self, id: NodeId) -> u64 {
         self.seniority.get(usize::from(id.0)).copied().unwrap_or(0)
+    }
+
+    /// The table as HTTP sees it.
+    pub fn web(&self) -> &Web {
+        &self.web
     }
 
     /// The regex table of `/lbnoderegex`.

@@ -276,13 +276,14 @@ impl<D: Decide> Shard<D> {
         for _ in 0..MAIL_PER_TURN {
             let Ok(mail) = self.mail.try_recv() else { return };
             match mail {
-                Mail::Deliver(delivery) => self.deliver_mail(delivery),
+                Mail::Deliver(delivery) => self.deliver_mail(*delivery),
                 Mail::Statistics { question } => {
                     let statistics = Box::new(self.statistics());
                     // A full queue: the page is made without this shard.
                     self.outbox.send(Notice::Statistics { question, statistics });
                 }
                 Mail::Resolved { name, answer } => self.on_name(&name, answer),
+                Mail::Seek(search) => self.seek_mail(*search),
                 Mail::SwitchOver { from, to } => self.relay.switch_over(from, to),
             }
         }

@@ -50,7 +50,7 @@ impl WorstCase {
         if id == last {
             id = self.rotation.next(query, eligible);
         }
-        let id = id.or(last)?;
+        let id = id.filter(|it| query.fits(snapshot, *it)).or(last)?;
         self.calls.store(query.now, key, snapshot.node(id));
         Some(id)
     }

@@ -72,7 +72,7 @@ impl Decide for Script {
         out.extend_from_slice(bytes);
         self.counters.handled += 1;
         let back = match arrival.flow {
-            Some(flow) => Hop::Flow { flow, or: None },
+            Some(flow) => Hop::Flow { flow, or: None, is_response: true },
             None => Hop::Datagram { from: arrival.listener, to: arrival.source },
         };
         let body =
@@ -90,11 +90,11 @@ impl Decide for Script {
             let shard = u8::try_from(words.next().unwrap()).unwrap();
             let (slot, generation) = (words.next().unwrap(), words.next().unwrap());
             let flow = Flow { shard, slot, generation };
-            Verdict::Forward { hop: Hop::Flow { flow, or: None }, node: None, reply: 0 }
-        } else if let Some(peer) = body.strip_prefix(b"peer ") {
-            let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
-            let hop = Hop::Stream { from: ListenerId(1), to };
-            Verdict::Forward { hop, node: None, reply: 0 }
+            Verdict::Forward {
+                hop: Hop::Flow { flow, or: None, is_response: true },
+                node: None,
+                reply: 0,
+            }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
@@ -133,7 +133,7 @@ impl Decide for Script {
                 out.clear();
                 out.extend_from_slice(b"503");
                 let hop = match arrival.flow {
-                    Some(flow) => Hop::Flow { flow, or: None },
+                    Some(flow) => Hop::Flow { flow, or: None, is_response: true },
                     None => Hop::Datagram { from: arrival.listener, to: arrival.source },
                 };
                 Verdict::Reply { hop }
@@ -532,32 +532,6 @@ fn a_message_for_another_shards_connection_takes_one_hop() {
         assert_eq!(&answer[..count], b"503");
         rig.stop();
     }
-}
-
-#[test]
-fn a_client_is_found_by_its_address_on_whichever_shard_it_is() {
-    let rig = rig(2, Seat::Thread, "127.0.0.1:0", TUNING);
-    let mut stream = rig.tcp();
-    stream.write_all(&sip("whoami")).unwrap();
-    read_some(&mut stream);
-    let body = format!("peer {}", stream.local_addr().unwrap());
-    // The kernel hashes sources over shards: some of these meet the one without the connection.
-    for _ in 0..32 {
-        rig.udp().send(&sip(&body)).unwrap();
-        let mut got = vec![0; sip(&body).len()];
-        stream.read_exact(&mut got).unwrap();
-        assert_eq!(got, sip(&body));
-    }
-    let of = |shard| rig.statistics(shard).figures;
-    assert_eq!(of(0).connections + of(1).connections, 1, "nobody tried to call the client");
-    // Connected to none: the shard that was asked connects, after one round.
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let body = format!("peer {}", server.local_addr().unwrap());
-    rig.udp().send(&sip(&body)).unwrap();
-    let mut got = vec![0; sip(&body).len()];
-    server.accept().unwrap().0.read_exact(&mut got).unwrap();
-    assert_eq!(got, sip(&body));
-    rig.stop();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use protocols::sip::reply;
 
 use super::settings::Settings;
 use super::via::{self, TopVia};
-use super::{Incoming, Relay};
+use super::{Incoming, State};
 use crate::relay::{Arrival, DropReason, Hop, Verdict};
 use crate::snapshot::{Family, Snapshot};
 
@@ -28,7 +28,7 @@ impl Answer<'_> {
     }
 }
 
-impl Relay {
+impl State {
     /// Nobody is there to take it.
     pub(super) fn no_node(
         &mut self,
@@ -76,13 +76,13 @@ impl Relay {
     /// 5626 §5.3), else 503.
     pub(super) fn unreachable(
         &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
         failed: Hop,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let settings = std::sync::Arc::clone(&self.settings);
         out.clear();
         let Ok(message) = Message::parse(bytes, None) else {
             return Verdict::Drop(DropReason::Malformed);
@@ -102,7 +102,7 @@ impl Relay {
             snapshot,
         };
         self.buffers.via.clear();
-        via::amend(&incoming.via, arrival, incoming.transport, &settings, &mut self.buffers.via);
+        via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
         let reason = DropReason::ConnectionGone;
         let is_flow = match failed {
             Hop::Flow { or, .. } => or.is_none(),
@@ -115,9 +115,9 @@ impl Relay {
         };
         if is_flow {
             let answer = Answer::plain(430, "Flow Failed", reason);
-            return self.answer(&settings, &incoming, method, &answer, out);
+            return self.answer(settings, &incoming, method, &answer, out);
         }
-        self.service_unavailable(&settings, &incoming, method, reason, out)
+        self.service_unavailable(settings, &incoming, method, reason, out)
     }
 
     pub(super) fn answer(
@@ -161,12 +161,12 @@ impl Relay {
     /// Answers what can be answered of bytes that are no message (`sip.md` 2.13).
     pub(super) fn refuse_malformed(
         &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
         malformed: Malformed,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let settings = std::sync::Arc::clone(&self.settings);
         let listener = settings.listener(arrival.listener);
         let (Some(status), Some(salvage)) = (malformed.status(), salvage(bytes)) else {
             return Verdict::Drop(DropReason::Malformed);
@@ -181,7 +181,7 @@ impl Relay {
         self.counters.response(status, listener.leg, listener.transport, 0);
         self.counters.dropped(DropReason::Malformed);
         let hop = match arrival.flow {
-            Some(flow) => Hop::Flow { flow, or: None },
+            Some(flow) => Hop::Flow { flow, or: None, is_response: true },
             None => Hop::Datagram { from: arrival.listener, to: arrival.source },
         };
         Verdict::Reply { hop }
@@ -192,7 +192,7 @@ impl Relay {
 pub(super) fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
     let arrival = incoming.arrival;
     match arrival.flow {
-        Some(flow) => Hop::Flow { flow, or: None },
+        Some(flow) => Hop::Flow { flow, or: None, is_response: true },
         None => Hop::Datagram {
             from: arrival.listener,
             to: via::answer_address(&incoming.via, arrival.source, incoming.transport, settings),

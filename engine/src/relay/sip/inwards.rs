@@ -16,7 +16,7 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Buffers, Incoming, Relay, next_hop};
+use super::{Buffers, Incoming, State, next_hop};
 use crate::balance::Query;
 use crate::config::AffinityKey;
 use crate::node::{Node, Version};
@@ -39,7 +39,7 @@ struct Aim<'a> {
 }
 
 /// Requests from clients (`sip.md` 2.3).
-impl Relay {
+impl State {
     pub(super) fn inwards<T: Trace>(
         &mut self,
         settings: &Settings,

@@ -18,13 +18,13 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Incoming, Relay, contact, flow, target};
+use super::{Incoming, State, contact, flow, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Leg, Verdict};
 use crate::snapshot::{Family, NodeId};
 
 /// Requests from nodes (`sip.md` 2.8).
-impl Relay {
+impl State {
     pub(super) fn outwards<T: Trace>(
         &mut self,
         settings: &Settings,

@@ -13,7 +13,7 @@ use super::explain::Trace;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via;
-use super::{Buffers, Incoming, Relay};
+use super::{Buffers, Incoming, State};
 use crate::node::Node;
 use crate::registry::Announcement;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
@@ -32,7 +32,7 @@ pub(super) struct Request<'a> {
     pub route_moved: bool,
 }
 
-impl Relay {
+impl State {
     pub(super) fn request<T: Trace>(
         &mut self,
         settings: &Settings,
@@ -227,7 +227,7 @@ impl Relay {
 }
 
 /// What every request ends with.
-impl Relay {
+impl State {
     /// On a stream the length must be said (RFC 3261 §18.3); datagrams and WebSocket messages may come
     /// without (RFC 7118 §5.3).
     pub(super) fn state_length(&mut self, message: &Message<'_>, hop: Hop) {

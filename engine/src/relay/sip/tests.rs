@@ -303,6 +303,26 @@ fn a_hint_to_a_dead_node_fails_over_and_keeps_the_applications_route() {
 }
 
 #[test]
+fn a_dialog_leaves_a_node_that_refuses_for_one_that_is_leaving_and_a_new_call_does_not() {
+    let mut leaving = node("172.16.0.11:5080");
+    leaving.graceful = true;
+    let both = Snapshot::new(2, vec![node(NODE), leaving], &[]);
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    for entry in crate::balance::ALGORITHMS {
+        let mut world = World::new(&format!("{TWO_LEGS}algorithmClass=x.{}\n", entry.name));
+        world.snapshot = both.suspecting(node(NODE).key);
+        let verdict = world.client(&in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080"));
+        let is_worst_case = entry.name.starts_with("WorstCase");
+        let is_active_standby = entry.name.starts_with("ActiveStandby");
+        if !is_worst_case && !is_active_standby {
+            assert!(datagram("172.16.0.11:5080")(verdict), "{}: {verdict:?}", entry.name);
+        }
+        let verdict = world.client(&INVITE.replace("8f3ad1", "another"));
+        assert!(datagram(NODE)(verdict), "{}: {verdict:?}", entry.name);
+    }
+}
+
+#[test]
 fn the_ack_of_a_dialog_follows_it_to_the_heir_even_if_that_is_leaving() {
     let mut world =
         World::new(&format!("{TWO_LEGS}algorithmClass=x.HeaderConsistentHashBalancerAlgorithm\n"));
@@ -875,7 +895,7 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
         "\nSIP/2.0 200 OK\n{vias}From: <sip:alice@example.com>;tag=a1\nTo: <sip:b@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
     );
     let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &ok);
-    let Verdict::Forward { hop: Hop::Flow { flow, or }, .. } = verdict else {
+    let Verdict::Forward { hop: Hop::Flow { flow, or, is_response: true }, .. } = verdict else {
         panic!("{verdict:?}")
     };
     assert_eq!(flow, FLOW);
@@ -889,7 +909,7 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
         )
         .replace("To: <sip:usera@example.com>", "To: <sip:usera@example.com>;tag=q");
     let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &bye);
-    let Verdict::Forward { hop: Hop::Flow { flow, .. }, .. } = verdict else {
+    let Verdict::Forward { hop: Hop::Flow { flow, is_response: false, .. }, .. } = verdict else {
         panic!("{verdict:?}")
     };
     assert_eq!(flow, FLOW);
