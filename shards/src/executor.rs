@@ -18,6 +18,7 @@ use crate::decide::Decide;
 use crate::driver::{drive_in_executor, drive_on_thread};
 use crate::mesh::{Inbox, Post, mesh, notices};
 use crate::publish::{Published, View};
+use crate::pump::Pumped;
 use crate::shard::{Setup, Shard};
 use crate::sys::{block_signals, pin_to, probe_io_uring, raise_memlock};
 
@@ -29,6 +30,8 @@ pub struct Spec<D: Decide> {
     pub sockets: Vec<Vec<Socket>>,
     /// One per shard.
     pub relays: Vec<D>,
+    /// By shard, then by stream relay; empty where there is none.
+    pub pumps: Vec<Vec<Box<dyn Pumped>>>,
     /// CPU of each shard, from [`crate::sys::affinity`]; shared round robin if there are fewer.
     pub cpus: Vec<usize>,
     /// What shards go by at first.
@@ -138,7 +141,7 @@ impl<D: Decide> Body<D> {
 /// The kernel's: out of descriptors, memory or threads. Shards that started before the failing one have
 /// been told to end.
 pub fn start<D: Decide>(spec: Spec<D>) -> io::Result<Body<D>> {
-    let Spec { listeners, sockets, relays, cpus, view, clock, seat } = spec;
+    let Spec { listeners, sockets, relays, pumps, cpus, view, clock, seat } = spec;
     assert_eq!(sockets.len(), relays.len(), "a relay for each shard");
     assert!(relays.len() <= usize::from(u8::MAX), "flows name their shard in eight bits");
     block_signals();
@@ -146,6 +149,7 @@ pub fn start<D: Decide>(spec: Spec<D>) -> io::Result<Body<D>> {
     let (outbox, inbox) = notices()?;
     let published = Published::new(Arc::new(view), post.wakers());
     let mut shards = Vec::with_capacity(relays.len());
+    let mut pumps = pumps.into_iter();
     for (id, ((sockets, relay), mailbox)) in
         (0u8..).zip(sockets.into_iter().zip(relays).zip(mailboxes))
     {
@@ -154,6 +158,7 @@ pub fn start<D: Decide>(spec: Spec<D>) -> io::Result<Body<D>> {
             listeners: listeners.clone(),
             sockets,
             relay,
+            pumps: pumps.next().unwrap_or_default(),
             view: published.subscribe(),
             mailbox,
             post: post.clone(),

@@ -14,7 +14,9 @@ use engine::relay::DropReason;
 use protocols::sip::Transport;
 use protocols::ws::{Closing, Opcode, Reader, Role, frame, handshake};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, Connection, HandshakeKind, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection,
+};
 
 use crate::tcp::{Carried, QUEUE_BYTES_MAX};
 use crate::tls::Security;
@@ -134,6 +136,34 @@ impl Layers {
             None
         };
         Ok(Self::of(transport, tls, Role::Client, message_bytes_max))
+    }
+
+    /// TLS alone, for a client of a stream relay.
+    ///
+    /// # Errors
+    ///
+    /// [`NoTls`]: close it.
+    pub(crate) fn tls_server(config: Arc<ServerConfig>) -> Result<Box<Layers>, NoTls> {
+        let mut tls = ServerConnection::new(config).map_err(|_| NoTls)?;
+        tls.set_buffer_limit(None);
+        let tls = Some(Connection::Server(tls));
+        Ok(Box::new(Layers { tls, ws: None, early: VecDeque::new(), early_bytes: 0 }))
+    }
+
+    /// TLS alone, towards a server of a stream relay.
+    ///
+    /// # Errors
+    ///
+    /// [`NoTls`]: close it.
+    pub(crate) fn tls_client(
+        config: Arc<ClientConfig>,
+        to: SocketAddr,
+    ) -> Result<Box<Layers>, NoTls> {
+        let name = ServerName::IpAddress(to.ip().into());
+        let mut tls = ClientConnection::new(config, name).map_err(|_| NoTls)?;
+        tls.set_buffer_limit(None);
+        let tls = Some(Connection::Client(tls));
+        Ok(Box::new(Layers { tls, ws: None, early: VecDeque::new(), early_bytes: 0 }))
     }
 
     fn of(
@@ -358,8 +388,9 @@ impl Layers {
         self.drain(out);
     }
 
-    /// Writes bytes that are no SIP message, or have their frame already.
-    fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    /// Writes bytes that are no SIP message, or have their frame already. While the TLS handshake is under
+    /// way they wait for its end.
+    pub(crate) fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match &mut self.tls {
             None => out.extend_from_slice(bytes),
             Some(tls) => {

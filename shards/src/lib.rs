@@ -19,6 +19,7 @@ pub mod mesh;
 pub mod names;
 pub mod probe;
 pub mod publish;
+pub mod pump;
 pub mod reload;
 pub mod service;
 pub mod shard;

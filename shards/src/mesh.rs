@@ -14,6 +14,7 @@ use engine::relay::{Hop, ListenerId, Report};
 use hdrhistogram::Histogram;
 
 use crate::decide::Decide;
+use crate::pump::{Moved, PumpFigures};
 use crate::sys::EventFd;
 use crate::tcp::Carried;
 
@@ -23,6 +24,13 @@ pub enum Mail<D: Decide> {
     Deliver(Box<Delivery>),
     /// Bytes for a client that has connected to one of us: is it you?
     Seek(Box<Search>),
+    /// A connection of a stream relay that goes on there.
+    Move {
+        /// Which pump's.
+        pump: usize,
+        /// The connection.
+        moved: Box<Moved>,
+    },
     /// Tell control your figures: [`Notice::Statistics`].
     Statistics {
         /// Goes back with them.
@@ -109,6 +117,8 @@ pub struct Statistics<C> {
     pub residence: Histogram<u64>,
     /// The shard's own figures.
     pub figures: Figures,
+    /// Those of its pumps, in their order.
+    pub pumps: Vec<PumpFigures>,
 }
 
 /// What a shard counts about itself since its start, unless said otherwise.

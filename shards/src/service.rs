@@ -85,7 +85,16 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         .map(|index| Relay::new(Arc::clone(&settings), Shard { index, scattered }))
         .collect();
     let view = of_shards(view, &settings, keeper.current());
-    let spec = Spec { listeners: listeners.clone(), sockets, relays, cpus, view, clock, seat };
+    let spec = Spec {
+        listeners: listeners.clone(),
+        sockets,
+        relays,
+        pumps: Vec::new(),
+        cpus,
+        view,
+        clock,
+        seat,
+    };
     let body = executor::start(spec).map_err(|error| error.to_string())?;
     info!("{count} shards, {} listeners each", listeners.len());
     let cpu = Cell::new((Instant::now(), cpu_time()));

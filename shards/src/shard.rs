@@ -18,6 +18,7 @@ use crate::clock::{Clock, TimerId, Wheel};
 use crate::decide::Decide;
 use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
 use crate::publish::{Subscription, Tuning, View};
+use crate::pump::{Lent, Pumped};
 use crate::sys::{Epoll, Event, EventFd, Events, TimerFd, receive_drops};
 use crate::tcp::{Carried, Streams};
 use crate::tls::Security;
@@ -33,6 +34,8 @@ pub struct Setup<D: Decide> {
     pub sockets: Vec<Socket>,
     /// Its decisions.
     pub relay: D,
+    /// Its part of each stream relay, in the order that all shards have.
+    pub pumps: Vec<Box<dyn Pumped>>,
     /// What it goes by.
     pub view: Subscription<View<D::Settings>>,
     /// Its mail.
@@ -57,6 +60,7 @@ pub struct Shard<D: Decide> {
     pub(crate) out: Vec<u8>,
     pub(crate) recent: Recent,
     pub(crate) streams: Streams,
+    pub(crate) pumps: Vec<Box<dyn Pumped>>,
     pub(crate) scratch: Vec<u8>,
     /// What TLS makes of it.
     pub(crate) clear: Vec<u8>,
@@ -122,7 +126,18 @@ impl<D: Decide> Shard<D> {
     ///
     /// The kernel's: out of descriptors or memory.
     pub fn new(setup: Setup<D>) -> io::Result<Shard<D>> {
-        let Setup { id, listeners, sockets, mut relay, view, mailbox, post, outbox, clock } = setup;
+        let Setup {
+            id,
+            listeners,
+            sockets,
+            mut relay,
+            mut pumps,
+            view,
+            mailbox,
+            post,
+            outbox,
+            clock,
+        } = setup;
         let (epoll, timer) = (Epoll::new()?, TimerFd::new()?);
         epoll.add(timer.as_raw_fd(), Token::Timer.pack(), libc::EPOLLIN)?;
         epoll.add(mailbox.waker.as_raw_fd(), Token::Mail.pack(), libc::EPOLLIN)?;
@@ -136,6 +151,10 @@ impl<D: Decide> Shard<D> {
             listening.push(Listening { listener, socket: Some(socket), outgoing });
         }
         relay.configure(Arc::clone(&view.current().settings));
+        for (index, pump) in (0u8..).zip(&mut pumps) {
+            pump.watch(&epoll, Token::Pump { index, token: 0 }.pack())?;
+            pump.handle_snapshot(&view.current().snapshot);
+        }
         Ok(Shard {
             id,
             relay,
@@ -146,6 +165,7 @@ impl<D: Decide> Shard<D> {
             out: Vec::with_capacity(2_048),
             recent: Recent::default(),
             streams: Streams::new(id),
+            pumps,
             scratch: vec![0; SCRATCH_BYTES],
             clear: Vec::new(),
             security: view.current().security.clone(),
@@ -189,7 +209,9 @@ impl<D: Decide> Shard<D> {
     /// Sets the alarm for the next timer. Call before waiting without a limit.
     pub fn prepare_to_wait(&mut self) {
         let stop = self.view.current().stopping;
-        let next = [self.wheel.poll_timeout(), self.reports_due, stop].into_iter().flatten().min();
+        let own = [self.wheel.poll_timeout(), self.reports_due, stop];
+        let pumps = self.pumps.iter().map(|it| it.poll_timeout());
+        let next = own.into_iter().chain(pumps).flatten().min();
         if next != self.alarm {
             self.timer.arm(next.map(|it| it.since(self.clock.now())));
             self.alarm = next;
@@ -201,7 +223,7 @@ impl<D: Decide> Shard<D> {
         let Some(mut events) = self.events.take() else {
             return Turn { messages: 0, is_idle: true, is_over: true };
         };
-        let has_leftovers = !self.unread.is_empty() || !self.failed.is_empty();
+        let has_leftovers = self.has_leftovers();
         let count = self.epoll.wait(&mut events, if has_leftovers { 0 } else { timeout_ms });
         self.now = self.clock.now();
         self.figures.turns += 1;
@@ -221,6 +243,7 @@ impl<D: Decide> Shard<D> {
         self.expire();
         self.retry_failed();
         self.flush(started, self.figures.stream_messages - streams_before);
+        self.turn_pumps();
         let messages = self.figures.datagrams + self.figures.stream_messages - before;
         self.report(messages > 0 || count > 0);
         self.figures.busy += self.clock.now().since(self.now);
@@ -228,10 +251,50 @@ impl<D: Decide> Shard<D> {
         if is_over {
             self.part_from_all();
         }
-        Turn {
-            messages,
-            is_idle: count == 0 && self.unread.is_empty() && self.failed.is_empty(),
-            is_over,
+        Turn { messages, is_idle: count == 0 && !self.has_leftovers(), is_over }
+    }
+
+    fn has_leftovers(&self) -> bool {
+        let pumps = || self.pumps.iter().any(|it| it.has_work());
+        !self.unread.is_empty() || !self.failed.is_empty() || pumps()
+    }
+
+    /// Lends a pump what it needs of the shard.
+    fn lend<T>(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut dyn Pumped, &mut Lent<'_>) -> T,
+    ) -> Option<T> {
+        let tuning = self.tuning();
+        let pump = self.pumps.get_mut(index)?;
+        let mut lent = Lent {
+            now: self.now,
+            epoll: &self.epoll,
+            scratch: &mut self.scratch,
+            clear: &mut self.clear,
+            security: self.security.as_deref(),
+            tuning,
+        };
+        Some(act(pump.as_mut(), &mut lent))
+    }
+
+    /// Gives every pump its turn, and posts what it gives away.
+    fn turn_pumps(&mut self) {
+        for index in 0..self.pumps.len() {
+            let writes = self.lend(index, |pump, lent| pump.handle_turn(lent));
+            self.figures.sent += writes.unwrap_or(0);
+            while let Some((shard, moved)) =
+                self.pumps.get_mut(index).and_then(|it| it.poll_leaving())
+            {
+                let sent = u8::try_from(shard)
+                    .map(|shard| self.post.send(shard, Mail::Move { pump: index, moved }));
+                // Its peer sees the connection end and comes again.
+                if matches!(sent, Ok(Ok(()))) {
+                    self.figures.hops += 1;
+                } else {
+                    self.relay.dropped(engine::relay::DropReason::QueueFull);
+                }
+            }
         }
     }
 
@@ -254,6 +317,9 @@ impl<D: Decide> Shard<D> {
             }
             Some(Token::Accept(listener)) => self.accept(listener),
             Some(Token::Stream(flow)) => self.on_stream_event(flow, event.flags),
+            Some(Token::Pump { index, token }) => {
+                self.lend(index.into(), |pump, lent| pump.handle_event(lent, token, event.flags));
+            }
             None => {}
         }
     }
@@ -266,9 +332,15 @@ impl<D: Decide> Shard<D> {
         self.snapshot = Arc::clone(&view.snapshot);
         self.security.clone_from(&view.security);
         self.relay.handle_snapshot(&self.snapshot);
+        for pump in &mut self.pumps {
+            pump.handle_snapshot(&self.snapshot);
+        }
         self.relay.configure(Arc::clone(&view.settings));
         if view.stopping.is_some() && !std::mem::replace(&mut self.is_stopping, true) {
             self.stop_accepting();
+            for index in 0..self.pumps.len() {
+                self.lend(index, |pump, lent| pump.handle_stopping(lent));
+            }
         }
     }
 
@@ -284,6 +356,9 @@ impl<D: Decide> Shard<D> {
                 }
                 Mail::Resolved { name, answer } => self.on_name(&name, answer),
                 Mail::Seek(search) => self.seek_mail(*search),
+                Mail::Move { pump, moved } => {
+                    self.lend(pump, |pump, lent| pump.handle_moved(lent, moved));
+                }
                 Mail::SwitchOver { from, to } => self.relay.switch_over(from, to),
             }
         }
@@ -300,6 +375,7 @@ impl<D: Decide> Shard<D> {
             counters: self.relay.counters().clone(),
             residence: self.residence.clone(),
             figures: self.figures,
+            pumps: self.pumps.iter_mut().map(|it| it.show()).collect(),
         }
     }
 
@@ -325,6 +401,14 @@ impl<D: Decide> Shard<D> {
             let Some(report) = self.relay.poll_report(self.now, &self.snapshot) else { break };
             if !self.outbox.send(Notice::Report(report)) {
                 self.relay.dropped(engine::relay::DropReason::QueueFull);
+            }
+        }
+        for pump in &mut self.pumps {
+            for _ in 0..REPORTS_PER_TURN {
+                let Some(report) = pump.poll_report(self.now) else { break };
+                if !self.outbox.send(Notice::Report(report)) {
+                    self.relay.dropped(engine::relay::DropReason::QueueFull);
+                }
             }
         }
         if self.reports_due.is_some_and(|it| it <= self.now) {
@@ -360,6 +444,7 @@ pub(crate) enum Token {
     Datagrams(ListenerId),
     Accept(ListenerId),
     Stream(Flow),
+    Pump { index: u8, token: u64 },
 }
 
 impl Token {
@@ -371,6 +456,7 @@ impl Token {
             Token::Datagrams(listener) => (2, u64::from(listener.0), 0),
             Token::Accept(listener) => (3, u64::from(listener.0), 0),
             Token::Stream(flow) => (4, u64::from(flow.slot), u64::from(flow.generation)),
+            Token::Pump { index, token } => return (PUMPS + u64::from(index)) << 56 | token,
         };
         kind << 56 | slot << 32 | generation
     }
@@ -385,6 +471,10 @@ impl Token {
             2 => Token::Datagrams(listener),
             3 => Token::Accept(listener),
             4 => Token::Stream(Flow { shard, slot, generation: token as u32 }),
+            PUMPS.. => {
+                let index = ((token >> 56) - PUMPS) as u8;
+                Token::Pump { index, token: token & 0x00ff_ffff_ffff_ffff }
+            }
             _ => return None,
         })
     }
@@ -399,6 +489,8 @@ pub fn residence() -> Histogram<u64> {
     Histogram::new_with_bounds(100, 60_000_000_000, 2).unwrap_or_else(|_| unreachable!())
 }
 
+/// First kind of the pumps' tokens.
+const PUMPS: u64 = 16;
 /// First timer of the connections; below are the listeners' and the one of [`Parked`].
 pub(crate) const STREAM_TIMERS: u32 = PARKED_TIMER + 1;
 /// Timer of the messages that wait for a name.

@@ -139,6 +139,7 @@ fn a_forwarded_datagram_allocates_nothing() {
         listeners,
         sockets,
         relay: Forward(node.local_addr().unwrap()),
+        pumps: Vec::new(),
         view: published.subscribe(),
         mailbox: mailboxes.remove(0),
         post,

@@ -211,6 +211,7 @@ fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
         listeners: listeners.clone(),
         sockets,
         relays: (0..shards).map(|_| Script::default()).collect(),
+        pumps: Vec::new(),
         cpus: crate::sys::affinity(),
         view: View {
             snapshot: Arc::new(Snapshot::default()),

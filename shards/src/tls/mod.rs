@@ -17,6 +17,7 @@ use engine::config::Tls;
 use engine::stats::Certificate;
 use protocols::sip::Transport;
 use rustls::client::Resumption;
+use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -33,9 +34,12 @@ pub struct Security {
     sip: Arc<ServerConfig>,
     /// For clients of WebSocket.
     websocket: Arc<ServerConfig>,
-    /// Towards servers of SIP over TLS.
+    /// For clients of HTTP and of SMPP: nobody asks them for certificates.
+    http: Arc<ServerConfig>,
+    smpp: Arc<ServerConfig>,
+    /// Towards servers of SIP over TLS, and of SMPP.
     to_sip: Arc<ClientConfig>,
-    /// Towards servers of WebSocket.
+    /// Towards servers of WebSocket and HTTP.
     to_websocket: Arc<ClientConfig>,
     /// What we show, for `/metrics`.
     pub certificates: Vec<Certificate>,
@@ -113,16 +117,28 @@ impl Security {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)
             .map_err(terms)?;
-        let builder = match anchors.of_clients(config.peers, &provider).map_err(Refused::Terms)? {
+        let certified: Arc<dyn ResolvesServerCert> = Arc::new(Certificates { shown });
+        let mut smpp =
+            builder.clone().with_no_client_auth().with_cert_resolver(Arc::clone(&certified));
+        let verifier = anchors.of_clients(config.peers, &provider).map_err(Refused::Terms)?;
+        let asks_clients = verifier.is_some();
+        let builder = match verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let mut sip = builder.with_cert_resolver(Arc::new(Certificates { shown }));
+        let mut sip = builder.with_cert_resolver(certified);
+        for it in [&mut sip, &mut smpp] {
+            // Tickets are enough, and a cache of sessions would be a lock that all shards share.
+            it.session_storage = Arc::new(NoServerSessionStorage {});
+            it.send_tls13_tickets = 1;
+        }
+        // A ticket from where nobody is asked must not open where clients are.
+        smpp.ticketer =
+            if asks_clients { Ticketer::new().map_err(terms)? } else { Arc::clone(&tickets) };
         sip.ticketer = tickets;
-        // Tickets are enough, and a cache of sessions would be a lock that all shards share.
-        sip.session_storage = Arc::new(NoServerSessionStorage {});
-        sip.send_tls13_tickets = 1;
         let mut websocket = sip.clone();
+        let mut http = smpp.clone();
+        http.alpn_protocols = vec![ALPN_HTTP.to_vec()];
         sip.alpn_protocols = vec![ALPN_SIP.to_vec(), b"sip".to_vec()];
         websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];
 
@@ -138,6 +154,8 @@ impl Security {
         let security = Security {
             sip: Arc::new(sip),
             websocket: Arc::new(websocket),
+            http: Arc::new(http),
+            smpp: Arc::new(smpp),
             to_sip: Arc::new(to_sip),
             to_websocket: Arc::new(to_websocket),
             certificates,
@@ -150,10 +168,35 @@ impl Security {
         if transport == Transport::Wss { &self.websocket } else { &self.sip }
     }
 
+    /// For clients of a stream relay.
+    pub fn stream_server(&self, protocol: StreamProtocol) -> &Arc<ServerConfig> {
+        match protocol {
+            StreamProtocol::Http => &self.http,
+            StreamProtocol::Smpp => &self.smpp,
+        }
+    }
+
+    /// Towards servers of a stream relay.
+    pub fn stream_client(&self, protocol: StreamProtocol) -> &Arc<ClientConfig> {
+        match protocol {
+            StreamProtocol::Http => &self.to_websocket,
+            StreamProtocol::Smpp => &self.to_sip,
+        }
+    }
+
     /// For connections that we open.
     pub fn client(&self, transport: Transport) -> &Arc<ClientConfig> {
         if transport == Transport::Wss { &self.to_websocket } else { &self.to_sip }
     }
+}
+
+/// What a stream relay speaks inside TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StreamProtocol {
+    /// HTTP/1.1.
+    Http,
+    /// SMPP.
+    Smpp,
 }
 
 /// Why there is no [`Security`]. The operator's to mend.

@@ -1,0 +1,556 @@
+//! Drives the relays of stream protocols (HTTP, SMPP) on the shards: sockets, TLS, queues, timers around a
+//! [`StreamRelay`].
+//!
+//! A shard holds its pumps as [`Pumped`] and gives each its events, its turn and its mail. Bytes are read
+//! into the shard's one buffer and offered to the relay from there; a connection owns memory only for
+//! what its relay did not consume and its peer did not take.
+
+mod contract;
+mod lines;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engine::relay::Report;
+use engine::relay::stream::{Conn, Gone, UNCONSUMED_BYTES_MAX};
+use engine::snapshot::Snapshot;
+use protocols::time::Time;
+use socket2::Socket;
+
+pub use self::contract::{Driven, Lent, Moved, PumpFigures, Pumped};
+use self::lines::{
+    Deferred, Hand, LINE_TIMERS, Line, LineId, Lines, Phase, Surroundings, timer_of,
+};
+use crate::clock::TimerId;
+use crate::layers::Layers;
+use crate::publish::Subscription;
+use crate::sys::{self, Epoll};
+use crate::tls::StreamProtocol;
+
+/// A listener of a pump on one shard.
+pub struct Door {
+    /// Where it listens.
+    pub socket: Socket,
+    /// Connections are inside TLS.
+    pub is_secure: bool,
+}
+
+/// What a pump is made of.
+pub struct PumpSetup<R: Driven> {
+    /// Its decisions.
+    pub relay: R,
+    /// What it speaks inside TLS.
+    pub protocol: StreamProtocol,
+    /// This shard's socket for each listener of the relay, in its order.
+    pub doors: Vec<Door>,
+    /// What the configuration tells it.
+    pub settings: Subscription<R::Settings>,
+    /// Where its counters are shown when figures are asked for.
+    pub counters: Arc<Mutex<R::Counters>>,
+}
+
+/// One stream relay with its connections, on one shard.
+pub struct Pump<R: Driven> {
+    relay: R,
+    protocol: StreamProtocol,
+    doors: Vec<Door>,
+    settings: Subscription<R::Settings>,
+    counters: Arc<Mutex<R::Counters>>,
+    lines: Lines,
+    /// Bits of every token.
+    token: u64,
+    snapshot: Arc<Snapshot>,
+    figures: PumpFigures,
+    is_stopping: bool,
+    /// Lines that go on at another shard.
+    leaving: Vec<(usize, Box<Moved>)>,
+}
+
+impl<R: Driven> Pump<R> {
+    /// Puts a pump together.
+    pub fn new(setup: PumpSetup<R>) -> Pump<R> {
+        let PumpSetup { mut relay, protocol, doors, settings, counters } = setup;
+        relay.configure(Arc::clone(settings.current()));
+        Pump {
+            relay,
+            protocol,
+            doors,
+            settings,
+            counters,
+            lines: Lines::new(),
+            token: 0,
+            snapshot: Arc::default(),
+            figures: PumpFigures::default(),
+            is_stopping: false,
+            leaving: Vec::new(),
+        }
+    }
+
+    /// The relay and the wire for it.
+    fn both<'p>(&'p mut self, lent: &'p Lent<'_>) -> (&'p mut R, Hand<'p, 'p>, &'p Snapshot) {
+        let around = Surroundings {
+            now: lent.now,
+            epoll: lent.epoll,
+            token: self.token,
+            security: lent.security,
+            protocol: self.protocol,
+            handshake_time: lent.tuning.handshake_time,
+        };
+        (&mut self.relay, Hand { lines: &mut self.lines, around }, &self.snapshot)
+    }
+
+    fn accept(&mut self, lent: &mut Lent<'_>, door: u8) {
+        let Some(fd) = self.doors.get(usize::from(door)).map(|it| it.socket.as_raw_fd()) else {
+            return;
+        };
+        for _ in 0..ACCEPTS_PER_TURN {
+            match sys::accept(fd) {
+                Ok((socket, Some(peer))) => self.welcome(lent, door, socket.into(), peer),
+                Ok((_, None)) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return,
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        // The kernel would report the listener again at once, for ever.
+                        lent.epoll.remove(fd);
+                        self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
+                        return;
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn welcome(&mut self, lent: &mut Lent<'_>, door: u8, socket: TcpStream, peer: SocketAddr) {
+        if self.lines.len() >= lent.tuning.connections_max {
+            self.figures.refused += 1;
+            return;
+        }
+        let is_secure = self.doors.get(usize::from(door)).is_some_and(|it| it.is_secure);
+        let layers = match (is_secure, lent.security) {
+            (false, _) => None,
+            (true, Some(security)) => {
+                Layers::tls_server(Arc::clone(security.stream_server(self.protocol))).ok()
+            }
+            (true, None) => None,
+        };
+        if is_secure && layers.is_none() {
+            self.figures.tls_failed += 1;
+            return;
+        }
+        let phase = if is_secure { Phase::Securing } else { Phase::Open };
+        let Some(id) = self.lines.insert(socket, peer, Some(door), phase, layers) else { return };
+        self.enter(lent, id, door);
+    }
+
+    /// Watches a line that a client has opened, and tells the relay; inside TLS once that is up.
+    fn enter(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
+        let (_, mut hand, _) = self.both(lent);
+        if !hand.watch(id) {
+            self.lines.remove(id);
+            return;
+        }
+        if self.lines.find(id).is_some_and(|it| it.phase == Phase::Open) {
+            self.introduce(lent, id, door);
+        } else {
+            self.lines.wheel.arm(timer_of(id), lent.now + lent.tuning.handshake_time);
+        }
+    }
+
+    fn introduce(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
+        let Some(peer) = self.lines.find(id).map(|it| it.peer) else { return };
+        let (relay, mut hand, _) = self.both(lent);
+        match relay.handle_open(lent.now, door.into(), peer, &mut hand) {
+            Some(conn) => self.lines.bind(id, conn),
+            None => drop(self.lines.remove(id)),
+        }
+    }
+
+    fn on_line_event(&mut self, lent: &mut Lent<'_>, id: LineId, flags: u32) {
+        let has = |flag: i32| flags & flag.cast_unsigned() != 0;
+        let Some(line) = self.lines.find(id) else { return };
+        if line.phase == Phase::Connecting {
+            match line.socket.take_error() {
+                Ok(None) if !has(libc::EPOLLOUT) => return,
+                Ok(None) => self.on_connected(lent, id),
+                Ok(Some(_)) | Err(_) => self.lines.fail(id, Gone::Refused),
+            }
+        }
+        if has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
+            if let Some(line) = self.lines.find(id) {
+                line.has_more = true;
+            }
+            self.read(lent, id, has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR));
+        }
+        if has(libc::EPOLLOUT) {
+            self.lines.flush(id, lent.now);
+        }
+    }
+
+    fn on_connected(&mut self, lent: &Lent<'_>, id: LineId) {
+        let Some(line) = self.lines.find(id) else { return };
+        let peer = line.peer;
+        match &mut line.layers {
+            Some(layers) => {
+                line.phase = Phase::Securing;
+                layers.start(peer, &mut line.unsent);
+                self.lines.wheel.arm(timer_of(id), lent.now + lent.tuning.handshake_time);
+                self.lines.list(id);
+            }
+            None => {
+                line.opened();
+                self.tell_connected(lent, id);
+            }
+        }
+    }
+
+    fn tell_connected(&mut self, lent: &Lent<'_>, id: LineId) {
+        self.lines.wheel.cancel(timer_of(id));
+        self.lines.list(id);
+        let Some(conn) = self.lines.find(id).and_then(|it| it.conn) else { return };
+        let (relay, mut hand, _) = self.both(lent);
+        relay.handle_connected(lent.now, conn, &mut hand);
+    }
+
+    /// Reads what came, up to a turn's share. `is_ending`: the end may already be among it.
+    fn read(&mut self, lent: &mut Lent<'_>, id: LineId, is_ending: bool) {
+        let mut scratch = std::mem::take(lent.scratch);
+        for round in 1..=READS_PER_TURN {
+            let Some(line) = self.lines.find(id) else { break };
+            if line.is_paused || line.has_ended || !line.has_more {
+                break;
+            }
+            match (&line.socket).read(&mut scratch) {
+                Ok(0) => {
+                    line.has_ended = true;
+                    self.on_end(lent, id);
+                    break;
+                }
+                Ok(count) => {
+                    // Less than there was room for: that was all, and the next byte makes an event.
+                    line.has_more = is_ending || count == scratch.len();
+                    let came = scratch.get(..count).unwrap_or(&[]);
+                    self.take_in(lent, id, came);
+                    if round == READS_PER_TURN {
+                        self.lines.unread.push(id);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    line.has_more = false;
+                    break;
+                }
+                Err(_) => {
+                    self.lines.fail(id, Gone::Reset);
+                    break;
+                }
+            }
+        }
+        *lent.scratch = scratch;
+    }
+
+    fn take_in(&mut self, lent: &mut Lent<'_>, id: LineId, came: &[u8]) {
+        let Some(line) = self.lines.find(id) else { return };
+        if line.conn.is_none() && line.phase == Phase::Open {
+            return; // the relay is done with it; what still comes is let go
+        }
+        let Some(layers) = &mut line.layers else { return self.offer(lent, id, came) };
+        let mut clear = std::mem::take(lent.clear);
+        let decrypted = layers.decrypt(came, line.peer, &mut clear, &mut line.unsent);
+        let (listener, is_ours) = (line.listener, line.listener.is_none());
+        match decrypted {
+            Ok(progress) => {
+                line.has_ended |= progress.is_ended;
+                if progress.secured.is_some() {
+                    line.opened();
+                    self.figures.tls_handshakes += 1;
+                    self.lines.wheel.cancel(timer_of(id));
+                    match listener {
+                        Some(door) => self.introduce(lent, id, door),
+                        None => self.tell_connected(lent, id),
+                    }
+                }
+                self.lines.list(id);
+                if !clear.is_empty() {
+                    self.offer(lent, id, &clear);
+                }
+                if progress.is_ended {
+                    self.on_end(lent, id);
+                }
+            }
+            Err(_) => {
+                self.figures.tls_failed += 1;
+                self.lines.flush(id, lent.now); // an alert
+                let why = if is_ours { Gone::Handshake } else { Gone::Reset };
+                self.lines.fail(id, why);
+            }
+        }
+        clear.clear();
+        *lent.clear = clear;
+    }
+
+    /// Offers the relay what it has kept waiting and what came behind it.
+    fn offer(&mut self, lent: &Lent<'_>, id: LineId, came: &[u8]) {
+        let Some(line) = self.lines.find(id) else { return };
+        let Some(conn) = line.conn else { return };
+        if line.is_paused {
+            line.kept.extend_from_slice(came);
+            return;
+        }
+        let mut kept = std::mem::take(&mut line.kept);
+        let is_direct = kept.is_empty();
+        if !is_direct {
+            kept.extend_from_slice(came);
+        }
+        let offered = if is_direct { came } else { kept.as_slice() };
+        let (relay, mut hand, snapshot) = self.both(lent);
+        let consumed = relay.handle_bytes(lent.now, conn, offered, snapshot, &mut hand);
+        debug_assert!(consumed <= offered.len(), "the relay consumes what there is");
+        if is_direct {
+            let rest = came.get(consumed..).unwrap_or(&[]);
+            if !rest.is_empty() {
+                kept = self.lines.copy(rest);
+            }
+        } else {
+            kept.drain(..consumed.min(kept.len()));
+        }
+        match self.lines.find(id) {
+            Some(line) if line.conn == Some(conn) && !kept.is_empty() => {
+                let is_too_much = kept.len() > UNCONSUMED_BYTES_MAX && !line.is_paused;
+                line.kept = kept;
+                if is_too_much {
+                    self.lines.fail(id, Gone::Slow);
+                }
+            }
+            _ => self.lines.recycle(kept),
+        }
+        self.part_with_leavers(lent);
+    }
+
+    /// Connections that the relay wants to go on at another shard.
+    fn part_with_leavers(&mut self, lent: &Lent<'_>) {
+        while let Some(handover) = self.relay.poll_handover() {
+            let Some(line) = self.lines.take_out(handover.conn) else { continue };
+            lent.epoll.remove(line.socket.as_raw_fd());
+            if let Some(listener) = line.listener {
+                self.leaving.push((handover.shard, Box::new(Moved { listener, line })));
+            }
+        }
+    }
+
+    /// The peer will say no more.
+    fn on_end(&mut self, lent: &Lent<'_>, id: LineId) {
+        let Some(line) = self.lines.find(id) else { return };
+        let (phase, is_paused) = (line.phase, line.is_paused);
+        match line.conn {
+            None => {
+                // Nobody is told any more; what is queued may still leave.
+                if line.unsent.is_empty() || phase != Phase::Open {
+                    self.lines.remove(id);
+                }
+            }
+            Some(_) if phase == Phase::Securing => {
+                self.figures.tls_failed += 1;
+                self.lines.fail(id, Gone::Handshake);
+            }
+            Some(_) if is_paused || line.end_told => {} // later, or known
+            Some(conn) => {
+                line.end_told = true;
+                let (relay, mut hand, snapshot) = self.both(lent);
+                relay.handle_end(lent.now, conn, snapshot, &mut hand);
+            }
+        }
+    }
+
+    fn on_timer(&mut self, lent: &mut Lent<'_>, TimerId(timer): TimerId) {
+        let Some(slot) = timer.checked_sub(LINE_TIMERS) else {
+            let Ok(door) = u8::try_from(timer) else { return };
+            return self.reopen(lent, door);
+        };
+        let Some(id) = self.lines.in_slot(slot) else { return };
+        let Some(line) = self.lines.find(id) else { return };
+        match (line.conn, line.phase) {
+            (None, Phase::Securing) => {
+                self.figures.tls_failed += 1;
+                self.lines.remove(id);
+            }
+            (None, _) => drop(self.lines.remove(id)),
+            (Some(_), Phase::Connecting) => self.lines.fail(id, Gone::ConnectTimeout),
+            (Some(_), Phase::Securing) => {
+                self.figures.tls_failed += 1;
+                self.lines.fail(id, Gone::Handshake);
+            }
+            (Some(_), Phase::Open) => {}
+        }
+    }
+
+    fn reopen(&mut self, lent: &Lent<'_>, door: u8) {
+        let Some(it) = self.doors.get(usize::from(door)).filter(|_| !self.is_stopping) else {
+            return;
+        };
+        let token = self.token | u64::from(door) | DOOR;
+        if lent.epoll.add(it.socket.as_raw_fd(), token, libc::EPOLLIN).is_err() {
+            self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
+        }
+    }
+
+    /// Tells the relay what it must hear, and what that brings about, up to a turn's share.
+    fn settle(&mut self, lent: &mut Lent<'_>) {
+        for _ in 0..DEFERRED_PER_TURN {
+            let Some(deferred) = self.lines.deferred.pop_front() else { return };
+            let now = lent.now;
+            match deferred {
+                Deferred::Gone(conn, why) => {
+                    let (relay, mut hand, snapshot) = self.both(lent);
+                    relay.handle_gone(now, conn, why, snapshot, &mut hand);
+                }
+                Deferred::Drained(conn) => {
+                    if self.lines.of(conn).is_some() {
+                        let (relay, mut hand, _) = self.both(lent);
+                        relay.handle_drained(now, conn, &mut hand);
+                    }
+                }
+                Deferred::Resumed(conn) => self.on_resumed(lent, conn),
+            }
+        }
+    }
+
+    fn on_resumed(&mut self, lent: &mut Lent<'_>, conn: Conn) {
+        let Some(id) = self.lines.of(conn) else { return };
+        if self.lines.find(id).is_some_and(|it| !it.kept.is_empty() && !it.is_paused) {
+            self.offer(lent, id, &[]);
+        }
+        self.read(lent, id, true);
+        let is_late = |it: &mut Line| it.has_ended && !it.end_told && !it.is_paused;
+        if self.lines.find(id).is_some_and(is_late) {
+            self.on_end(lent, id);
+        }
+    }
+}
+
+impl<R: Driven> Pumped for Pump<R> {
+    fn watch(&mut self, epoll: &Epoll, token: u64) -> io::Result<()> {
+        self.token = token;
+        for (door, it) in (0u8..).zip(&self.doors) {
+            epoll.add(it.socket.as_raw_fd(), token | u64::from(door) | DOOR, libc::EPOLLIN)?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // the fields are cut out to size
+    fn handle_event(&mut self, lent: &mut Lent<'_>, token: u64, flags: u32) {
+        let slot = (token >> 32 & 0x00ff_ffff) as u32;
+        if token & DOOR == DOOR {
+            self.accept(lent, token as u8);
+        } else {
+            self.on_line_event(lent, LineId { slot, generation: token as u32 }, flags);
+        }
+        self.settle(lent);
+    }
+
+    fn handle_snapshot(&mut self, snapshot: &Arc<Snapshot>) {
+        self.snapshot = Arc::clone(snapshot);
+        self.relay.handle_snapshot(snapshot);
+    }
+
+    fn handle_stopping(&mut self, lent: &mut Lent<'_>) {
+        self.is_stopping = true;
+        for door in 0..u8::try_from(self.doors.len()).unwrap_or(u8::MAX) {
+            self.accept(lent, door); // who is in the queue would be reset
+        }
+        self.doors.clear();
+        let now = lent.now;
+        let (relay, mut hand, _) = self.both(lent);
+        relay.handle_stopping(now, &mut hand);
+        self.settle(lent);
+    }
+
+    fn handle_moved(&mut self, lent: &mut Lent<'_>, moved: Box<Moved>) {
+        let Moved { listener, line } = *moved;
+        let Line { socket, peer, phase, layers, kept, unsent, has_ended, .. } = line;
+        let inserted = self.lines.insert(socket, peer, Some(listener), phase, layers);
+        let Some(id) = inserted else { return };
+        if let Some(line) = self.lines.find(id) {
+            line.unsent = unsent;
+            (line.has_ended, line.has_more) = (has_ended, true);
+        }
+        self.enter(lent, id, listener);
+        self.lines.list(id);
+        if !kept.is_empty() {
+            self.offer(lent, id, &kept);
+        }
+        if has_ended {
+            self.on_end(lent, id);
+        }
+        self.settle(lent);
+    }
+
+    fn handle_turn(&mut self, lent: &mut Lent<'_>) -> u64 {
+        if self.settings.refresh() {
+            self.relay.configure(Arc::clone(self.settings.current()));
+        }
+        for id in std::mem::take(&mut self.lines.unread) {
+            self.read(lent, id, true);
+        }
+        let mut due = Vec::new();
+        self.lines.wheel.expire(lent.now, &mut due);
+        for timer in due {
+            self.on_timer(lent, timer);
+        }
+        if self.relay.poll_timeout().is_some_and(|it| it <= lent.now) {
+            let now = lent.now;
+            let (relay, mut hand, snapshot) = self.both(lent);
+            relay.handle_timeout(now, snapshot, &mut hand);
+        }
+        self.settle(lent);
+        let mut writes = 0;
+        for _ in 0..FLUSHES_PER_TURN {
+            let left = self.lines.flush_listed(lent.now);
+            writes += left;
+            if left == 0 {
+                break;
+            }
+            self.settle(lent);
+        }
+        writes
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        [self.relay.poll_timeout(), self.lines.wheel.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.lines.unread.is_empty() || !self.lines.deferred.is_empty()
+    }
+
+    fn poll_report(&mut self, now: Time) -> Option<Report> {
+        self.relay.poll_report(now, &self.snapshot)
+    }
+
+    fn poll_leaving(&mut self) -> Option<(usize, Box<Moved>)> {
+        self.leaving.pop()
+    }
+
+    fn show(&mut self) -> PumpFigures {
+        let counters = self.relay.counters();
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+        self.figures
+    }
+}
+
+/// Marks the tokens of listeners: no line has so high a slot.
+const DOOR: u64 = 0x00ff_ffff << 32;
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long a listener rests when descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// 256 KiB from one connection before the others have their turn.
+const READS_PER_TURN: usize = 4;
+/// What one event brings about is told in the same turn, within reason.
+const DEFERRED_PER_TURN: usize = 4_096;
+/// A flush may drain a queue, which may fill another.
+const FLUSHES_PER_TURN: usize = 16;

@@ -1,0 +1,463 @@
+//! A relay of a few lines between real sockets: what is under test is the pump.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::thread::spawn;
+
+use engine::config::Steering;
+use engine::names::{Answer, Query, Unresolved};
+use engine::node::NodeKey;
+use engine::relay::stream::{Handover, Room, Secure, StreamRelay, Wire};
+use engine::relay::{Arrival, DropReason, Hop, Leg, Listener, Verdict};
+use protocols::sip::Transport;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+
+use super::*;
+use crate::clock::Clock;
+use crate::decide::Decide;
+use crate::executor::{self, Body, Seat, Spec};
+use crate::listeners::{SocketOptions, bound, open_listeners};
+use crate::publish::{Published, Tuning, View};
+use crate::tls::Security;
+
+/// Pairs each client with a connection to a server of its own. Lines that begin with `!` are orders.
+#[derive(Default)]
+struct Proxy {
+    settings: Arc<Target>,
+    shard: usize,
+    next: u32,
+    partners: HashMap<Conn, Conn>,
+    servers: Vec<Conn>,
+    ended: Vec<Conn>,
+    leaving: Option<Handover>,
+    gone: Vec<Gone>,
+}
+
+struct Target {
+    address: SocketAddr,
+    secure: Secure,
+    /// Consume only whole lines, one at a time.
+    by_line: bool,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Target { address: "127.0.0.1:1".parse().unwrap(), secure: Secure::No, by_line: false }
+    }
+}
+
+impl Proxy {
+    fn number(&mut self) -> Conn {
+        self.next += 1;
+        // Slots are used again at once, as a real relay does.
+        Conn { slot: self.next % 8, generation: self.next }
+    }
+
+    fn forget(&mut self, conn: Conn) -> Option<Conn> {
+        let partner = self.partners.remove(&conn)?;
+        self.partners.remove(&partner);
+        Some(partner)
+    }
+}
+
+impl StreamRelay for Proxy {
+    fn handle_open(
+        &mut self,
+        _now: Time,
+        _listener: usize,
+        _source: SocketAddr,
+        wire: &mut impl Wire,
+    ) -> Option<Conn> {
+        let (client, server) = (self.number(), self.number());
+        self.partners.extend([(client, server), (server, client)]);
+        self.servers.push(server);
+        wire.connect(server, self.settings.address, self.settings.secure);
+        Some(client)
+    }
+
+    fn handle_connected(&mut self, _now: Time, conn: Conn, _wire: &mut impl Wire) {
+        assert!(self.servers.contains(&conn));
+    }
+
+    fn handle_bytes(
+        &mut self,
+        _now: Time,
+        conn: Conn,
+        bytes: &[u8],
+        _snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) -> usize {
+        let order = bytes.strip_prefix(b"!move ").and_then(<[u8]>::first);
+        if let Some(shard) = order {
+            let shard = usize::from(*shard - b'0');
+            if shard == self.shard {
+                let rest = bytes.get(8..).unwrap_or(&[]);
+                wire.send(self.partners[&conn], rest);
+                return bytes.len();
+            }
+            if let Some(server) = self.forget(conn) {
+                wire.abort(server);
+            }
+            self.leaving = Some(Handover { conn, shard });
+            return 0;
+        }
+        if bytes.starts_with(b"!abort") {
+            if let Some(server) = self.forget(conn) {
+                wire.close(server);
+            }
+            wire.abort(conn);
+            return bytes.len();
+        }
+        let Some(partner) = self.partners.get(&conn).copied() else { return bytes.len() };
+        let mut taken = bytes;
+        if self.settings.by_line {
+            let Some(end) = bytes.iter().position(|it| *it == b'\n') else { return 0 };
+            taken = &bytes[..=end];
+            wire.pause(conn);
+            wire.resume(conn); // the rest is offered in a moment
+        }
+        if wire.send(partner, taken) == Room::Full {
+            wire.pause(conn);
+        }
+        taken.len()
+    }
+
+    fn handle_end(&mut self, _now: Time, conn: Conn, _snapshot: &Snapshot, wire: &mut impl Wire) {
+        let Some(partner) = self.partners.get(&conn).copied() else { return };
+        self.ended.push(conn);
+        if self.ended.contains(&partner) {
+            self.forget(conn);
+            wire.close(conn);
+            wire.close(partner);
+        } else {
+            wire.end(partner);
+        }
+    }
+
+    fn handle_gone(
+        &mut self,
+        _now: Time,
+        conn: Conn,
+        why: Gone,
+        _snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) {
+        self.gone.push(why);
+        if let Some(partner) = self.forget(conn) {
+            wire.send(partner, format!("gone: {why:?}").as_bytes());
+            wire.close(partner);
+        }
+    }
+
+    fn handle_drained(&mut self, _now: Time, conn: Conn, wire: &mut impl Wire) {
+        if let Some(partner) = self.partners.get(&conn) {
+            wire.resume(*partner);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        None
+    }
+
+    fn poll_handover(&mut self) -> Option<Handover> {
+        self.leaving.take()
+    }
+
+    fn handle_timeout(&mut self, _now: Time, _snapshot: &Snapshot, _wire: &mut impl Wire) {}
+}
+
+impl Driven for Proxy {
+    type Settings = Target;
+    type Counters = Vec<Gone>;
+
+    fn configure(&mut self, settings: Arc<Target>) {
+        self.settings = settings;
+    }
+
+    fn handle_snapshot(&mut self, _snapshot: &Snapshot) {}
+
+    fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {}
+
+    fn poll_report(&mut self, _now: Time, _snapshot: &Snapshot) -> Option<Report> {
+        None
+    }
+
+    fn counters(&mut self) -> Vec<Gone> {
+        self.gone.clone()
+    }
+}
+
+/// No SIP at all.
+struct Nothing;
+
+impl Decide for Nothing {
+    type Settings = ();
+    type Counters = ();
+    type Name = Query;
+    type Answer = Result<Answer, Unresolved>;
+
+    fn handle(&mut self, _: &Arrival, _: &[u8], _: &Snapshot, _: &mut Vec<u8>) -> Verdict {
+        Verdict::Drop(DropReason::Malformed)
+    }
+
+    fn undelivered(
+        &mut self,
+        _: &Arrival,
+        _: &[u8],
+        _: Hop,
+        _: &Snapshot,
+        _: &mut Vec<u8>,
+    ) -> Verdict {
+        Verdict::Drop(DropReason::Malformed)
+    }
+
+    fn refused(&mut self, _: SocketAddr, _: &Snapshot) -> Option<NodeKey> {
+        None
+    }
+
+    fn handle_snapshot(&mut self, _: &Snapshot) {}
+
+    fn configure(&mut self, _: Arc<()>) {}
+
+    fn wanted_name(&mut self) -> Option<Query> {
+        None
+    }
+
+    fn handle_name(&mut self, _: Time, _: Query, _: Result<Answer, Unresolved>) {}
+
+    fn poll_report(&mut self, _: Time, _: &Snapshot) -> Option<Report> {
+        None
+    }
+
+    fn switch_over(&mut self, _: NodeKey, _: NodeKey) {}
+
+    fn dropped(&mut self, _: DropReason) {}
+
+    fn counters(&mut self) -> &() {
+        &()
+    }
+}
+
+struct Rig {
+    body: Option<Body<Nothing>>,
+    address: SocketAddr,
+    counters: Arc<Mutex<Vec<Gone>>>,
+}
+
+impl Rig {
+    fn new(shards: usize, target: Target, security: Option<Arc<Security>>, is_secure: bool) -> Rig {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listeners = [Listener { leg: Leg::External, transport: Transport::Tcp, address }];
+        let options = SocketOptions {
+            steering: Steering::Hash,
+            receive_buffer_bytes: 0,
+            send_buffer_bytes: 0,
+            cpus: Vec::new(),
+        };
+        let sockets = open_listeners(&listeners, shards, &options).unwrap();
+        let address = bound(&listeners, &sockets[0])[0].address;
+        let settings = Published::new(Arc::new(target), Vec::new());
+        let counters = Arc::new(Mutex::new(Vec::new()));
+        let pumps = sockets.into_iter().enumerate().map(|(shard, of_shard)| {
+            let doors = of_shard.into_iter().map(|socket| Door { socket, is_secure });
+            let pump: Box<dyn Pumped> = Box::new(Pump::new(PumpSetup {
+                relay: Proxy { shard, ..Proxy::default() },
+                protocol: StreamProtocol::Http,
+                doors: doors.collect(),
+                settings: settings.subscribe(),
+                counters: counters.clone(),
+            }));
+            vec![pump]
+        });
+        let tuning = Tuning {
+            coalesce: Duration::ZERO,
+            stream_idle: Duration::from_secs(60),
+            connections_max: 100,
+            source_connections_max: 0,
+            handshake_time: Duration::from_secs(2),
+            message_bytes_max: 65_536,
+        };
+        let body = executor::start(Spec {
+            listeners: Vec::new(),
+            sockets: (0..shards).map(|_| Vec::new()).collect(),
+            relays: (0..shards).map(|_| Nothing).collect(),
+            pumps: pumps.collect(),
+            cpus: crate::sys::affinity(),
+            view: View {
+                snapshot: Arc::default(),
+                settings: Arc::new(()),
+                tuning,
+                security,
+                stopping: None,
+            },
+            clock: Clock::start(),
+            seat: Seat::Thread,
+        });
+        Rig { body: Some(body.unwrap()), address, counters }
+    }
+
+    fn client(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let Some(body) = self.body.take() else { return };
+        let View { snapshot, settings, tuning, security, .. } = &*body.published.current();
+        body.published.publish(Arc::new(View {
+            snapshot: snapshot.clone(),
+            settings: settings.clone(),
+            tuning: *tuning,
+            security: security.clone(),
+            stopping: Some(Time::ZERO),
+        }));
+        assert_eq!(body.join(), 0, "no shard panics");
+    }
+}
+
+/// A server that sends back what it gets, and its end.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            spawn(move || {
+                let mut output = stream.try_clone().unwrap();
+                let _ = std::io::copy(&mut &stream, &mut output);
+                let _ = output.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    address
+}
+
+fn to(address: SocketAddr) -> Target {
+    Target { address, ..Target::default() }
+}
+
+fn security() -> Arc<Security> {
+    let made = rcgen::generate_simple_self_signed(vec!["lb.test".to_owned()]).unwrap();
+    let path = std::env::temp_dir().join(format!("trunkline-pump-{}.pem", std::process::id()));
+    let pem = format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem());
+    std::fs::write(&path, pem).unwrap();
+    let config = engine::config::Tls {
+        key_store: Some(path.display().to_string()),
+        peers: engine::config::PeerCertificates::Unchecked,
+        ..engine::config::Tls::default()
+    };
+    let tickets = rustls::crypto::ring::Ticketer::new().unwrap();
+    Arc::new(Security::new(&config, tickets).unwrap().0)
+}
+
+#[test]
+fn megabytes_pass_both_ways_though_the_reader_is_slow_and_ends_pass_too() {
+    let rig = Rig::new(1, to(echo()), None, false);
+    let mut client = rig.client();
+    let sent: Vec<u8> = (0..8_000_000u32).map(|it| it.to_le_bytes()[1]).collect();
+    let (mut writer, bytes) = (client.try_clone().unwrap(), sent.clone());
+    let thread = spawn(move || {
+        writer.write_all(&bytes).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(300)); // queues fill, and everybody waits
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    thread.join().unwrap();
+    assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+}
+
+#[test]
+fn what_is_not_consumed_is_offered_again_without_new_bytes() {
+    let rig = Rig::new(1, Target { by_line: true, ..to(echo()) }, None, false);
+    let mut client = rig.client();
+    client.write_all(b"one\ntwo\nthree\nfo").unwrap();
+    let mut buffer = [0; 14];
+    client.read_exact(&mut buffer).unwrap();
+    assert_eq!(&buffer, b"one\ntwo\nthree\n");
+    client.write_all(b"ur\n").unwrap();
+    let mut buffer = [0; 5];
+    client.read_exact(&mut buffer).unwrap();
+    assert_eq!(&buffer, b"four\n");
+}
+
+#[test]
+fn a_server_that_refuses_is_told_and_the_client_reads_our_last_words() {
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let rig = Rig::new(1, to(refusing), None, false);
+    let mut client = rig.client();
+    client.write_all(&[b'x'; 10_000]).unwrap(); // unread by the relay when it closes
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "gone: Refused");
+    drop(rig.counters.lock().unwrap());
+}
+
+#[test]
+fn an_abort_is_a_reset_and_no_end() {
+    let rig = Rig::new(1, to(echo()), None, false);
+    let mut client = rig.client();
+    client.write_all(b"!abort").unwrap();
+    let error = client.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn tls_stands_on_either_side_or_both() {
+    let security = security();
+    // The inner balancer ends TLS; the outer one speaks it to the inner one, and to its own client.
+    let inner = Rig::new(1, to(echo()), Some(security.clone()), true);
+    let target = Target { secure: Secure::Tls, ..to(inner.address) };
+    let outer = Rig::new(1, target, Some(security.clone()), true);
+    let mut config = (**security.stream_client(StreamProtocol::Http)).clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from("lb.test").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut client = StreamOwned::new(connection, outer.client());
+    let sent: Vec<u8> = (0..300_000u32).map(|it| it.to_le_bytes()[1]).collect();
+    let mut received = vec![0; sent.len()];
+    for (piece, room) in sent.chunks(30_000).zip(received.chunks_mut(30_000)) {
+        client.write_all(piece).unwrap();
+        client.read_exact(room).unwrap();
+    }
+    assert!(received == sent);
+    assert_eq!(client.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+    client.conn.send_close_notify();
+    client.flush().unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "the end comes back whole");
+
+    // Plain text on the port of TLS, and a server that does not speak it.
+    let mut garbage = outer.client();
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut alert = Vec::new();
+    let _ = garbage.read_to_end(&mut alert);
+    assert!(alert.is_empty() || alert[0] == 21, "{alert:?}");
+    let target = Target { secure: Secure::Tls, ..to(echo()) };
+    let mismatched = Rig::new(1, target, Some(security), false);
+    let mut text = String::new();
+    mismatched.client().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "gone: Handshake");
+}
+
+#[test]
+fn a_connection_goes_on_at_another_shard_with_what_was_not_consumed() {
+    let security = security();
+    let rig = Rig::new(3, to(echo()), Some(security), false);
+    for round in 0..9 {
+        for shard in 0..3 {
+            let mut client = rig.client();
+            write!(client, "!move {shard}\nhello {round}").unwrap();
+            let mut buffer = [0; 7];
+            client.read_exact(&mut buffer).unwrap();
+            assert_eq!(buffer, format!("hello {round}").as_bytes());
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
