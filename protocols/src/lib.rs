@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod bytes;
 pub mod heartbeat;
 pub mod sip;
+pub mod smpp;
 pub mod time;
 
 #[cfg(test)]
