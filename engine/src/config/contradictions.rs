@@ -110,6 +110,14 @@ impl Search<'_> {
             let host = config.host.as_deref().unwrap_or_default();
             take(host, true, port, "statisticPort".to_owned());
         }
+        let host = config.smpp.external_host.as_ref().or(config.smpp.host.as_ref());
+        let host = host.map_or("0.0.0.0", String::as_str);
+        for (port, name) in [(config.smpp.port, "smppPort"), (config.smpp.tls_port, "smppSslPort")]
+        {
+            if let Some(port) = port {
+                take(host, true, port, name.to_owned());
+            }
+        }
         for (first, second, port) in twice {
             let group = |it: &str| it.replace("Udp", "").replace("Tcp", "");
             let first = self.place(&[&first, &group(&first)]).0.unwrap_or(first);
@@ -235,6 +243,14 @@ impl Search<'_> {
                 &["performanceTestingMode"],
                 format!("does nothing without {}", self.spell("extraServerNodes")),
             );
+        }
+        if config.smpp.port.is_none() && config.smpp.tls_port.is_some() {
+            let text = format!("SMPP opens only with {}", self.spell("smppPort"));
+            self.warn(&["smppSslPort"], text);
+        }
+        if config.smpp.port.is_some() && config.smpp.servers.is_empty() {
+            let text = "no SMPP servers but nodes that announce smppPort".to_owned();
+            self.note(&["smppPort"], text);
         }
         if config.route_subdomains && config.route_hostname.is_none() {
             let text = format!("does nothing without {}", self.spell("matchingHostnameForRoute"));

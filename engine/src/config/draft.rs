@@ -163,6 +163,8 @@ fn blank() -> Config {
         affinity_exclusion: None,
         affinity_fallback: AffinityKey::CallId,
         http_affinity_key: String::new(),
+        remote_server_ssl: false,
+        smpp: super::SmppConfig::default(),
         subclusters: Vec::new(),
         early_dialog_worst_case: false,
         ramp_up: None,

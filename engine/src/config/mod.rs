@@ -10,6 +10,7 @@ mod keys;
 mod load;
 mod properties;
 mod report;
+mod smpp;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use self::keys::{Generation, Key, Reload, SECTIONS, Section, Status, keys};
 pub use self::load::{Finding, Loaded, Origin, Setting, Severity, load};
 pub use self::report::{Changes, changed, check, manual};
+pub use self::smpp::{SmppConfig, SmppFull, SmppToNode, SmppToProvider};
 use crate::node::Ports;
 
 /// Everything the configuration says, after aliases, generations and defaults are resolved.
@@ -66,6 +68,10 @@ pub struct Config {
     pub affinity_fallback: AffinityKey,
     /// Query parameter that HTTP affinity follows.
     pub http_affinity_key: String,
+    /// HTTP and SMPP reach their servers by TLS.
+    pub remote_server_ssl: bool,
+    /// SMPP.
+    pub smpp: SmppConfig,
     /// Groups of node addresses that take over from one another.
     pub subclusters: Vec<Vec<IpAddr>>,
     /// Worst-case test algorithm moves early dialogs too.

@@ -234,13 +234,18 @@ fn the_guides_sample_starts() {
     assert_eq!(config.algorithm, "CallIDAffinityBalancerAlgorithm");
     assert_eq!(config.internal_transport, None, "internalTransport=UDP never had an effect");
     assert_eq!(config.public_ip, None);
+    let smpp = &config.smpp;
+    assert_eq!((smpp.port, smpp.mux, smpp.full), (Some(2776), false, SmppFull::Stop));
+    let servers: Vec<_> = smpp.servers.iter().map(|it| (it.host.as_str(), it.port)).collect();
+    assert_eq!(servers, [("127.0.0.1", 10_021), ("127.0.0.1", 10_022), ("127.0.0.1", 10_023)]);
+    let millis = [smpp.response, smpp.connection, smpp.enquire, smpp.reconnect];
+    assert_eq!(millis.map(|it| it.as_millis()), [10_000, 1000, 50_000, 1000]);
     let warnings = warnings(&loaded).join("\n");
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",
         "point: unknown; ignored; perhaps the end of the comment above",
         "externalSecurePort: this build does not serve TLS yet",
         "httpPort: this build does not serve HTTP yet; no effect: httpPort, httpsPort",
-        "smppName: this build does not serve SMPP yet; no effect: smppName, smppHost, smppPort",
         "rmiRegistryPort: this build does not serve RMI heartbeats yet",
     ] {
         assert!(warnings.contains(part), "{part} in\n{warnings}");
@@ -335,7 +340,8 @@ fn the_same_values_mean_the_same_in_both_formats() {
     let one = properties(
         "internalUdpPort=5065\nsipHeaderAffinityKey=to.user\nsip.internalTransport=tcp\n\
          internalTcpPort=5065\nsubclusterMap=(10.0.0.1, 10.0.0.2) (10.0.0.3,10.0.0.4)\n\
-         statisticPort=2006\nresponseStatusCodeNodeRemoval=503\nstaticNodes=10.0.0.9/udp+tcp\n",
+         statisticPort=2006\nresponseStatusCodeNodeRemoval=503\nstaticNodes=10.0.0.9/udp+tcp\n\
+         muxMode=true\nsmppReencrypt=true\n",
     );
     let two = xml("<common><host>127.0.0.1</host><apiPort>2006</apiPort></common><sip><internal>\
          <udpPort>5065</udpPort><tcpPort>5065</tcpPort></internal>\
@@ -652,7 +658,7 @@ fn check_says_where_every_value_comes_from_and_hides_secrets() {
     ] {
         assert!(text.contains(part), "{part}in\n{text}");
     }
-    assert!(!text.contains("hunter2") && !text.contains("smppPort"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("rmiRegistryPort"), "{text}");
     for key in keys().filter(|it| it.status == Status::Active) {
         assert!(text.contains(&format!("\n{}=", key.name())), "{key:?}");
     }

@@ -2,6 +2,7 @@
 
 mod listeners;
 pub mod sip;
+pub mod smpp;
 pub mod stream;
 
 use std::net::SocketAddr;

@@ -67,8 +67,23 @@ pub trait StreamRelay {
     /// When [`StreamRelay::handle_timeout`] must be called; `None`: nothing is timed.
     fn poll_timeout(&self) -> Option<Time>;
 
+    /// Asked after [`StreamRelay::handle_bytes`]: the connection that must go on at another shard. This relay
+    /// has forgotten it; there it is opened anew, and offered what was not consumed here.
+    fn poll_handover(&mut self) -> Option<Handover> {
+        None
+    }
+
     /// Time has come.
     fn handle_timeout(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire);
+}
+
+/// A connection that moves to another shard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Handover {
+    /// Its number here, not in use any more.
+    pub conn: Conn,
+    /// Where it goes on, from 0.
+    pub shard: usize,
 }
 
 /// Where bytes and wishes go: a shard's sockets, or a recorder in a test.
@@ -80,10 +95,12 @@ pub trait Wire {
     /// at once and is queued.
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure);
 
-    /// Stops reading from a connection until [`Wire::resume`]: the peer will feel it.
+    /// Stops reading from a connection until [`Wire::resume`]: the peer will feel it. What was received
+    /// and not consumed is kept, and not offered either.
     fn pause(&mut self, conn: Conn);
 
-    /// Reads again.
+    /// Reads again. What was received and not consumed is offered again even if nothing new comes, once
+    /// the relay has returned: a pipelined request waits there for its turn.
     fn resume(&mut self, conn: Conn);
 
     /// Sends what is queued, then says that no more will come (half-close).

@@ -10,9 +10,10 @@ use crate::relay::DropReason;
 use crate::snapshot::Family;
 
 /// `/lbstat` (`http-smpp-registry.md` 4.1): one object `Metrics`. Values are integers but for the names
-/// in front. HTTP and SMPP members are 0 until something counts there.
+/// in front. HTTP members are 0 until something counts there.
 pub fn lbstat(scrape: &Scrape<'_>) -> String {
     let totals = scrape.totals();
+    let smpp = &totals.smpp;
     let process = &scrape.process;
     let latest = scrape.snapshot.latest();
     let active = scrape.snapshot.nodes().iter().filter(|it| it.version == latest).count();
@@ -25,17 +26,17 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
     it.raw("JvmHeapSize", process.resident_bytes);
     it.raw("NumberOfActiveHttpConnections", 0);
     it.raw("NumberOfActiveSipConnections", scrape.connections());
-    it.raw("NumberOfActiveSmppConnections", 0);
+    it.raw("NumberOfActiveSmppConnections", smpp.active_connections());
     it.raw("NumberOfBytesTransferred", totals.content_bytes);
     it.raw("NumberOfHttpBytesToClient", 0);
     it.raw("NumberOfHttpBytesToServer", 0);
     it.raw("NumberOfHttpRequests", 0);
     it.raw("NumberOfRequestsProcessed", totals.all_requests());
     it.raw("NumberOfResponsesProcessed", totals.all_responses());
-    it.raw("NumberOfSmppBytesToClient", 0);
-    it.raw("NumberOfSmppBytesToServer", 0);
-    it.raw("NumberOfSmppRequestsToClient", 0);
-    it.raw("NumberOfSmppRequestsToServer", 0);
+    it.raw("NumberOfSmppBytesToClient", smpp.bytes_to_client);
+    it.raw("NumberOfSmppBytesToServer", smpp.bytes_to_server);
+    it.raw("NumberOfSmppRequestsToClient", smpp.requests_to_client);
+    it.raw("NumberOfSmppRequestsToServer", smpp.requests_to_server);
     it.raw("NumberOfActiveCalls", calls);
 
     let mut methods = Object::default();
@@ -53,6 +54,15 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
         drops.raw(reason.as_str(), totals.drops(reason));
     }
     it.raw("NumberOfMessagesDropped", drops.end());
+    let mut requests = Object::default();
+    let mut responses = Object::default();
+    for (name, asked, answered) in smpp.by_command() {
+        requests.raw(name, asked);
+        responses.raw(name, answered);
+    }
+    responses.raw("generic_nack", smpp.nacks);
+    it.raw("NumberOfSmppRequestsProcessedByCommandId", requests.end());
+    it.raw("NumberOfSmppResponsesProcessedByCommandId", responses.end());
     let residence = &scrape.residence;
     let mut micros = Object::default();
     for (name, time) in [
@@ -86,7 +96,7 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     let mut lists = Object::default();
     lists.raw("nodesIPv4", list(Family::V4));
     lists.raw("nodesIPv6", list(Family::V6));
-    lists.raw("smppRemoteServers", "[]");
+    lists.raw("smppRemoteServers", smpp_servers(scrape));
     let mut whole = Object::default();
     whole.raw("Nodes info", lists.end());
     whole.text("fingerprint", &format!("{:016x}", snapshot.fingerprint()));
@@ -94,6 +104,22 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     whole.raw("latestVersion", snapshot.latest().0);
     whole.raw("nodes", snapshot.nodes().len());
     whole.end()
+}
+
+/// SMSCs in the shape of nodes, as the original lists them.
+fn smpp_servers(scrape: &Scrape<'_>) -> String {
+    let totals = scrape.totals();
+    let servers = totals.smpp.servers.iter().enumerate().map(|(number, (server, bound))| {
+        let mut properties = Object::default();
+        properties.text("smppPort", &server.port().to_string());
+        let mut it = Object::default();
+        it.text("hostName", &format!("SMPP server {number}"));
+        it.text("ip", &server.ip().to_string());
+        it.raw("properties", properties.end());
+        it.raw("boundConnections", bound);
+        it.end()
+    });
+    format!("[{}]", servers.collect::<Vec<_>>().join(","))
 }
 
 /// `/health`: HTTP status and body. 503 only while stopping: having no nodes is no reason to restart us

@@ -5,6 +5,7 @@
 
 mod json;
 mod prometheus;
+pub mod smpp;
 
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Counters {
     content_bytes: u64,
     remembered_calls: Option<u64>,
     nodes: Nodes,
+    /// The SMPP relay's.
+    pub smpp: smpp::SmppCounters,
 }
 
 impl Counters {
@@ -107,6 +110,7 @@ impl Counters {
             self.nodes.row(*key).merge(row);
         }
         self.nodes.gone.merge(&other.nodes.gone);
+        self.smpp.merge(&other.smpp);
     }
 
     /// The row of one node.

@@ -6,6 +6,7 @@ mod ip_load_balancer;
 mod later;
 mod process;
 mod sip;
+mod smpp;
 
 use std::fmt;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "TLS and WebSocket", keys: later::TLS },
     Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
     Section { title: "HTTP", keys: later::HTTP },
-    Section { title: "SMPP", keys: later::SMPP },
+    Section { title: "SMPP", keys: smpp::SMPP },
     Section { title: "Accepted without effect", keys: later::IGNORED },
 ];
 
