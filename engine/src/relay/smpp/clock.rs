@@ -4,11 +4,12 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
+use super::Smpp;
 use super::leg::{Leg, Owner};
+use super::life::End;
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::timers::Who;
-use super::{End, Smpp};
 use crate::relay::stream::Conn;
 use crate::stats::smpp::SmppDrop;
 

@@ -280,7 +280,9 @@ mod tests {
             deadline: Time::ZERO,
             is_shared: false,
         };
-        (0..40).for_each(|_| drop(it.pending.push(entry)));
+        for _ in 0..40 {
+            it.pending.push(entry);
+        }
         it.note(Status::OK, None, 100);
         assert_eq!(it.cap, 100, "never above its window");
         it.note(Status::THROTTLED, None, 100);

@@ -8,12 +8,13 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
+use super::Smpp;
 use super::leg::{Link, Owner, Secret};
+use super::life::End;
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::space::{Slot, Space, Standing};
 use super::timers::Who;
-use super::{End, Smpp};
 use crate::config::{SmppToNode, SmppToProvider};
 use crate::relay::stream::Conn;
 use crate::stats::smpp::SmppDrop;

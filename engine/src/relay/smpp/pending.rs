@@ -175,7 +175,9 @@ mod tests {
     #[test]
     fn the_oldest_gives_up_first() {
         let mut it = Pending::starting_at(1);
-        (1..=3).for_each(|theirs| drop(it.push(entry(theirs))));
+        for theirs in 1..=3 {
+            it.push(entry(theirs));
+        }
         assert_eq!(it.take(1, RESPONSE), Some(entry(1)));
         assert_eq!(it.earliest(), Some(Time::from_millis(2)));
         assert_eq!(it.expire(Time::from_millis(1)), None);

@@ -8,10 +8,10 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
+use super::Smpp;
 use super::leg::{Link, Owner};
-use super::outbox::Wish;
+use super::life::End;
 use super::pending::Entry;
-use super::{End, Smpp};
 use crate::relay::stream::Conn;
 
 impl Smpp {

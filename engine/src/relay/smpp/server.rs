@@ -7,9 +7,9 @@ use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
 use super::leg::{Link, Owner, Secret};
-use super::outbox::Wish;
+use super::life::End;
 use super::pending::{Entry, Pending};
-use super::{End, Smpp, Step};
+use super::{Smpp, Step};
 use crate::config::SmppFull;
 use crate::relay::stream::{Conn, Handover};
 use crate::stats::smpp::SmppDrop;
