@@ -274,7 +274,7 @@ mod tests {
         let mut it = Provider::new(Time::ZERO, at, Owner::Nobody, 100);
         it.state = ClientState::Bound;
         let entry = Entry {
-            from: None,
+            from: Some(Conn { slot: 0, generation: 0 }),
             sequence: 1,
             command: Command::SUBMIT_SM,
             deadline: Time::ZERO,

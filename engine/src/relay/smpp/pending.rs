@@ -44,7 +44,7 @@ impl Pending {
     /// Takes a request in. Returns the number that it leaves under.
     pub(super) fn push(&mut self, entry: Entry) -> u32 {
         self.entries.push_back(Some(entry));
-        self.open = self.open.saturating_add(1);
+        self.open = self.open.saturating_add(u32::from(entry.from.is_some()));
         self.advance()
     }
 
@@ -62,14 +62,14 @@ impl Pending {
         let fits =
             |it: &mut Entry| response == it.command.response() || response == Command::GENERIC_NACK;
         let entry = self.entries.get_mut(place)?.take_if(fits)?;
-        self.settle();
+        self.settle(&entry);
         Some(entry)
     }
 
     /// The oldest request, if its time is over.
     pub(super) fn expire(&mut self, now: Time) -> Option<Entry> {
         let entry = self.entries.front_mut()?.take_if(|it| it.deadline <= now)?;
-        self.settle();
+        self.settle(&entry);
         Some(entry)
     }
 
@@ -83,7 +83,7 @@ impl Pending {
         self.entries.into_iter().flatten()
     }
 
-    /// How many wait.
+    /// How many wait that are not our own: what windows are about.
     pub(super) fn open(&self) -> u32 {
         self.open
     }
@@ -113,8 +113,8 @@ impl Pending {
     }
 
     /// One entry was taken: forgets what is answered at the front.
-    fn settle(&mut self) {
-        self.open = self.open.saturating_sub(1);
+    fn settle(&mut self, taken: &Entry) {
+        self.open = self.open.saturating_sub(u32::from(taken.from.is_some()));
         while let Some(None) = self.entries.front() {
             self.entries.pop_front();
         }
@@ -136,7 +136,7 @@ mod tests {
 
     fn entry(sequence: u32) -> Entry {
         Entry {
-            from: None,
+            from: Some(Conn { slot: 0, generation: 0 }),
             sequence,
             command: Command::SUBMIT_SM,
             deadline: Time::from_millis(sequence.into()),
@@ -197,6 +197,16 @@ mod tests {
         assert_eq!(it.take(9, RESPONSE), None);
         assert_eq!(it.take(10, RESPONSE), Some(entry(2)));
         assert_eq!(it.take(8, RESPONSE), Some(entry(1)));
+    }
+
+    #[test]
+    fn our_own_requests_take_no_room() {
+        let mut it = Pending::starting_at(1);
+        it.push(Entry { from: None, ..entry(1) });
+        assert_eq!((it.open(), it.earliest()), (0, Some(Time::from_millis(1))));
+        it.push(entry(2));
+        assert!(it.take(1, RESPONSE).is_some());
+        assert_eq!(it.open(), 1);
     }
 
     #[test]
