@@ -9,6 +9,8 @@ use super::*;
 const SESSIONS: usize = 200;
 const WINDOW: usize = 50;
 const SERVERS: u16 = 4;
+/// Where the text of [`message`] begins.
+const TEXT_AT: usize = 33;
 
 struct Random(u64);
 
@@ -49,6 +51,8 @@ struct Soak {
     servers: BTreeMap<(u32, u32), (Conn, Server)>,
     is_mux: bool,
     messages: u32,
+    /// Messages whose clients know their id.
+    known: HashMap<String, Conn>,
     receipts: usize,
     done: (usize, usize),
 }
@@ -71,6 +75,7 @@ impl Soak {
             servers: BTreeMap::new(),
             is_mux,
             messages: 0,
+            known: HashMap::new(),
             receipts: 0,
             done: (0, 0),
         }
@@ -129,6 +134,7 @@ impl Soak {
         let Some((conn, _)) = self.clients.get(&at) else { return };
         let conn = *conn;
         let mut answers = Vec::new();
+        let mut strays = Vec::new();
         for said in self.it.heard(conn) {
             let Some((_, client)) = self.clients.get_mut(&at) else { return };
             match said.command {
@@ -138,15 +144,18 @@ impl Soak {
                     assert!(was_open, "seed {seed}: {} answered twice", said.sequence);
                     client.answered += 1;
                     client.errors += usize::from(said.status != Status::OK);
+                    if let Ok(id) = std::str::from_utf8(&said.body)
+                        && !id.is_empty()
+                    {
+                        self.known.insert(id.trim_end_matches('\0').to_owned(), conn);
+                    }
                 }
                 Command::DELIVER_SM => {
-                    let text = String::from_utf8_lossy(&said.body[35..]).into_owned();
-                    if let Some(whose) = text.split(" for:").nth(1) {
-                        assert_eq!(
-                            whose,
-                            format!("{}:{}", at.0, at.1),
-                            "seed {seed}: a receipt strayed"
-                        );
+                    let text = String::from_utf8_lossy(&said.body[TEXT_AT..]).into_owned();
+                    let id = text.strip_prefix("id:").and_then(|it| it.split(' ').next());
+                    // Whose response never arrived does not know its message.
+                    if let Some(own) = id.and_then(|it| self.known.get(it)) {
+                        strays.extend((*own != conn).then_some(*own));
                         self.receipts += 1;
                     }
                     answers.extend_from_slice(&response(&said, Status::OK, b"\0"));
@@ -160,6 +169,11 @@ impl Soak {
                 }
                 other => panic!("seed {seed}: a client got {other:?}"),
             }
+        }
+        // A receipt may find another session only if its own is gone.
+        for whose in strays {
+            let is_there = self.it.state(whose) == Some(ServerState::Bound);
+            assert!(self.is_mux && !is_there, "seed {seed}: a receipt for {whose:?} strayed");
         }
         if !answers.is_empty() {
             self.say(conn, &answers);
@@ -197,7 +211,7 @@ impl Soak {
             left -= 1;
             let chosen = self.random.below(server.asked.len());
             let one = server.asked.swap_remove(chosen);
-            let text = String::from_utf8_lossy(&one.body[35..]).into_owned();
+            let text = String::from_utf8_lossy(&one.body[TEXT_AT..]).into_owned();
             let (id, whose) = text.split_once(':').unwrap();
             let status = match self.random.below(100) {
                 0 => Status::THROTTLED,
@@ -212,7 +226,7 @@ impl Soak {
             out.extend_from_slice(&response(&one, status, body));
         }
         if server.bound && !answer_all && self.random.below(2) == 0 {
-            for _ in 0..self.random.below(4) {
+            for _ in 0..self.random.below(12) {
                 server.next += 1;
                 server.open.insert(server.next);
                 let body = match server.submitters.pop() {
