@@ -67,8 +67,23 @@ pub trait StreamRelay {
     /// When [`StreamRelay::handle_timeout`] must be called; `None`: nothing is timed.
     fn poll_timeout(&self) -> Option<Time>;
 
+    /// Asked after [`StreamRelay::handle_bytes`]: the connection that must go on at another shard. This relay
+    /// has forgotten it; there it is opened anew, and offered what was not consumed here.
+    fn poll_handover(&mut self) -> Option<Handover> {
+        None
+    }
+
     /// Time has come.
     fn handle_timeout(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire);
+}
+
+/// A connection that moves to another shard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Handover {
+    /// Its number here, not in use any more.
+    pub conn: Conn,
+    /// Where it goes on, from 0.
+    pub shard: usize,
 }
 
 /// Where bytes and wishes go: a shard's sockets, or a recorder in a test.
