@@ -61,6 +61,8 @@ pub struct Relay {
     sightings: Sightings,
     names: NameCache,
     wanted: Option<Query>,
+    /// Our answer to the message at hand, to be counted if it is sent.
+    answered: Option<(u16, Leg, Transport)>,
     /// The last name looked up; reused.
     asked: Query,
     rates: Rates,
@@ -104,6 +106,7 @@ impl Relay {
             sightings: Sightings::default(),
             names: NameCache::default(),
             wanted: None,
+            answered: None,
             asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
         }
@@ -136,10 +139,19 @@ impl Relay {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let verdict = self.decide(arrival, bytes, snapshot, out, &mut ());
-        if let Verdict::Drop(reason) = verdict {
-            self.counters.dropped(reason);
-        }
+        self.count(verdict);
         verdict
+    }
+
+    /// Counts what became of a message, beside what it was.
+    fn count(&mut self, verdict: Verdict) {
+        match (verdict, self.answered.take()) {
+            (Verdict::Drop(reason), _) => self.counters.dropped(reason),
+            (Verdict::Reply { .. }, Some((status, leg, transport))) => {
+                self.counters.response(status, leg, transport, 0);
+            }
+            _ => {}
+        }
     }
 
     /// Decides a message again whose `hop` failed: another node if there is one (mark the failed one
@@ -166,9 +178,7 @@ impl Relay {
             }
             other => other,
         };
-        if let Verdict::Drop(reason) = verdict {
-            self.counters.dropped(reason);
-        }
+        self.count(verdict);
         verdict
     }
 
