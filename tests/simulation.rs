@@ -842,6 +842,7 @@ impl World {
             snapshot: &self.published,
             registry: &self.registry,
             shards: &[(&counters, Load::default())],
+            certificates: &[],
             residence: &Residence::default(),
         });
         let sum = |family: &str, with: &str| -> u64 {

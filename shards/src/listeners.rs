@@ -13,7 +13,7 @@ use engine::relay::Listener;
 use protocols::sip::Transport;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::sys::{attach_steering, receive_errors, set_buffer};
+use crate::sys::{allow_fragments, attach_steering, receive_errors, set_buffer};
 
 /// What sockets are opened with, besides their addresses.
 #[derive(Clone, Debug)]
@@ -146,6 +146,9 @@ fn open(transport: Transport, address: SocketAddr, options: &SocketOptions) -> i
         set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer_bytes)?;
     }
     receive_errors(fd, address.ip())?;
+    if address.is_ipv4() {
+        allow_fragments(fd, false)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }

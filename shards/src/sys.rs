@@ -298,6 +298,18 @@ pub(crate) fn receive_errors(fd: RawFd, ip: IpAddr) -> io::Result<()> {
     }
 }
 
+/// Whether IPv4 datagrams may leave this socket in fragments. One that may not needs no identification
+/// (RFC 6864 §4.1), which the kernel draws from counters that all CPUs share; one that is too long then
+/// fails with `EMSGSIZE`.
+///
+/// # Errors
+///
+/// The kernel's: an IPv6 socket, which knows no such difference.
+pub(crate) fn allow_fragments(fd: RawFd, allowed: bool) -> io::Result<()> {
+    let discovery = if allowed { libc::IP_PMTUDISC_WANT } else { libc::IP_PMTUDISC_DO };
+    set_option(fd, libc::SOL_IP, libc::IP_MTU_DISCOVER, &discovery)
+}
+
 /// Sets a kernel buffer, above the system's limit where we are privileged to.
 pub(crate) fn set_buffer(fd: RawFd, forced: i32, plain: i32, bytes: usize) -> io::Result<()> {
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);

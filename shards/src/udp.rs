@@ -13,7 +13,7 @@ use std::ptr::null_mut;
 
 use engine::relay::Arrival;
 
-use crate::sys::{RAW_ADDRESS_LENGTH, RawAddress, check};
+use crate::sys::{RAW_ADDRESS_LENGTH, RawAddress, allow_fragments, check};
 
 /// Datagrams of one system call.
 pub const BATCH: usize = 32;
@@ -195,12 +195,15 @@ impl Outgoing {
 
     /// Hands everything queued to the kernel and empties the queue. `failed` hears of every letter that
     /// did not leave, why, and how often in a row, and says how to go on. Returns how many left.
+    ///
+    /// A letter too long for one packet on its way leaves in fragments, and so may those behind it.
     pub fn send(
         &mut self,
         fd: RawFd,
         mut failed: impl FnMut(&Letter, &io::Error, usize) -> Next,
     ) -> usize {
         let (mut at, mut sent, mut failures) = (0, 0, 0);
+        let mut in_fragments = false;
         while let Some(headers) = self.headers.get_mut(at..self.count)
             && !headers.is_empty()
         {
@@ -219,6 +222,11 @@ impl Outgoing {
                     let count = usize::try_from(count).unwrap_or(0).max(1);
                     (at, sent, failures) = (at + count, sent + count, 0);
                 }
+                Err(error) if is_too_long(&error) && !in_fragments => {
+                    in_fragments = true;
+                    // Where that is refused the second attempt fails as the first did.
+                    let _ = allow_fragments(fd, true);
+                }
                 // On an error the first of the slice did not leave; those behind it were not tried.
                 Err(error) => {
                     failures += 1;
@@ -231,6 +239,9 @@ impl Outgoing {
                 }
             }
         }
+        if in_fragments {
+            let _ = allow_fragments(fd, false);
+        }
         for letter in self.slots.iter_mut().take(self.count) {
             if letter.bytes.capacity() > LETTER_BYTES_KEPT {
                 letter.bytes = Vec::new();
@@ -239,6 +250,10 @@ impl Outgoing {
         self.count = 0;
         sent
     }
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 /// How to go on after a letter that did not leave.
@@ -494,6 +509,59 @@ mod tests {
         });
         assert_eq!(sent, 3);
         assert_eq!(failures, [(70_000, Some(to), Some(libc::EMSGSIZE))]);
+    }
+
+    /// Gives this thread a network of its own: a loopback of 1 280 bytes a packet. `false`: we may not.
+    fn enter_narrow_network() -> bool {
+        // SAFETY: no pointers.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return false;
+        }
+        let any = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // SAFETY: all-zero is a valid request; the kernel reads and writes only it, and `lo` fits its name.
+        unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+                *to = from.cast_signed();
+            }
+            request.ifr_ifru.ifru_mtu = 1_280;
+            assert_eq!(libc::ioctl(any.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request), 0);
+            request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap();
+            assert_eq!(libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request), 0);
+        }
+        true
+    }
+
+    #[test]
+    fn a_letter_too_long_for_one_packet_leaves_in_fragments() {
+        let in_narrow_network = || {
+            if !enter_narrow_network() {
+                eprintln!("not run: it needs a network namespace");
+                return;
+            }
+            let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let to = receiver.local_addr().unwrap();
+            allow_fragments(sender.as_raw_fd(), false).unwrap();
+            let mut outgoing = Outgoing::default();
+            let mut buffer = vec![0; 65_536];
+            for round in 0..2 {
+                let lengths = [100, 3_000, 200, 5_000];
+                for length in lengths {
+                    outgoing.push(&mut pattern(length), 0, to);
+                }
+                let sent = outgoing.send(sender.as_raw_fd(), |_, error, _| panic!("{error}"));
+                assert_eq!(sent, lengths.len(), "round {round}");
+                for length in lengths {
+                    wait(&receiver, libc::EPOLLIN);
+                    let count = receiver.recv(&mut buffer).unwrap();
+                    assert_eq!(buffer[..count], pattern(length), "round {round}");
+                }
+                let alone = sender.send_to(&pattern(3_000), to).unwrap_err();
+                assert!(is_too_long(&alone), "round {round}: fragments are the exception");
+            }
+        };
+        std::thread::spawn(in_narrow_network).join().unwrap();
     }
 
     #[test]

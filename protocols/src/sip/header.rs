@@ -147,7 +147,7 @@ pub(crate) fn good_lines(bytes: &[u8], at: usize) -> impl Iterator<Item = Line<'
 
 /// The next line end at or after `from`: where it begins and where the next line does. A CR without
 /// LF is reported as a line end of no length.
-#[inline]
+#[inline(always)]
 pub(crate) fn line_end(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
     let mut end = from;
     loop {

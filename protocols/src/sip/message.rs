@@ -98,7 +98,7 @@ impl<'m> Message<'m> {
                     if line.span.len() > LINE_BYTES_MAX {
                         return Err(Malformed::LineBytes { bytes: line.span.len() });
                     }
-                    index.note(&line)?;
+                    index.note(line)?;
                 }
                 Step::Bad(span) => return Err(Malformed::HeaderLine { at: span.start }),
                 Step::End { empty_line, body } => break (empty_line, body),
@@ -245,7 +245,7 @@ impl<'m, 'n> Index<'m, 'n> {
     }
 
     #[inline(always)]
-    fn note(&mut self, line: &Line<'m>) -> Result<(), Malformed> {
+    fn note(&mut self, line: Line<'m>) -> Result<(), Malformed> {
         if let Some(wanted) = &self.wanted
             && self.custom.is_none()
             && wanted.is(line.name)
@@ -259,9 +259,11 @@ impl<'m, 'n> Index<'m, 'n> {
             return Err(Malformed::LoneReturn { at: line.span.start });
         }
         match line.kind {
-            Name::Via => self.vias.note(self.bytes, line, true),
-            Name::Route => self.routes.note(self.bytes, line, false),
-            Name::RecordRoute => self.record_routes.note(self.bytes, line, false),
+            Name::Via => self.vias.note(self.bytes, line.value(), line.span, true),
+            Name::Route => self.routes.note(self.bytes, line.value(), line.span, false),
+            Name::RecordRoute => {
+                self.record_routes.note(self.bytes, line.value(), line.span, false);
+            }
             Name::From => once(&mut self.from, line.value(), Field::From)?,
             Name::To => once(&mut self.to, line.value(), Field::To)?,
             Name::CallId => once(&mut self.call_id, line.value(), Field::CallId)?,

@@ -32,22 +32,25 @@ pub(crate) fn is_named(token: &[u8], lower: &[u8]) -> bool {
 /// before; what it says of later ones does not matter.
 #[inline(always)]
 fn first(text: &[u8], marks: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> Option<usize> {
-    let mut at = 0;
-    let (blocks, _) = text.as_chunks::<16>();
-    for block in blocks {
+    let in_word = |word: &[u8; 8]| match marks(u64::from_le_bytes(*word)) {
+        0 => None,
+        found => Some(found.trailing_zeros() as usize / 8),
+    };
+    let (blocks, rest) = text.as_chunks::<16>();
+    for (index, block) in blocks.iter().enumerate() {
         // All sixteen are looked at whatever is found: that is one comparison of a vector register.
         if block.iter().fold(false, |any, it| any | is(*it)) {
-            break;
+            let ([low, high], _) = block.as_chunks() else { return None };
+            return Some(index * 16 + in_word(low).or_else(|| Some(8 + in_word(high)?))?);
         }
-        at += block.len();
     }
-    let (words, rest) = text.get(at..)?.as_chunks();
+    let mut at = blocks.len() * 16;
+    let (words, rest) = rest.as_chunks();
     for word in words {
-        let found = marks(u64::from_le_bytes(*word));
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
+        if let Some(found) = in_word(word) {
+            return Some(at + found);
         }
-        at += 8;
+        at += word.len();
     }
     Some(at + rest.iter().position(|it| is(*it))?)
 }

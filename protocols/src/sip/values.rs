@@ -1,6 +1,6 @@
 //! What a message has more than one of: comma-joined values and repeated lines, kept by position.
 
-use super::header::{Line, split_list};
+use super::header::split_list;
 use crate::bytes::{Edits, Span};
 
 /// One value of a comma-joined header.
@@ -50,10 +50,11 @@ impl<const N: usize> Values<N> {
         self.count == 0
     }
 
-    pub(crate) fn note(&mut self, bytes: &[u8], line: &Line<'_>, comments: bool) {
-        split_list(bytes, line.value(), comments, |span, next| {
+    /// Keeps the values of the list `value` in the header `line`.
+    pub(crate) fn note(&mut self, bytes: &[u8], value: Span, line: Span, comments: bool) {
+        split_list(bytes, value, comments, |span, next| {
             if let Some(free) = self.kept.get_mut(usize::from(self.count)) {
-                *free = Value { span, line: line.span, next: next.unwrap_or(line.span.end) };
+                *free = Value { span, line, next: next.unwrap_or(line.end) };
             }
             self.count = self.count.saturating_add(1);
         });

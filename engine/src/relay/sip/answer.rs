@@ -1,13 +1,14 @@
 //! Answers of our own, stateless (RFC 3261 §8.2.6, §8.2.7; `sip.md` 2.10, 2.13).
 
 use protocols::bytes::write_decimal;
+use protocols::sip::Transport;
 use protocols::sip::message::Method;
 use protocols::sip::message::{Malformed, Message, salvage};
 use protocols::sip::reply;
 
 use super::settings::Settings;
 use super::via::{self, TopVia};
-use super::{Incoming, Relay};
+use super::{Incoming, State};
 use crate::relay::{Arrival, DropReason, Hop, Verdict};
 use crate::snapshot::{Family, Snapshot};
 
@@ -27,7 +28,7 @@ impl Answer<'_> {
     }
 }
 
-impl Relay {
+impl State {
     /// Nobody is there to take it.
     pub(super) fn no_node(
         &mut self,
@@ -71,15 +72,17 @@ impl Relay {
         self.answer(settings, incoming, method, &answer, out)
     }
 
-    /// The 503 for a message whose only way failed.
+    /// The answer to a message whose only way failed: 430 where that was a client's own connection (RFC
+    /// 5626 §5.3), else 503.
     pub(super) fn unreachable(
         &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
+        failed: Hop,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let settings = std::sync::Arc::clone(&self.settings);
         out.clear();
         let Ok(message) = Message::parse(bytes, None) else {
             return Verdict::Drop(DropReason::Malformed);
@@ -99,9 +102,21 @@ impl Relay {
             snapshot,
         };
         self.buffers.via.clear();
-        via::amend(&incoming.via, arrival, incoming.transport, &settings, &mut self.buffers.via);
+        via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
         let reason = DropReason::ConnectionGone;
-        self.service_unavailable(&settings, &incoming, method, reason, out)
+        let is_flow = match failed {
+            Hop::Flow { or, .. } => or.is_none(),
+            Hop::Stream { from, .. } => {
+                let transport = settings.listener(from).transport;
+                matches!(transport, Transport::Ws | Transport::Wss)
+            }
+            Hop::Datagram { .. } => false,
+        };
+        if is_flow {
+            let answer = Answer::plain(430, "Flow Failed", reason);
+            return self.answer(settings, &incoming, method, &answer, out);
+        }
+        self.service_unavailable(settings, &incoming, method, reason, out)
     }
 
     pub(super) fn answer(
@@ -145,12 +160,12 @@ impl Relay {
     /// Answers what can be answered of bytes that are no message (`sip.md` 2.13).
     pub(super) fn refuse_malformed(
         &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
         malformed: Malformed,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let settings = std::sync::Arc::clone(&self.settings);
         let listener = settings.listener(arrival.listener);
         let (Some(status), Some(salvage)) = (malformed.status(), salvage(bytes)) else {
             return Verdict::Drop(DropReason::Malformed);

@@ -7,7 +7,7 @@ use protocols::sip::message::Method;
 use super::request::Request;
 use super::settings::{Place, Settings};
 use super::via::{self, Branch};
-use super::{Relay, flow};
+use super::{State, flow};
 use crate::node::Node;
 use crate::relay::Flow;
 
@@ -58,7 +58,7 @@ pub(super) fn opens_dialog(request: &Request<'_>) -> bool {
     matches!(request.method, Method::Invite | Method::Subscribe) && !request.is_subsequent
 }
 
-impl Relay {
+impl State {
     /// Our Via and Record-Route lines, in wire order: the leg that the message leaves by on top.
     pub(super) fn head_lines(&mut self, settings: &Settings, lines: HeadLines<'_>) {
         let HeadLines { out_place, in_place, own_address, branch, marks, came_by, record } = lines;

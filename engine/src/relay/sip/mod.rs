@@ -24,6 +24,8 @@ mod words;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,6 +58,12 @@ use crate::stats::Counters;
 pub struct Relay {
     settings: Arc<Settings>,
     shard: Shard,
+    state: State,
+}
+
+/// What deciding changes. Apart from the settings, so that both can be borrowed at once: their count of
+/// owners is shared by all shards, and must not be touched for each message.
+struct State {
     algorithm: Box<dyn Algorithm>,
     counters: Counters,
     sightings: Sightings,
@@ -97,11 +105,9 @@ struct Incoming<'a> {
 impl Relay {
     /// A relay for one shard.
     pub fn new(settings: Arc<Settings>, shard: Shard) -> Relay {
-        Relay {
+        let state = State {
             algorithm: balance::build(&settings.config, shard),
             rates: Rates::new(&settings.config),
-            settings,
-            shard,
             counters: Counters::default(),
             sightings: Sightings::default(),
             names: NameCache::default(),
@@ -109,16 +115,17 @@ impl Relay {
             answered: None,
             asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
-        }
+        };
+        Relay { settings, shard, state }
     }
 
     /// Takes new settings over between two messages. What the algorithm remembers stays unless the
     /// algorithm itself changed.
     pub fn configure(&mut self, settings: Arc<Settings>) {
         if balance::must_rebuild(&self.settings.config, &settings.config) {
-            self.algorithm = balance::build(&settings.config, self.shard);
+            self.state.algorithm = balance::build(&settings.config, self.shard);
         }
-        self.rates = Rates::new(&settings.config);
+        self.state.rates = Rates::new(&settings.config);
         self.settings = settings;
     }
 
@@ -139,19 +146,8 @@ impl Relay {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let verdict = self.decide(arrival, bytes, snapshot, out, &mut ());
-        self.count(verdict);
+        self.state.count(verdict);
         verdict
-    }
-
-    /// Counts what became of a message, beside what it was.
-    fn count(&mut self, verdict: Verdict) {
-        match (verdict, self.answered.take()) {
-            (Verdict::Drop(reason), _) => self.counters.dropped(reason),
-            (Verdict::Reply { .. }, Some((status, leg, transport))) => {
-                self.counters.response(status, leg, transport, 0);
-            }
-            _ => {}
-        }
     }
 
     /// Decides a message again whose `hop` failed: another node if there is one (mark the failed one
@@ -164,13 +160,15 @@ impl Relay {
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        self.names.demote(failed);
+        self.state.names.demote(failed);
         let verdict = match self.decide(arrival, bytes, snapshot, out, &mut ()) {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
-                self.unreachable(arrival, bytes, snapshot, out)
+                self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
             }
             // Nobody else is there: the truth is that it could not be delivered.
-            Verdict::Reply { .. } => self.unreachable(arrival, bytes, snapshot, out),
+            Verdict::Reply { .. } => {
+                self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
+            }
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.
                 out.drain(..reply);
@@ -178,7 +176,7 @@ impl Relay {
             }
             other => other,
         };
-        self.count(verdict);
+        self.state.count(verdict);
         verdict
     }
 
@@ -186,44 +184,69 @@ impl Relay {
     /// let the control executor know through [`Relay::poll_report`].
     pub fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
         let key = snapshot.node(snapshot.at(address, None)?).key;
-        self.sightings.refused(key);
+        self.state.sightings.refused(key);
         Some(key)
     }
 
     /// A new node table is in force: forgets what was counted of nodes that are gone for long.
     pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
-        self.counters.forget_dead(snapshot);
+        self.state.counters.forget_dead(snapshot);
     }
 
     /// Name that the last [`Verdict::Resolve`] waits for.
     pub fn wanted_name(&mut self) -> Option<Query> {
-        self.wanted.take()
+        self.state.wanted.take()
     }
 
     /// The resolver's answer; handle the waiting bytes again afterwards.
     pub fn handle_name(&mut self, now: Time, query: Query, answer: Result<Answer, Unresolved>) {
-        self.names.insert(now, query, answer);
+        self.state.names.insert(now, query, answer);
     }
 
     /// What the control executor must hear. Heartbeats and refusals come at once, sightings at most
     /// every [`seen::PERIOD`].
     pub fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
-        self.sightings.poll(now, snapshot)
+        self.state.sightings.poll(now, snapshot)
     }
 
     /// Calls of the first node belong to the second from now on (`sip.md` 5.8).
     pub fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
-        self.algorithm.switch_over(from, to);
+        self.state.algorithm.switch_over(from, to);
     }
 
     /// This shard's counters, brought up to date.
     pub fn counters(&mut self) -> &mut Counters {
-        self.counters.remembered_calls(self.algorithm.active_calls());
-        &mut self.counters
+        self.state.counters.remembered_calls(self.state.algorithm.active_calls());
+        &mut self.state.counters
     }
 
     fn decide<T: Trace>(
         &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+        trace: &mut T,
+    ) -> Verdict {
+        self.state.decide(&self.settings, arrival, bytes, snapshot, out, trace)
+    }
+}
+
+impl State {
+    /// Counts what became of a message, beside what it was.
+    fn count(&mut self, verdict: Verdict) {
+        match (verdict, self.answered.take()) {
+            (Verdict::Drop(reason), _) => self.counters.dropped(reason),
+            (Verdict::Reply { .. }, Some((status, leg, transport))) => {
+                self.counters.response(status, leg, transport, 0);
+            }
+            _ => {}
+        }
+    }
+
+    fn decide<T: Trace>(
+        &mut self,
+        settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
         snapshot: &Snapshot,
@@ -237,9 +260,9 @@ impl Relay {
         if bytes.iter().all(|it| matches!(it, b'\r' | b'\n' | 0)) {
             return self.keep_alive(arrival, out);
         }
-        let settings = Arc::clone(&self.settings);
         if bytes.len() > settings.config.message_bytes_max {
             return self.refuse_malformed(
+                settings,
                 arrival,
                 bytes,
                 Malformed::TooLarge { bytes: bytes.len() },
@@ -252,7 +275,9 @@ impl Relay {
         };
         let message = match Message::parse(bytes, custom) {
             Ok(message) => message,
-            Err(malformed) => return self.refuse_malformed(arrival, bytes, malformed, out),
+            Err(malformed) => {
+                return self.refuse_malformed(settings, arrival, bytes, malformed, out);
+            }
         };
         let listener = settings.listener(arrival.listener);
         let incoming = Incoming {
@@ -265,7 +290,7 @@ impl Relay {
             snapshot,
         };
         match message.start {
-            Start::Request { method, .. } => self.request(&settings, &incoming, method, out, trace),
+            Start::Request { method, .. } => self.request(settings, &incoming, method, out, trace),
             Start::Response { status, .. } => {
                 self.counters.response(
                     status,
@@ -273,7 +298,7 @@ impl Relay {
                     incoming.transport,
                     message.body.len(),
                 );
-                self.response(&settings, &incoming, status, out, trace)
+                self.response(settings, &incoming, status, out, trace)
             }
         }
     }

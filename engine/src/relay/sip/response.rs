@@ -10,12 +10,12 @@ use protocols::sip::message::{Start, remove_values};
 use super::explain::Trace;
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, Relay, flow, next_hop, target};
+use super::{Buffers, Incoming, State, flow, next_hop, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
 
-impl Relay {
+impl State {
     pub(super) fn response<T: Trace>(
         &mut self,
         settings: &Settings,
@@ -69,9 +69,11 @@ impl Relay {
             self.leave_node(settings, incoming, status, &next, trace);
             next.hop(token)
         } else {
+            self.locate_client(settings, incoming, None);
             self.reach_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
+        self.state_length(message, hop);
         if self.buffers.edits.apply(message.bytes, out).is_err() {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);

@@ -26,6 +26,7 @@ pub struct Settings {
     pub secret: [u8; 16],
     own: Vec<SocketAddr>,
     own_names: Vec<(String, Vec<u16>)>,
+    own_vias: Vec<String>,
     places: [[[Option<Place>; 5]; 2]; 2],
     two_entry: [bool; 2],
     blocked: Option<Words>,
@@ -69,6 +70,7 @@ impl Settings {
             rules,
             own: Vec::new(),
             own_names: Vec::new(),
+            own_vias: Vec::new(),
             places: Default::default(),
             two_entry: [false; 2],
             blocked,
@@ -112,13 +114,19 @@ impl Settings {
         let record_route =
             |host_port: &str| format!("<sip:{host_port};transport={};lr", transport.as_param());
         let in_via = if self.config.ip_load_balancer_in_via { &balanced } else { &own };
-        self.places[leg as usize][family as usize][transport.index()] = Some(Place {
+        let place = Place {
             listener: id,
             via: via(in_via),
             record_route: record_route(&balanced),
             own_via: via(&own),
             own_record_route: record_route(&own),
-        });
+        };
+        for text in [&place.via, &place.own_via] {
+            if !self.own_vias.contains(text) {
+                self.own_vias.push(text.clone());
+            }
+        }
+        self.places[leg as usize][family as usize][transport.index()] = Some(place);
 
         let mut ports = vec![address.port()];
         ports.extend(balancer_ports.of(transport));
@@ -171,10 +179,9 @@ impl Settings {
         }
     }
 
-    /// Whether this is how we write ourselves into Via, anywhere.
-    pub fn writes_via(&self, text: &[u8]) -> bool {
-        let places = self.places.as_flattened().as_flattened().iter().flatten();
-        places.flat_map(|it| [&it.via, &it.own_via]).any(|it| it.as_bytes() == text)
+    /// Every way in which we write ourselves into Via: `SIP/2.0/UDP host:port`.
+    pub fn own_vias(&self) -> &[String] {
+        &self.own_vias
     }
 
     /// Whether a SIP URI names us.

@@ -196,11 +196,12 @@ pub(super) fn push(
 /// Whether a value is one that [`push`] wrote, without a flow token and untouched since: nothing more is
 /// in it than the place.
 pub(super) fn is_verbatim(value: &[u8], settings: &Settings) -> bool {
-    let Some(at) = value.iter().position(|it| *it == b';') else { return false };
-    let (sent_by, params) = value.split_at(at);
-    params.strip_prefix(b";branch=z9hG4bK").is_some_and(|it| {
-        it.iter().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-'))
-    }) && settings.writes_via(sent_by)
+    let is_ours = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'i' | b'_' | b'-');
+    settings.own_vias().iter().any(|it| {
+        let params = value.strip_prefix(it.as_bytes());
+        let branch = params.and_then(|it| it.strip_prefix(b";branch=z9hG4bK"));
+        branch.is_some_and(|it| it.iter().fold(true, |all, it| all & is_ours(*it)))
+    })
 }
 
 /// Appends a version as the balancer writes it everywhere: a decimal integer.
