@@ -29,7 +29,8 @@ impl File {
     /// Whether all of it is tests.
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap();
-        self.path.contains("/tests/") || matches!(name, "tests.rs" | "testing.rs" | "contract.rs")
+        let is_named = name.starts_with("tests") || matches!(name, "testing.rs" | "contract.rs");
+        self.path.contains("/tests/") || is_named
     }
 }
 
