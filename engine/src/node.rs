@@ -94,6 +94,8 @@ pub enum Bad {
     Errors,
     /// Requests without any response (`sip.md` 5.7).
     Silence,
+    /// An error response to a request that `requestCheckPattern` watches.
+    Response,
     /// A probe was answered 503: it lives, but asks for no more (static nodes).
     Full,
 }

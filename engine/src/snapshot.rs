@@ -1,5 +1,7 @@
 //! The node table as shards see it: immutable, replaced whole, indexed for every question asked of it.
 
+mod web;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
+pub use self::web::{Service, Web};
 use crate::node::{Node, NodeKey, Version};
 
 /// Index of a node in the [`Snapshot`] that named it; meaningless against another snapshot.
@@ -45,7 +48,7 @@ pub enum Standing {
 /// Nodes that one message may choose from: same version, family and transport, in canonical order.
 ///
 /// What a choice reads lies side by side, so that a scan of 1 000 nodes stays in the first-level cache.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Candidates {
     ids: Vec<NodeId>,
     keys: Vec<NodeKey>,
@@ -134,6 +137,7 @@ pub struct Snapshot {
     /// By [`NodeId`].
     seniority: Vec<u64>,
     rules: Arc<[NodeRule]>,
+    web: Web,
 }
 
 impl Snapshot {
@@ -164,6 +168,7 @@ impl Snapshot {
             .collect();
         it.fingerprint = crate::balance::hash(FINGERPRINT_SEED, &identities);
         it.seniority = vec![0; nodes.len()];
+        it.web = Web::new(&nodes);
         it.nodes = nodes;
         it
     }
@@ -323,6 +328,11 @@ impl Snapshot {
     /// within 8 s of the process's start count as there since ever.
     pub fn seniority(&self, id: NodeId) -> u64 {
         self.seniority.get(usize::from(id.0)).copied().unwrap_or(0)
+    }
+
+    /// The table as HTTP sees it.
+    pub fn web(&self) -> &Web {
+        &self.web
     }
 
     /// The regex table of `/lbnoderegex`.

@@ -6,6 +6,8 @@ extern crate alloc;
 
 pub mod bytes;
 pub mod heartbeat;
+pub mod http;
+pub mod proxy_protocol;
 pub mod sip;
 pub mod time;
 pub mod ws;

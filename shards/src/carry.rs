@@ -18,7 +18,7 @@ use crate::decide::Decide;
 use crate::layers::is_websocket;
 use crate::mesh::{Delivery, Mail, Notice, Search};
 use crate::shard::{PARKED_TIMER, Parked, Shard};
-use crate::tcp::Carried;
+use crate::tcp::{Carried, Phase};
 use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
 
 /// The message that something to be sent was made of.
@@ -131,12 +131,13 @@ impl<D: Decide> Shard<D> {
                     None => self.relay.dropped(DropReason::NoListener),
                 }
             }
-            Hop::Flow { flow, or } if flow.shard != self.id => {
-                self.post_to(flow, or, out.get(start..).unwrap_or(&[]), hop, origin);
+            Hop::Flow { flow, .. } if flow.shard != self.id => {
+                self.post_to(flow.shard, out.get(start..).unwrap_or(&[]), hop, origin);
             }
-            Hop::Flow { flow, or } => {
+            Hop::Flow { flow, or, is_response } => {
                 let bytes = out.get(start..).unwrap_or(&[]);
-                if self.streams.find(flow).is_some() {
+                let takes = |phase| is_response || phase != Phase::HalfClosed;
+                if self.streams.find(flow).is_some_and(|it| takes(it.phase)) {
                     self.enqueue(flow, bytes, hop, origin);
                 } else if let Some((from, to)) = or {
                     self.send_to_peer(from, to, bytes, hop, origin);
@@ -159,7 +160,7 @@ impl<D: Decide> Shard<D> {
                 }
             }
             Some(flow) => {
-                let hop = Hop::Flow { flow, or: None };
+                let hop = Hop::Flow { flow, or: None, is_response: true };
                 self.send(hop, &mut bytes.to_vec(), 0, None);
             }
         }
@@ -288,17 +289,10 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Hands bytes to the shard that owns the connection.
-    fn post_to(
-        &mut self,
-        flow: Flow,
-        or: Option<(ListenerId, SocketAddr)>,
-        bytes: &[u8],
-        hop: Hop,
-        origin: Option<Origin<'_>>,
-    ) {
+    fn post_to(&mut self, shard: u8, bytes: &[u8], hop: Hop, origin: Option<Origin<'_>>) {
         let carried = origin.map(|it| self.keep(it, hop));
-        let delivery = Delivery { flow, or, bytes: bytes.to_vec(), carried };
-        match self.post.send(flow.shard, Mail::Deliver(Box::new(delivery))) {
+        let delivery = Delivery { hop, bytes: bytes.to_vec(), carried };
+        match self.post.send(shard, Mail::Deliver(Box::new(delivery))) {
             Ok(()) => self.figures.hops += 1,
             Err(_) => self.relay.dropped(DropReason::QueueFull),
         }
@@ -306,15 +300,15 @@ impl<D: Decide> Shard<D> {
 
     /// Another shard's message for a connection of ours.
     pub(crate) fn deliver_mail(&mut self, delivery: Delivery) {
-        let Delivery { flow, or, mut bytes, carried } = delivery;
+        let Delivery { hop, mut bytes, carried } = delivery;
         let origin = carried.as_ref().map(|it| Origin {
             arrival: &it.arrival,
             bytes: &it.bytes,
             attempts: it.attempts,
             is_for_node: false,
         });
-        if flow.shard == self.id {
-            self.send(Hop::Flow { flow, or }, &mut bytes, 0, origin);
+        if matches!(hop, Hop::Flow { flow, .. } if flow.shard == self.id) {
+            self.send(hop, &mut bytes, 0, origin);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::node::NodeKey;
-use engine::relay::{Flow, ListenerId, Report};
+use engine::relay::{Hop, ListenerId, Report};
 use hdrhistogram::Histogram;
 
 use crate::decide::Decide;
@@ -47,10 +47,8 @@ pub enum Mail<D: Decide> {
 /// A message on its way to the shard that owns the connection.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The connection.
-    pub flow: Flow,
-    /// Where to connect if it is gone.
-    pub or: Option<(ListenerId, SocketAddr)>,
+    /// The connection: a [`Hop::Flow`] of that shard.
+    pub hop: Hop,
     /// What to send.
     pub bytes: Vec<u8>,
     /// What it was made of, to decide again if it cannot be delivered; `None` for answers.

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::Config;
 use crate::node::{Node, Version};
-use crate::snapshot::{Candidates, NodeId, Snapshot, Standing};
+use crate::snapshot::{NodeId, Snapshot, Standing};
 
 /// The row.
 pub(crate) const ENTRY: Entry = Entry {
@@ -22,14 +22,14 @@ pub(crate) const ENTRY: Entry = Entry {
     promises: Promises { even: false, agreeing: true, stable: true },
     build: |config, _| {
         Box::new(ActiveStandby {
-            order: configured_order(config),
+            order: Order::of(config),
             active: Active { table: None, version: Version(0), nodes: [[None; 5]; 2] },
         })
     },
 };
 
 struct ActiveStandby {
-    order: Vec<(IpAddr, u16)>,
+    order: Order,
     active: Active,
 }
 
@@ -51,23 +51,9 @@ impl ActiveStandby {
         let (family, transport) = (query.family as usize, query.transport.index());
         if self.active.nodes[family][transport].is_none() {
             let eligible = query.among(Standing::Eligible, snapshot);
-            self.active.nodes[family][transport] = self.first(eligible, snapshot);
+            self.active.nodes[family][transport] = self.order.first(eligible.ids(), snapshot);
         }
         self.active.nodes[family][transport]
-    }
-
-    fn first(&self, among: &Candidates, snapshot: &Snapshot) -> Option<NodeId> {
-        let rank = |node: &Node| {
-            self.order
-                .iter()
-                .position(|(ip, port)| node.is_at(*ip, *port))
-                .unwrap_or(self.order.len())
-        };
-        among
-            .ids()
-            .iter()
-            .copied()
-            .min_by_key(|it| (snapshot.seniority(*it), rank(snapshot.node(*it)), *it))
     }
 }
 
@@ -75,7 +61,7 @@ impl Algorithm for ActiveStandby {
     fn pick(&mut self, query: &Query<'_>, snapshot: &Snapshot) -> Option<NodeId> {
         match self.active(query, snapshot).filter(|it| query.fits(snapshot, *it)) {
             None if !query.is_first => {
-                self.first(query.among(Standing::Usable, snapshot), snapshot)
+                self.order.first(query.among(Standing::Usable, snapshot).ids(), snapshot)
             }
             active => active,
         }
@@ -93,14 +79,32 @@ impl Algorithm for ActiveStandby {
 }
 
 /// Addresses in the order written. Names have no place in it: they are resolved elsewhere.
-fn configured_order(config: &Config) -> Vec<(IpAddr, u16)> {
-    let fixed = config.static_nodes.iter().flat_map(|node| {
-        let ip = node.host.parse().ok();
-        node.ports.iter().filter_map(move |(_, port)| Some((ip?, port)))
-    });
-    let extra =
-        config.extra_server_nodes.iter().filter_map(|it| Some((it.host.parse().ok()?, it.port)));
-    fixed.chain(extra).collect()
+#[derive(Debug)]
+pub(crate) struct Order(Vec<(IpAddr, u16)>);
+
+impl Order {
+    pub(crate) fn of(config: &Config) -> Order {
+        let fixed = config.static_nodes.iter().flat_map(|node| {
+            let ip = node.host.parse().ok();
+            node.ports.iter().filter_map(move |(_, port)| Some((ip?, port)))
+        });
+        let extra = config
+            .extra_server_nodes
+            .iter()
+            .filter_map(|it| Some((it.host.parse().ok()?, it.port)));
+        Order(fixed.chain(extra).collect())
+    }
+
+    /// The node of `among` that has been eligible longest.
+    pub(crate) fn first(&self, among: &[NodeId], snapshot: &Snapshot) -> Option<NodeId> {
+        let rank = |node: &Node| {
+            self.0.iter().position(|(ip, port)| node.is_at(*ip, *port)).unwrap_or(self.0.len())
+        };
+        among
+            .iter()
+            .copied()
+            .min_by_key(|it| (snapshot.seniority(*it), rank(snapshot.node(*it)), *it))
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! The building blocks are [`rendezvous`] (arithmetic), `rotation` (round robin), `memory` (remembered
 //! calls) and `association` (the three together).
 
-mod active_standby;
+pub(crate) mod active_standby;
 mod association;
 mod call_id_affinity;
 mod cluster_subdomain_affinity;
@@ -13,7 +13,7 @@ mod memory;
 mod persistent_consistent_hash;
 mod pure_consistent_hash;
 pub mod rendezvous;
-mod rotation;
+pub(crate) mod rotation;
 mod user_based;
 mod worst_case_udp_test;
 

@@ -19,7 +19,7 @@ pub(crate) struct Rotation {
 
 /// Position in one list. A node of weight w takes part in the first w rounds of a cycle.
 #[derive(Clone, Copy, Debug)]
-struct Cursor {
+pub(crate) struct Cursor {
     next: usize,
     round: u32,
 }
@@ -27,23 +27,38 @@ struct Cursor {
 impl Rotation {
     /// Shards start at different nodes, so that few calls over many shards spread too.
     pub(crate) fn new(ramp_up: Option<RampUp>, shard: Shard) -> Rotation {
-        Rotation { cursors: [[Cursor { next: shard.index, round: 0 }; 5]; 2], ramp_up }
+        Rotation { cursors: [[Cursor::new(shard); 5]; 2], ramp_up }
     }
 
     /// The next node in turn.
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
     pub(crate) fn next(&mut self, query: &Query<'_>, among: &Candidates) -> Option<NodeId> {
         let cursor = &mut self.cursors[query.family as usize][query.transport.index()];
-        match self.ramp_up {
-            Some(ramp_up) if !is_uniform(ramp_up, among, query.now) => {
-                cursor.deal_by_weight(ramp_up, among, query.now)
-            }
-            _ => cursor.deal(among),
-        }
+        cursor.next(self.ramp_up, among, query.now)
     }
 }
 
 impl Cursor {
+    /// Begins with another node on every shard.
+    pub(crate) const fn new(shard: Shard) -> Cursor {
+        Cursor { next: shard.index, round: 0 }
+    }
+
+    /// The next node in turn.
+    pub(crate) fn next(
+        &mut self,
+        ramp_up: Option<RampUp>,
+        among: &Candidates,
+        now: Time,
+    ) -> Option<NodeId> {
+        match ramp_up {
+            Some(ramp_up) if !is_uniform(ramp_up, among, now) => {
+                self.deal_by_weight(ramp_up, among, now)
+            }
+            _ => self.deal(among),
+        }
+    }
+
     fn deal(&mut self, among: &Candidates) -> Option<NodeId> {
         let position = self.next.checked_rem(among.ids().len())?;
         self.next = position + 1;

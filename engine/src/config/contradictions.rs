@@ -118,6 +118,11 @@ impl Search<'_> {
             let host = config.host.as_deref().unwrap_or_default();
             take(host, true, port, "statisticPort".to_owned());
         }
+        for (port, name) in [(config.http.port, "httpPort"), (config.http.tls_port, "httpsPort")] {
+            if let Some(port) = port {
+                take("0.0.0.0", true, port, name.to_owned());
+            }
+        }
         for (first, second, port) in twice {
             let group = |it: &str| {
                 let secure = it.replace("Tls", "Secure").replace("Wss", "Secure");
@@ -264,6 +269,10 @@ impl Search<'_> {
                 &["performanceTestingMode"],
                 format!("does nothing without {}", self.spell("extraServerNodes")),
             );
+        }
+        if config.http.unavailable_redirects && config.http.unavailable.is_none() {
+            let text = format!("does nothing without {}", self.spell("unavailableHost"));
+            self.warn(&["unavailableRedirect"], text);
         }
         if config.route_subdomains && config.route_hostname.is_none() {
             let text = format!("does nothing without {}", self.spell("matchingHostnameForRoute"));

@@ -162,6 +162,8 @@ fn blank() -> Config {
         affinity_exclusion: None,
         affinity_fallback: AffinityKey::CallId,
         http_affinity_key: String::new(),
+        http: super::HttpConfig::default(),
+        remote_server_ssl: false,
         subclusters: Vec::new(),
         early_dialog_worst_case: false,
         ramp_up: None,

@@ -6,10 +6,12 @@
 
 mod contradictions;
 mod draft;
+mod http;
 mod keys;
 mod load;
 mod properties;
 mod report;
+pub mod rewrite;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -18,6 +20,7 @@ mod xml;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use self::http::{HttpConfig, Search};
 pub use self::keys::{Generation, Key, Reload, SECTIONS, Section, Status, keys};
 pub use self::load::{Finding, Loaded, Origin, Setting, Severity, load};
 pub use self::report::{Changes, changed, check, manual};
@@ -66,6 +69,10 @@ pub struct Config {
     pub affinity_fallback: AffinityKey,
     /// Query parameter that HTTP affinity follows.
     pub http_affinity_key: String,
+    /// HTTP, HTTPS and WebSocket.
+    pub http: HttpConfig,
+    /// HTTP and SMPP reach their servers by TLS.
+    pub remote_server_ssl: bool,
     /// Groups of node addresses that take over from one another.
     pub subclusters: Vec<Vec<IpAddr>>,
     /// Worst-case test algorithm moves early dialogs too.
@@ -171,7 +178,7 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Every key at its default: no listener is open.
+    /// Every key at its default: no listener of SIP is open.
     fn default() -> Self {
         draft::Draft::defaults(Generation::Properties).config
     }

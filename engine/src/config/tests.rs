@@ -238,11 +238,12 @@ fn the_guides_sample_starts() {
     assert_eq!(config.algorithm, "CallIDAffinityBalancerAlgorithm");
     assert_eq!(config.internal_transport, None, "internalTransport=UDP never had an effect");
     assert_eq!(config.public_ip, None);
+    assert_eq!((config.http.port, config.http.tls_port), (Some(2080), Some(2081)));
+    assert!(config.remote_server_ssl && !config.http.redirects_to_tls);
     let warnings = warnings(&loaded).join("\n");
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",
         "point: unknown; ignored; perhaps the end of the comment above",
-        "httpPort: this build does not serve HTTP yet; no effect: httpPort, httpsPort",
         "smppName: this build does not serve SMPP yet; no effect: smppName, smppHost, smppPort",
         "rmiRegistryPort: this build does not serve RMI heartbeats yet",
     ] {
@@ -327,8 +328,10 @@ fn a_third_generation_file_says_what_it_says() {
     assert_eq!(it.stream_idle, Duration::from_secs(120), "the shorter of two limits");
     assert!(it.terminate_tls);
     assert_eq!(it.tls.key_store, None, "an empty element is no file");
-    let rewrites = |it: &&String| it.contains("urlrewrite");
-    assert_eq!(warnings(&loaded).iter().filter(rewrites).count(), 1, "{:?}", warnings(&loaded));
+    let rules: Vec<_> = it.http.rewrite.rules.iter().map(|it| it.from.0.as_str()).collect();
+    assert_eq!((rules, it.http.rewrite.decodes), (vec!["someCompany", "a"], true));
+    assert!(it.http.reencrypts && it.http.redirects_to_tls, "as this generation did");
+    assert_eq!((it.http.port, it.http.tls_port), (Some(2080), None), "empty is the default");
 }
 
 #[test]
@@ -347,13 +350,16 @@ fn the_same_values_mean_the_same_in_both_formats() {
     let one = properties(
         "internalUdpPort=5065\nsipHeaderAffinityKey=to.user\nsip.internalTransport=tcp\n\
          internalTcpPort=5065\nsubclusterMap=(10.0.0.1, 10.0.0.2) (10.0.0.3,10.0.0.4)\n\
-         statisticPort=2006\nresponseStatusCodeNodeRemoval=503\nstaticNodes=10.0.0.9/udp+tcp\n",
+         statisticPort=2006\nresponseStatusCodeNodeRemoval=503\nstaticNodes=10.0.0.9/udp+tcp\n\
+         httpToHttpsRedirect=true\nhttpReencrypt=true\n\
+         http.urlrewrite=<rule><from>a</from><to>b</to></rule>\n",
     );
     let two = xml("<common><host>127.0.0.1</host><apiPort>2006</apiPort></common><sip><internal>\
          <udpPort>5065</udpPort><tcpPort>5065</tcpPort></internal>\
          <internalTransport>TCP</internalTransport><staticNodes>10.0.0.9/udp+tcp</staticNodes>\
          <algorithm><sipHeaderAffinityKey>To</sipHeaderAffinityKey><subclusterMap>\
-         (10.0.0.1,10.0.0.2)(10.0.0.3,10.0.0.4)</subclusterMap></algorithm></sip>");
+         (10.0.0.1,10.0.0.2)(10.0.0.3,10.0.0.4)</subclusterMap></algorithm></sip>\
+         <http><urlrewrite><rule><from>a</from><to>b</to></rule></urlrewrite></http>");
     assert_eq!(errors(&one), errors(&two));
     assert_eq!(one.config, two.config);
     assert_eq!(changed(&one.config, &two.config), Changes::default());
@@ -653,7 +659,7 @@ fn a_change_is_live_or_needs_a_restart() {
 #[test]
 fn check_says_where_every_value_comes_from_and_hides_secrets() {
     let loaded = with_overrides(
-        "externalTcpPort=5070\npassword=hunter2\nhttpPort=2080\njmxHtmlAdapterPort=8000\nwhat=1\n",
+        "externalTcpPort=5070\npassword=hunter2\nsmppPort=2776\njmxHtmlAdapterPort=8000\nwhat=1\n",
         &[("nodeTimeout", "9000")],
     );
     let text = check(&loaded);
@@ -667,13 +673,13 @@ fn check_says_where_every_value_comes_from_and_hides_secrets() {
         &at("nodeTimeout=9000", "-D"),
         &at("heartbeatInterval=150", "default"),
         &at("password=(not shown)", "line 4"),
-        &at("httpPort=2080", "line 5; not served yet"),
+        &at("smppPort=2776", "line 5; not served yet"),
         &at("jmxHtmlAdapterPort=8000", "line 6; no effect"),
         "lb.properties:7: warning: what: unknown; ignored",
     ] {
         assert!(text.contains(part), "{part}in\n{text}");
     }
-    assert!(!text.contains("hunter2") && !text.contains("smppPort"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("smppSslPort"), "{text}");
     for key in keys().filter(|it| it.status == Status::Active) {
         assert!(text.contains(&format!("\n{}=", key.name())), "{key:?}");
     }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use protocols::sip::Transport;
 
-use super::{ALGORITHM_NAMES, HostPort, Network, Pattern, RoutingRule, StaticNode, Steering};
+use super::{
+    ALGORITHM_NAMES, HostPort, Network, Pattern, RoutingRule, Search, StaticNode, Steering,
+};
 use crate::node::Ports;
 
 /// `true` or `false` in any case. Java read everything else as false; we refuse it instead.
@@ -140,6 +142,12 @@ pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
                  allowed is Java's syntax without look-around and back-references"
             )
         })
+}
+
+/// The same, found anywhere.
+pub(super) fn search(text: &str) -> Result<Search, String> {
+    pattern(text)?;
+    regex::bytes::Regex::new(text).map(Search).or_else(|_| refuse(text, "a regular expression"))
 }
 
 /// Rules apart by blanks: `pattern=false`.

@@ -91,6 +91,14 @@ impl Reader<'_> {
                 self.push(Name::Element(path.to_owned()), text, line);
                 return false;
             }
+            // Rules keep their shape; who reads the value reads XML again.
+            "http/urlrewrite" => {
+                let text = self.text.get(node.range()).unwrap_or_default();
+                let is_empty = node.first_element_child().is_none() && own_text(node).is_empty();
+                let text = if is_empty { String::new() } else { text.to_owned() };
+                self.push(Name::Element(path.to_owned()), text, line);
+                return false;
+            }
             "heartbeat" => {
                 if let Some(class) = node.attribute("configclass") {
                     let name = Name::Element("heartbeat@configclass".to_owned());

@@ -176,6 +176,12 @@ impl Entry {
         }
     }
 
+    /// An error response that takes it out at once (`http-smpp-registry.md` 1.8).
+    pub(super) fn handle_bad_response(&mut self, now: Time) {
+        self.last_error = Some(now);
+        self.mark(now, Bad::Response);
+    }
+
     /// A response of any kind: it is not silent.
     pub(super) fn handle_response(&mut self, now: Time) {
         self.last_response = Some(now);

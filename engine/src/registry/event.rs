@@ -147,6 +147,7 @@ impl fmt::Display for Event {
             Event::Bad { node, bad } => {
                 let reason = match bad {
                     Bad::Errors => "too many error responses",
+                    Bad::Response => "an error response over HTTP",
                     Bad::Silence => "requests stay unanswered",
                     Bad::Full => "it answers probes with 503",
                 };

@@ -232,6 +232,9 @@ impl Registry {
                     }
                 });
             }
+            Report::BadResponse { node, .. } => {
+                self.edit(node, |it, _| it.handle_bad_response(now));
+            }
             Report::Refused { node } => {
                 self.edit(node, |it, rules| {
                     if !rules.suspect_time.is_zero() {

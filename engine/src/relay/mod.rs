@@ -1,5 +1,6 @@
 //! Relays: one state machine per protocol. This file has what they share with the shards.
 
+pub mod http;
 mod listeners;
 pub mod sip;
 pub mod stream;
@@ -77,6 +78,9 @@ pub enum Hop {
         flow: Flow,
         /// Where to connect if it is gone; `None`: the peer cannot be called.
         or: Option<(ListenerId, SocketAddr)>,
+        /// It is a response: a peer that has closed its own side may still want it. A request needs a
+        /// peer that can answer.
+        is_response: bool,
     },
     /// On the shard's connection to `to`, opened if there is none.
     Stream {
@@ -222,6 +226,13 @@ pub enum Report {
         requests: u32,
         /// Any response since the last report.
         answered: bool,
+    },
+    /// It answered a request that `requestCheckPattern` watches with an error.
+    BadResponse {
+        /// The node.
+        node: NodeKey,
+        /// 400 to 599.
+        status: u16,
     },
     /// It refused a connection or a datagram.
     Refused {

@@ -80,10 +80,12 @@ pub trait Wire {
     /// at once and is queued.
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure);
 
-    /// Stops reading from a connection until [`Wire::resume`]: the peer will feel it.
+    /// Stops reading from a connection until [`Wire::resume`]: the peer will feel it. What was received
+    /// and not consumed is kept, and not offered either.
     fn pause(&mut self, conn: Conn);
 
-    /// Reads again.
+    /// Reads again. What was received and not consumed is offered again even if nothing new comes, once
+    /// the relay has returned: a pipelined request waits there for its turn.
     fn resume(&mut self, conn: Conn);
 
     /// Sends what is queued, then says that no more will come (half-close).

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use protocols::http;
 use protocols::sip::message::Method;
 
 use super::Scrape;
@@ -10,7 +11,7 @@ use crate::relay::DropReason;
 use crate::snapshot::Family;
 
 /// `/lbstat` (`http-smpp-registry.md` 4.1): one object `Metrics`. Values are integers but for the names
-/// in front. HTTP and SMPP members are 0 until something counts there.
+/// in front. SMPP members are 0 until something counts there.
 pub fn lbstat(scrape: &Scrape<'_>) -> String {
     let totals = scrape.totals();
     let process = &scrape.process;
@@ -23,13 +24,13 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
     it.raw("activeNodes", active);
     it.raw("JvmCpuUsage", process.cpu_percent);
     it.raw("JvmHeapSize", process.resident_bytes);
-    it.raw("NumberOfActiveHttpConnections", 0);
+    it.raw("NumberOfActiveHttpConnections", 2 * totals.http.paired);
     it.raw("NumberOfActiveSipConnections", scrape.connections());
     it.raw("NumberOfActiveSmppConnections", 0);
     it.raw("NumberOfBytesTransferred", totals.content_bytes);
-    it.raw("NumberOfHttpBytesToClient", 0);
-    it.raw("NumberOfHttpBytesToServer", 0);
-    it.raw("NumberOfHttpRequests", 0);
+    it.raw("NumberOfHttpBytesToClient", totals.http.bytes_to_client);
+    it.raw("NumberOfHttpBytesToServer", totals.http.bytes_to_node);
+    it.raw("NumberOfHttpRequests", totals.http.all_requests());
     it.raw("NumberOfRequestsProcessed", totals.all_requests());
     it.raw("NumberOfResponsesProcessed", totals.all_responses());
     it.raw("NumberOfSmppBytesToClient", 0);
@@ -53,6 +54,16 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
         drops.raw(reason.as_str(), totals.drops(reason));
     }
     it.raw("NumberOfMessagesDropped", drops.end());
+    let mut methods = Object::default();
+    for method in http::Method::ALL {
+        methods.raw(method.as_str(), totals.http.requests(method));
+    }
+    it.raw("NumberOfHttpRequestsProcessedByMethod", methods.end());
+    let mut classes = Object::default();
+    for class in 1..=5 {
+        classes.raw(&format!("{class}XX"), totals.http.responses(class));
+    }
+    it.raw("NumberOfHttpResponsesProcessedByStatusCode", classes.end());
     let residence = &scrape.residence;
     let mut micros = Object::default();
     for (name, time) in [

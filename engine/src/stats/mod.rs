@@ -3,6 +3,7 @@
 //! Plain numbers, one set per shard, added up when somebody asks. Source: `http-smpp-registry.md` 4, guide
 //! 1.12. Does not serve anything: every renderer is a function from a [`Scrape`] to text.
 
+mod http;
 mod json;
 mod prometheus;
 
@@ -12,6 +13,7 @@ use protocols::sip::Transport;
 use protocols::sip::message::Method;
 use protocols::time::Time;
 
+pub use self::http::{HttpCounters, HttpNode, LATENCY_BOUNDS, Refusal};
 pub use self::json::{health, lbinfo, lbstat};
 pub use self::prometheus::metrics;
 use crate::node::NodeKey;
@@ -32,6 +34,8 @@ pub struct Counters {
     content_bytes: u64,
     remembered_calls: Option<u64>,
     nodes: Nodes,
+    /// What the shard's HTTP relay counts; the shard brings the two together.
+    pub http: HttpCounters,
 }
 
 impl Counters {
@@ -86,6 +90,7 @@ impl Counters {
     /// of all. Call it with each new snapshot.
     pub fn forget_dead(&mut self, snapshot: &Snapshot) {
         self.nodes.forget_dead(snapshot);
+        self.http.forget_dead(snapshot);
     }
 
     /// Adds another shard's.
@@ -107,6 +112,7 @@ impl Counters {
             self.nodes.row(*key).merge(row);
         }
         self.nodes.gone.merge(&other.nodes.gone);
+        self.http.merge(&other.http);
     }
 
     /// The row of one node.

@@ -2,10 +2,11 @@
 
 use std::fmt::{Display, Write};
 
+use protocols::http;
 use protocols::sip::Transport;
 use protocols::sip::message::Method;
 
-use super::{RESIDENCE_BOUNDS, Scrape};
+use super::{HttpCounters, HttpNode, LATENCY_BOUNDS, RESIDENCE_BOUNDS, Refusal, Scrape};
 use crate::node::Node;
 use crate::relay::{DropReason, Leg};
 
@@ -15,6 +16,7 @@ pub fn metrics(scrape: &Scrape<'_>) -> String {
     let mut page = Page::default();
     messages(&mut page, scrape);
     nodes(&mut page, scrape);
+    http(&mut page, scrape);
     shards(&mut page, scrape);
     residence(&mut page, scrape);
     certificates(&mut page, scrape);
@@ -122,6 +124,104 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
         "1; balancers whose fingerprints are equal choose alike.",
     );
     page.owned_row(&[("fingerprint", format!("{:016x}", snapshot.fingerprint()))], 1);
+}
+
+fn http(page: &mut Page, scrape: &Scrape<'_>) {
+    let totals = scrape.totals().http;
+    page.family("trunkline_http_requests_total", "counter", "HTTP requests taken in, by method.");
+    for method in http::Method::ALL {
+        page.row(&[("method", method.as_str())], totals.requests(method));
+    }
+    page.family(
+        "trunkline_http_responses_total",
+        "counter",
+        "HTTP responses sent to clients, by status class and code.",
+    );
+    for (code, count) in totals.codes.iter() {
+        let class = format!("{}xx", code / 100);
+        page.row(&[("class", &class), ("code", &code.to_string())], count);
+    }
+    page.family("trunkline_http_refused_total", "counter", "What got no answer of a node.");
+    for why in Refusal::ALL {
+        page.row(&[("reason", why.as_str())], totals.refusals(why));
+    }
+    let directions = |page: &mut Page, name: &str, help: &str, node: u64, client: u64| {
+        page.family(name, "counter", help);
+        page.row(&[("to", "node")], node);
+        page.row(&[("to", "client")], client);
+    };
+    directions(
+        page,
+        "trunkline_http_content_bytes_total",
+        "Bytes of HTTP message bodies passed on.",
+        totals.bytes_to_node,
+        totals.bytes_to_client,
+    );
+    directions(
+        page,
+        "trunkline_http_tunnel_bytes_total",
+        "Bytes through WebSocket connections.",
+        totals.tunnel_bytes_to_node,
+        totals.tunnel_bytes_to_client,
+    );
+    for (name, kind, help, value) in [
+        ("connections", "gauge", "Open HTTP connections of clients.", totals.clients),
+        ("tunnels", "gauge", "Open WebSocket connections.", totals.tunnels_open),
+        ("tunnels_total", "counter", "Connections that became WebSocket.", totals.tunnels),
+        ("retries_total", "counter", "Requests sent again to another node.", totals.retries),
+    ] {
+        page.family(&format!("trunkline_http_{name}"), kind, help);
+        page.row(&[], value);
+    }
+    http_nodes(page, scrape, &totals);
+}
+
+/// Only of nodes that had any.
+fn http_nodes(page: &mut Page, scrape: &Scrape<'_>, totals: &HttpCounters) {
+    let rows: Vec<([(&str, String); 3], HttpNode)> = scrape
+        .snapshot
+        .nodes()
+        .iter()
+        .map(|it| {
+            let labels = [
+                ("node", format!("{:016x}", it.key.0)),
+                ("name", it.host_name.clone()),
+                ("version", it.version.0.to_string()),
+            ];
+            (labels, totals.node(it.key))
+        })
+        .filter(|(_, it)| it.requests > 0)
+        .collect();
+    page.family("trunkline_http_node_requests_total", "counter", "HTTP requests sent to a node.");
+    for (labels, node) in &rows {
+        page.owned_row(labels, node.requests);
+    }
+    page.family(
+        "trunkline_http_node_responses_total",
+        "counter",
+        "HTTP responses of a node, by status class.",
+    );
+    for ([key, name, version], node) in &rows {
+        for (class, count) in (1..).zip(node.responses).filter(|(_, count)| *count > 0) {
+            let class = ("class", format!("{class}xx"));
+            page.owned_row(&[key.clone(), name.clone(), version.clone(), class], count);
+        }
+    }
+    page.family(
+        "trunkline_http_node_seconds",
+        "histogram",
+        "Time from the arrival of a request to the head of the node's response.",
+    );
+    for (labels, node) in &rows {
+        let [key, name, version] = labels.each_ref().map(|(label, text)| (*label, text.as_str()));
+        for (bound, count) in LATENCY_BOUNDS.iter().zip(node.at_most) {
+            let bound = bound.as_secs_f64().to_string();
+            page.suffixed_row("_bucket", &[key, name, version, ("le", &bound)], count);
+        }
+        page.suffixed_row("_bucket", &[key, name, version, ("le", "+Inf")], node.count);
+        page.suffixed_row("_sum", &[key, name, version], node.sum.as_secs_f64());
+        page.suffixed_row("_count", &[key, name, version], node.count);
+    }
 }
 
 fn shards(page: &mut Page, scrape: &Scrape<'_>) {

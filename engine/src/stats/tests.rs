@@ -43,6 +43,16 @@ fn with_scrape<T>(change: impl FnOnce(&mut Scrape<'_>), show: impl FnOnce(&Scrap
     first.to_node(key, true);
     first.to_node(key, false);
     first.remembered_calls(Some(2));
+    for counters in [&mut first, &mut second] {
+        let http = &mut counters.http;
+        http.request(protocols::http::Method::Post);
+        http.to_node(key);
+        http.from_node(key, 200, Duration::from_millis(3));
+        http.response(200);
+        (http.clients, http.paired) = (2, 1);
+        (http.bytes_to_node, http.bytes_to_client) = (12, 24);
+    }
+    first.http.refused(Refusal::NoNode);
     second.request(Method::Bye, Leg::Internal, Transport::Tcp, 0);
     for status in [100, 180, 200, 200, 486] {
         second.response(status, Leg::Internal, Transport::Tcp, 47 * usize::from(status == 180));
@@ -86,10 +96,10 @@ fn lbstat_has_the_originals_members_in_their_order_and_ours_behind() {
     let text = with_scrape(|_| {}, lbstat);
     let want = concat!(
         r#"{"Metrics":{"releaseName":"Trunkline","releaseVersion":"0.1.0","activeNodes":2,"#,
-        r#""JvmCpuUsage":3,"JvmHeapSize":123456,"NumberOfActiveHttpConnections":0,"#,
+        r#""JvmCpuUsage":3,"JvmHeapSize":123456,"NumberOfActiveHttpConnections":4,"#,
         r#""NumberOfActiveSipConnections":3,"NumberOfActiveSmppConnections":0,"#,
-        r#""NumberOfBytesTransferred":247,"NumberOfHttpBytesToClient":0,"NumberOfHttpBytesToServer":0,"#,
-        r#""NumberOfHttpRequests":0,"NumberOfRequestsProcessed":3,"NumberOfResponsesProcessed":5,"#,
+        r#""NumberOfBytesTransferred":247,"NumberOfHttpBytesToClient":48,"NumberOfHttpBytesToServer":24,"#,
+        r#""NumberOfHttpRequests":2,"NumberOfRequestsProcessed":3,"NumberOfResponsesProcessed":5,"#,
         r#""NumberOfSmppBytesToClient":0,"NumberOfSmppBytesToServer":0,"#,
         r#""NumberOfSmppRequestsToClient":0,"NumberOfSmppRequestsToServer":0,"NumberOfActiveCalls":5,"#,
         r#""NumberOfRequestsProcessedByMethod":{"REGISTER":0,"INVITE":1,"ACK":1,"BYE":1,"CANCEL":0,"#,
@@ -101,7 +111,12 @@ fn lbstat_has_the_originals_members_in_their_order_and_ours_behind() {
     let end = r#""ResidenceMicros":{"p50":0,"p99":123,"p999":0,"max":0},"UptimeSeconds":60}}"#;
     assert!(text.ends_with(end), "{text}");
     let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(parsed["Metrics"]["NumberOfMessagesDropped"]["no_node"], 1);
+    let metrics = &parsed["Metrics"];
+    assert_eq!(metrics["NumberOfMessagesDropped"]["no_node"], 1);
+    assert_eq!(metrics["NumberOfHttpRequestsProcessedByMethod"]["POST"], 2);
+    assert_eq!(metrics["NumberOfHttpRequestsProcessedByMethod"]["GET"], 0);
+    assert_eq!(metrics["NumberOfHttpResponsesProcessedByStatusCode"]["2XX"], 2);
+    assert_eq!(metrics["NumberOfHttpResponsesProcessedByStatusCode"]["5XX"], 0);
 }
 
 #[test]
@@ -165,6 +180,16 @@ fn metrics_show_every_figure() {
         r#"trunkline_sip_dropped_total{reason="stopping"} 0"#.into(),
         "trunkline_sip_content_bytes_total 247".into(),
         "trunkline_calls 5".into(),
+        r#"trunkline_http_requests_total{method="POST"} 2"#.into(),
+        r#"trunkline_http_responses_total{class="2xx",code="200"} 2"#.into(),
+        r#"trunkline_http_refused_total{reason="no_node"} 1"#.into(),
+        r#"trunkline_http_content_bytes_total{to="client"} 48"#.into(),
+        "trunkline_http_connections 4".into(),
+        format!("trunkline_http_node_requests_total{{{node}}} 2"),
+        format!(r#"trunkline_http_node_responses_total{{{node},class="2xx"}} 2"#),
+        format!(r#"trunkline_http_node_seconds_bucket{{{node},le="0.002"}} 0"#),
+        format!(r#"trunkline_http_node_seconds_bucket{{{node},le="0.005"}} 2"#),
+        format!("trunkline_http_node_seconds_count{{{node}}} 2"),
         r#"trunkline_nodes{state="eligible"} 2"#.into(),
         format!(r#"trunkline_node_state{{{node},ip="10.0.0.1",state="eligible"}} 1"#),
         format!("trunkline_node_calls_total{{{node}}} 1"),

@@ -72,7 +72,7 @@ impl Decide for Script {
         out.extend_from_slice(bytes);
         self.counters.handled += 1;
         let back = match arrival.flow {
-            Some(flow) => Hop::Flow { flow, or: None },
+            Some(flow) => Hop::Flow { flow, or: None, is_response: true },
             None => Hop::Datagram { from: arrival.listener, to: arrival.source },
         };
         let body =
@@ -90,7 +90,11 @@ impl Decide for Script {
             let shard = u8::try_from(words.next().unwrap()).unwrap();
             let (slot, generation) = (words.next().unwrap(), words.next().unwrap());
             let flow = Flow { shard, slot, generation };
-            Verdict::Forward { hop: Hop::Flow { flow, or: None }, node: None, reply: 0 }
+            Verdict::Forward {
+                hop: Hop::Flow { flow, or: None, is_response: true },
+                node: None,
+                reply: 0,
+            }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
@@ -129,7 +133,7 @@ impl Decide for Script {
                 out.clear();
                 out.extend_from_slice(b"503");
                 let hop = match arrival.flow {
-                    Some(flow) => Hop::Flow { flow, or: None },
+                    Some(flow) => Hop::Flow { flow, or: None, is_response: true },
                     None => Hop::Datagram { from: arrival.listener, to: arrival.source },
                 };
                 Verdict::Reply { hop }

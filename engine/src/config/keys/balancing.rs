@@ -246,8 +246,7 @@ pub(super) const ALGORITHM: &[Key] = &[
             set: |draft, text| value::text(text).map(|it| draft.config.http_affinity_key = it),
             differs: |a, b| a.http_affinity_key != b.http_affinity_key,
         },
-    )
-    .later("HTTP"),
+    ),
     Key::new(
         &["subclusterMap"],
         &["sip/subclusterMap", "sip/algorithm/subclusterMap"],

@@ -60,42 +60,6 @@ pub(super) const HEARTBEATS: &[Key] = &[
     .later("Kubernetes"),
 ];
 
-pub(super) const HTTP: &[Key] = &[
-    port(&["httpPort"], &["http/httpPort"], "2080", "Port of HTTP.").later("HTTP"),
-    port(&["httpsPort"], &["http/httpsPort"], "", "Port of HTTPS.").later("HTTP"),
-    number(
-        &["maxContentLength"],
-        &["http/maxContentLength"],
-        "1048576",
-        "Longest body, bytes.",
-        "10000",
-    )
-    .later("HTTP"),
-    text(
-        &["unavailableHost"],
-        &["http/unavailableHost"],
-        "Where requests are redirected to when there is no node.",
-        "sorry.example.com",
-    )
-    .later("HTTP"),
-    text(
-        &["requestCheckPattern"],
-        &["http/requestCheckPattern"],
-        "Requests whose error responses take a node out.",
-        "/restcomm/.*",
-    )
-    .later("HTTP"),
-    text(
-        &["http.urlrewrite"],
-        &["http/urlrewrite", "http/urlrewrite/*"],
-        "Rules that rewrite request targets.",
-        "rules",
-    )
-    .later("HTTP"),
-    flag(&["isRemoteServerSsl"], &[], "false", "HTTP and SMPP reach their servers by TLS.")
-        .later("HTTP and SMPP"),
-];
-
 pub(super) const SMPP: &[Key] = &[
     text(&["smppName"], &[], "Name in log lines.", "SMPP").later("SMPP"),
     host(&["smppHost"], &["smpp/smppHost"], "Listening address.").later("SMPP"),

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod balancing;
+mod http;
 mod ip_load_balancer;
 mod later;
 mod process;
@@ -37,7 +38,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Statistics and administration", keys: process::ADMINISTRATION },
     Section { title: "TLS and WebSocket", keys: tls::TLS },
     Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
-    Section { title: "HTTP", keys: later::HTTP },
+    Section { title: "HTTP", keys: http::HTTP },
     Section { title: "SMPP", keys: later::SMPP },
     Section { title: "Accepted without effect", keys: later::IGNORED },
 ];

@@ -180,7 +180,7 @@ impl State {
         self.counters.response(status, listener.leg, listener.transport, 0);
         self.counters.dropped(DropReason::Malformed);
         let hop = match arrival.flow {
-            Some(flow) => Hop::Flow { flow, or: None },
+            Some(flow) => Hop::Flow { flow, or: None, is_response: true },
             None => Hop::Datagram { from: arrival.listener, to: arrival.source },
         };
         Verdict::Reply { hop }
@@ -191,7 +191,7 @@ impl State {
 pub(super) fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
     let arrival = incoming.arrival;
     match arrival.flow {
-        Some(flow) => Hop::Flow { flow, or: None },
+        Some(flow) => Hop::Flow { flow, or: None, is_response: true },
         None => Hop::Datagram {
             from: arrival.listener,
             to: via::answer_address(&incoming.via, arrival.source, incoming.transport, settings),

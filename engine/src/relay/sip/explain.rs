@@ -42,6 +42,7 @@ pub(super) trait Trace {
             } else if let Some(bad) = node.bad {
                 match bad {
                     crate::node::Bad::Errors => "bad: too many error responses",
+                    crate::node::Bad::Response => "bad: an error response over HTTP",
                     crate::node::Bad::Silence => "bad: does not answer",
                     crate::node::Bad::Full => "bad: says it is full",
                 }
@@ -136,7 +137,7 @@ impl fmt::Display for Told {
         match self.0 {
             Hop::Datagram { to, .. } => write!(f, "datagram to {to}"),
             Hop::Stream { to, .. } => write!(f, "connection to {to}"),
-            Hop::Flow { flow, or } => {
+            Hop::Flow { flow, or, .. } => {
                 write!(f, "connection {} of shard {}", flow.slot, flow.shard)?;
                 or.map_or(Ok(()), |(_, to)| write!(f, ", or a new one to {to}"))
             }

@@ -17,7 +17,7 @@ mod rate;
 mod request;
 mod response;
 mod routes;
-mod seen;
+pub(super) mod seen;
 mod settings;
 mod via;
 mod words;

@@ -72,7 +72,11 @@ impl Search<'_> {
                 .filter(|it| Family::of(*it) == self.family)
                 .filter(|_| !matches!(transport, Transport::Ws | Transport::Wss))
                 .map(|ip| (place.listener, SocketAddr::new(ip, uri.effective_port(transport))));
-            return NextHop::Found { place, transport, hop: Hop::Flow { flow, or } };
+            return NextHop::Found {
+                place,
+                transport,
+                hop: Hop::Flow { flow, or, is_response: false },
+            };
         }
         if let Some(ip) = literal {
             let to = SocketAddr::new(ip, uri.effective_port(transport));

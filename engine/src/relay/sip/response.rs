@@ -168,8 +168,8 @@ impl State {
                     || settings.extra_servers.contains(&it)
             };
             let hop = match hop {
-                Some(Hop::Flow { flow, or }) => {
-                    Some(Hop::Flow { flow, or: or.filter(|(_, to)| is_known(*to)) })
+                Some(Hop::Flow { flow, or, is_response }) => {
+                    Some(Hop::Flow { flow, or: or.filter(|(_, to)| is_known(*to)), is_response })
                 }
                 other => other.filter(|it| target(*it).is_some_and(is_known)),
             };
@@ -256,7 +256,9 @@ impl Next<'_> {
         let listens = ip.map(|ip| (from, SocketAddr::new(ip, self.target.sent_by_port)));
         let may_call = !matches!(self.transport, Transport::Ws | Transport::Wss);
         match token {
-            Some(flow) => Some(Hop::Flow { flow, or: listens.filter(|_| may_call) }),
+            Some(flow) => {
+                Some(Hop::Flow { flow, or: listens.filter(|_| may_call), is_response: true })
+            }
             None => Some(Hop::Stream { from, to: SocketAddr::new(ip?, port) }),
         }
     }

@@ -12,7 +12,7 @@ use crate::snapshot::{NodeId, Snapshot};
 
 /// Per node of the current snapshot; small enough to be swept a few times a second.
 #[derive(Default)]
-pub(super) struct Sightings {
+pub(in crate::relay) struct Sightings {
     generation: u64,
     nodes: Vec<Sighting>,
     any: bool,
@@ -31,17 +31,17 @@ struct Sighting {
 
 impl Sightings {
     /// The node sent a request.
-    pub(super) fn alive(&mut self, snapshot: &Snapshot, node: NodeId) {
+    pub(in crate::relay) fn alive(&mut self, snapshot: &Snapshot, node: NodeId) {
         self.note(snapshot, node, |it| it.alive = true);
     }
 
     /// A request (not ACK) was forwarded to the node.
-    pub(super) fn asked(&mut self, snapshot: &Snapshot, node: NodeId) {
+    pub(in crate::relay) fn asked(&mut self, snapshot: &Snapshot, node: NodeId) {
         self.note(snapshot, node, |it| it.requests = it.requests.saturating_add(1));
     }
 
     /// The node answered; `is_error` if the status counts against it.
-    pub(super) fn answered(&mut self, snapshot: &Snapshot, node: NodeId, is_error: bool) {
+    pub(in crate::relay) fn answered(&mut self, snapshot: &Snapshot, node: NodeId, is_error: bool) {
         self.note(snapshot, node, |it| {
             it.alive = true;
             it.answered = true;
@@ -51,12 +51,17 @@ impl Sightings {
     }
 
     /// The node refused a connection or a datagram.
-    pub(super) fn refused(&mut self, node: NodeKey) {
+    pub(in crate::relay) fn refused(&mut self, node: NodeKey) {
         self.urge(Report::Refused { node });
     }
 
+    /// The node answered a request over HTTP that is watched with an error.
+    pub(in crate::relay) fn bad_response(&mut self, node: NodeKey, status: u16) {
+        self.urge(Report::BadResponse { node, status });
+    }
+
     /// The node announced itself. `false`: too many announcements wait already.
-    pub(super) fn beat(&mut self, announcement: Announcement) -> bool {
+    pub(in crate::relay) fn beat(&mut self, announcement: Announcement) -> bool {
         self.urge(Report::Beat(announcement))
     }
 
@@ -82,7 +87,7 @@ impl Sightings {
         }
     }
 
-    pub(super) fn poll(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
+    pub(in crate::relay) fn poll(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
         if let Some(report) = self.urgent.pop_front() {
             return Some(report);
         }
@@ -115,7 +120,7 @@ impl Sightings {
 }
 
 /// Life signs are told this often at most: far below any node timeout, and nothing to the control side.
-pub(super) const PERIOD: Duration = Duration::from_millis(250);
+pub(in crate::relay) const PERIOD: Duration = Duration::from_millis(250);
 
 /// Heartbeats that may wait for the control executor; the shard hands them over after each batch.
 const URGENT_MAX: usize = 4096;

@@ -895,7 +895,7 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
         "\nSIP/2.0 200 OK\n{vias}From: <sip:alice@example.com>;tag=a1\nTo: <sip:b@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
     );
     let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &ok);
-    let Verdict::Forward { hop: Hop::Flow { flow, or }, .. } = verdict else {
+    let Verdict::Forward { hop: Hop::Flow { flow, or, is_response: true }, .. } = verdict else {
         panic!("{verdict:?}")
     };
     assert_eq!(flow, FLOW);
@@ -909,7 +909,7 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
         )
         .replace("To: <sip:usera@example.com>", "To: <sip:usera@example.com>;tag=q");
     let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &bye);
-    let Verdict::Forward { hop: Hop::Flow { flow, .. }, .. } = verdict else {
+    let Verdict::Forward { hop: Hop::Flow { flow, is_response: false, .. }, .. } = verdict else {
         panic!("{verdict:?}")
     };
     assert_eq!(flow, FLOW);

@@ -123,7 +123,11 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
         .replace("sip:bob@example.com SIP", &format!("{contact} SIP"))
         .replace("203.0.113.5:5062", NODE);
     let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &invite);
-    assert_eq!(hop(verdict), Hop::Flow { flow: FLOW, or: None }, "and never by a new one");
+    assert_eq!(
+        hop(verdict),
+        Hop::Flow { flow: FLOW, or: None, is_response: false },
+        "and never by a new one"
+    );
     let outer = world.lines("Via");
     assert!(outer.iter().any(|it| it.starts_with("SIP/2.0/WSS 10.0.0.1:5063;")), "{outer:?}");
 
@@ -131,7 +135,7 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
     let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
     let source = NODE.parse().unwrap();
     let arrival = Arrival { now: world.now, listener, source, flow: None };
-    let failed = Hop::Flow { flow: FLOW, or: None };
+    let failed = Hop::Flow { flow: FLOW, or: None, is_response: false };
     let bytes = wire(&invite);
     let verdict =
         world.relay.undelivered(&arrival, &bytes, failed, &world.snapshot, &mut world.out);
@@ -171,7 +175,7 @@ fn responses_go_back_by_the_connection_alone() {
             "\nSIP/2.0 200 OK\n{vias}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
         );
         let verdict = world.send(Leg::Internal, transport, NODE, &ok);
-        let Hop::Flow { flow, or } = hop(verdict) else { panic!("{verdict:?}") };
+        let Hop::Flow { flow, or, .. } = hop(verdict) else { panic!("{verdict:?}") };
         assert_eq!((flow, or.is_some()), (FLOW, may_call), "{transport:?}");
         assert_eq!(world.lines("Via").len(), 1);
     }

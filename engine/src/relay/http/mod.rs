@@ -1,0 +1,305 @@
+//! The HTTP relay: connections of clients and of nodes, requests in between. Source: `http-smpp-registry.md` 1.
+//!
+//! RFC 9112 on both sides, each by itself: clients keep their connections, connections to nodes wait in a
+//! pool, every request chooses its node. Bodies pass as they come. One request of a client is carried at a
+//! time; pipelined ones wait unread, so that answers keep their order. After a WebSocket handshake bytes
+//! pass unread.
+
+mod choose;
+mod client;
+mod exchange;
+mod node;
+mod peer;
+mod pool;
+mod replies;
+mod request;
+mod rewrite;
+mod settings;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocols::bytes::Edits;
+use protocols::time::Time;
+
+use self::choose::Chooser;
+use self::peer::{Client, Exchange, Phase};
+use self::pool::Pool;
+pub use self::settings::{HttpListener, HttpSettings};
+use self::slots::Slots;
+use crate::balance::Shard;
+use crate::relay::Report;
+use crate::relay::sip::seen::Sightings;
+use crate::relay::stream::{Conn, Gone, StreamRelay, Wire};
+use crate::snapshot::Snapshot;
+use crate::stats::{HttpCounters, Refusal};
+
+/// One shard's HTTP relay. Owns its connections' state, counters and reusable buffers; shares nothing.
+pub struct Http {
+    settings: Arc<HttpSettings>,
+    shard: Shard,
+    chooser: Chooser,
+    slots: Slots,
+    pool: Pool,
+    /// Connections by source, where they are limited.
+    sources: ahash::HashMap<IpAddr, u32>,
+    counters: HttpCounters,
+    sightings: Sightings,
+    buffers: Buffers,
+    is_stopping: bool,
+    /// When the log last said that there is no node.
+    complained: Option<Time>,
+}
+
+/// Reused from message to message.
+#[derive(Default)]
+struct Buffers {
+    edits: Edits,
+    out: Vec<u8>,
+    /// Memory of requests that are done.
+    spare: Vec<Vec<u8>>,
+    #[allow(clippy::vec_box)] // the boxes are what is kept
+    exchanges: Vec<Box<Exchange>>,
+}
+
+impl Http {
+    /// A relay for one shard.
+    pub fn new(settings: Arc<HttpSettings>, shard: Shard) -> Http {
+        Http {
+            chooser: Chooser::new(&settings.config, shard),
+            settings,
+            shard,
+            slots: Slots::default(),
+            pool: Pool::default(),
+            sources: ahash::HashMap::default(),
+            counters: HttpCounters::default(),
+            sightings: Sightings::default(),
+            buffers: Buffers::default(),
+            is_stopping: false,
+            complained: None,
+        }
+    }
+
+    /// Takes new settings over between two events. Requests on their way keep their node. The listeners
+    /// must be the same.
+    pub fn configure(&mut self, settings: Arc<HttpSettings>) {
+        self.chooser = Chooser::new(&settings.config, self.shard);
+        if settings.http().source_connections_max == 0 {
+            self.sources.clear();
+        }
+        self.settings = settings;
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Arc<HttpSettings> {
+        &self.settings
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> &HttpCounters {
+        &self.counters
+    }
+
+    /// A new node table is in force: forgets what was counted of nodes that are gone for long.
+    pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+        self.counters.forget_dead(snapshot);
+    }
+
+    /// What the control executor must hear: refusals and bad responses at once, life signs a few times a
+    /// second.
+    pub fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
+        self.sightings.poll(now, snapshot)
+    }
+
+    /// No new connections; idle ones close at once, the others after their answer. Tunnels stay until the
+    /// process ends.
+    pub fn handle_stopping(&mut self, wire: &mut impl Wire) {
+        self.is_stopping = true;
+        for conn in self.slots.clients() {
+            let is_idle =
+                self.slots.client(conn).is_some_and(|it| it.exchange.is_none() && !it.has_more);
+            if is_idle {
+                self.close_client(conn, wire);
+            }
+        }
+        for conn in self.pool.drain() {
+            self.slots.remove(conn);
+            wire.close(conn);
+        }
+    }
+
+    /// Connections of clients that are open.
+    pub fn clients(&self) -> u64 {
+        self.counters.clients
+    }
+
+    /// Counts one more connection of a source; `false`: it has enough.
+    fn admits(&mut self, source: IpAddr) -> bool {
+        let max = self.settings.http().source_connections_max;
+        if max == 0 {
+            return true;
+        }
+        let count = self.sources.entry(source).or_default();
+        let fits = *count < max;
+        *count += u32::from(fits);
+        fits
+    }
+
+    fn release(&mut self, source: IpAddr) {
+        if let Some(count) = self.sources.get_mut(&source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.sources.remove(&source);
+            }
+        }
+    }
+
+    /// Memory for a request; given back by [`Http::recycle`].
+    fn spare(&mut self) -> Vec<u8> {
+        self.buffers.spare.pop().unwrap_or_default()
+    }
+
+    /// Memory for bytes that the relay holds, all connections together.
+    #[cfg(test)]
+    fn held_bytes(&mut self) -> usize {
+        let spare: usize = self.buffers.spare.iter().map(Vec::capacity).sum();
+        let mut held = self.buffers.out.capacity() + spare;
+        for conn in self.slots.clients() {
+            let exchange = self.slots.client(conn).and_then(|it| it.exchange.as_ref());
+            held += exchange.map_or(0, |it| it.replay.capacity());
+        }
+        held
+    }
+
+    /// The exchange is over; its memory is for the next one.
+    fn retire(&mut self, mut exchange: Box<Exchange>) {
+        self.recycle(std::mem::take(&mut exchange.replay));
+        if self.buffers.exchanges.len() < SPARE_MAX {
+            self.buffers.exchanges.push(exchange);
+        }
+    }
+
+    fn boxed(&mut self, exchange: Exchange) -> Box<Exchange> {
+        match self.buffers.exchanges.pop() {
+            Some(mut memory) => {
+                *memory = exchange;
+                memory
+            }
+            None => Box::new(exchange),
+        }
+    }
+
+    fn recycle(&mut self, mut memory: Vec<u8>) {
+        if self.buffers.spare.len() < SPARE_MAX && memory.capacity() <= SPARE_BYTES_MAX {
+            memory.clear();
+            self.buffers.spare.push(memory);
+        }
+    }
+}
+
+impl StreamRelay for Http {
+    fn handle_open(
+        &mut self,
+        now: Time,
+        listener: usize,
+        source: SocketAddr,
+        _wire: &mut impl Wire,
+    ) -> Option<Conn> {
+        let settings = Arc::clone(&self.settings);
+        let number = u8::try_from(listener).ok()?;
+        let is_secure = settings.listener(listener)?.is_secure;
+        if self.is_stopping || self.counters.clients >= settings.config.connections_max as u64 {
+            self.counters.refused(Refusal::Connections);
+            return None;
+        }
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let mut client = Client::new(number, source);
+        let mut patience = settings.http().client_idle;
+        if settings.http().proxy_protocol && !is_secure {
+            client.phase = Phase::Preface;
+            patience = settings.http().head_time;
+        } else if !self.admits(source.ip()) {
+            self.counters.refused(Refusal::SourceConnections);
+            return None;
+        }
+        let conn = self.slots.insert(peer::Peer::Client(client))?;
+        self.counters.clients += 1;
+        self.slots.arm(conn, now + patience);
+        Some(conn)
+    }
+
+    fn handle_connected(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
+        self.node_connected(now, conn, wire);
+    }
+
+    fn handle_bytes(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) -> usize {
+        match self.slots.is_client(conn) {
+            Some(true) => self.client_bytes(now, conn, bytes, snapshot, wire),
+            Some(false) => self.node_bytes(now, conn, bytes, snapshot, wire),
+            None => bytes.len(),
+        }
+    }
+
+    fn handle_end(&mut self, now: Time, conn: Conn, snapshot: &Snapshot, wire: &mut impl Wire) {
+        match self.slots.is_client(conn) {
+            Some(true) => self.client_ended(now, conn, wire),
+            Some(false) => self.node_ended(now, conn, snapshot, wire),
+            None => {}
+        }
+    }
+
+    fn handle_gone(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        why: Gone,
+        snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) {
+        match self.slots.is_client(conn) {
+            Some(true) => self.client_gone(conn, why, wire),
+            Some(false) => self.node_gone(now, conn, why, snapshot, wire),
+            None => {}
+        }
+    }
+
+    fn handle_drained(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
+        match self.slots.is_client(conn) {
+            Some(true) => self.client_drained(now, conn, wire),
+            Some(false) => self.node_drained(now, conn, wire),
+            None => {}
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        self.slots.next()
+    }
+
+    fn handle_timeout(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
+        while let Some(conn) = self.slots.expired(now) {
+            match self.slots.is_client(conn) {
+                Some(true) => self.client_timeout(now, conn, snapshot, wire),
+                Some(false) => self.node_timeout(conn, wire),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Requests' memory that is kept for the next ones.
+const SPARE_MAX: usize = 256;
+/// What a long request needed is given back.
+const SPARE_BYTES_MAX: usize = 16 * 1024;
+/// The log says once in this time that there is no node.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(1);

@@ -1,0 +1,165 @@
+//! What is known of one connection, and of the request that is being carried.
+
+use std::net::SocketAddr;
+
+use protocols::http::Method;
+use protocols::http::body::Body;
+use protocols::http::head::{Request, Scan};
+use protocols::time::Time;
+
+use super::pool::Place;
+use crate::node::NodeKey;
+use crate::relay::stream::Conn;
+use crate::snapshot::Service;
+
+/// Either end.
+#[derive(Debug)]
+pub(super) enum Peer {
+    Client(Client),
+    Node(Node),
+}
+
+/// A client's connection. Small: most of them are idle.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// Of the client, by the PROXY protocol's word where that is spoken.
+    pub(super) source: SocketAddr,
+    pub(super) listener: u8,
+    pub(super) phase: Phase,
+    pub(super) scan: Scan,
+    pub(super) exchange: Option<Box<Exchange>>,
+    /// It will send no more.
+    pub(super) is_ended: bool,
+    /// Bytes of it wait unconsumed for their turn; it is not read.
+    pub(super) has_more: bool,
+    /// It takes no more for now: nothing is read that would make more for it.
+    pub(super) is_full: bool,
+    /// It is counted as one that a node serves.
+    pub(super) is_paired: bool,
+}
+
+/// What the next bytes of a client are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// A PROXY protocol header.
+    Preface,
+    /// Requests.
+    Requests,
+    /// Of no interest: it has our answer and is to close.
+    Lingering,
+}
+
+impl Client {
+    pub(super) const fn new(listener: u8, source: SocketAddr) -> Client {
+        Client {
+            source,
+            listener,
+            phase: Phase::Requests,
+            scan: SCAN,
+            exchange: None,
+            is_ended: false,
+            has_more: false,
+            is_full: false,
+            is_paired: false,
+        }
+    }
+}
+
+/// A connection to a node, at work or waiting in the pool.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    /// Whose request it carries; `None`: it waits in the pool.
+    pub(super) client: Option<Conn>,
+    pub(super) scan: Scan,
+}
+
+/// One request on its way, with its response.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) arrived: Time,
+    pub(super) method: Method,
+    /// The client speaks HTTP/1.0.
+    pub(super) is_1_0: bool,
+    /// The client's connection goes on after this.
+    pub(super) keeps_client: bool,
+    /// The node's does.
+    pub(super) keeps_node: Option<u32>,
+    pub(super) service: Service,
+    /// A WebSocket handshake.
+    pub(super) upgrades: bool,
+    /// `requestCheckPattern` is found in its target.
+    pub(super) is_watched: bool,
+    pub(super) expects_continue: bool,
+    /// What is left of the request's body.
+    pub(super) request: Body,
+    /// Content of it so far, bytes.
+    pub(super) content_bytes: u64,
+    /// The request as it goes to nodes, as far as it has come.
+    pub(super) replay: Vec<u8>,
+    /// All of it is there.
+    pub(super) can_replay: bool,
+    /// Nodes that failed.
+    pub(super) tried: Vec<NodeKey>,
+    /// Attempts, those on connections of the pool too.
+    pub(super) attempts: usize,
+    /// The connection to the node.
+    pub(super) node: Option<Conn>,
+    pub(super) place: Option<Place>,
+    pub(super) is_connected: bool,
+    /// The connection came out of the pool: the node may have closed it a moment ago.
+    pub(super) is_reused: bool,
+    /// The client is not read: the node, or our memory, takes no more.
+    pub(super) is_node_full: bool,
+    /// What is left of the response's body, once its head has gone to the client.
+    pub(super) response: Option<Body>,
+    /// The client cannot read chunks.
+    pub(super) strips_chunks: bool,
+    /// Bytes of the body since the deadline was last moved.
+    pub(super) progress_bytes: u64,
+    pub(super) tunnel: Option<Tunnel>,
+}
+
+impl Exchange {
+    /// A request of which nothing has been sent. `replay` holds its head.
+    pub(super) fn new(arrived: Time, request: &Request, replay: Vec<u8>) -> Exchange {
+        Exchange {
+            arrived,
+            method: request.method,
+            is_1_0: request.is_1_0,
+            keeps_client: request.is_persistent,
+            keeps_node: None,
+            service: Service::Http,
+            upgrades: request.upgrade.is_some(),
+            is_watched: false,
+            expects_continue: request.expects_continue,
+            request: Body::new(request.framing),
+            content_bytes: 0,
+            replay,
+            can_replay: true,
+            tried: Vec::new(),
+            attempts: 0,
+            node: None,
+            place: None,
+            is_connected: false,
+            is_reused: false,
+            is_node_full: false,
+            response: None,
+            strips_chunks: false,
+            progress_bytes: 0,
+            tunnel: None,
+        }
+    }
+}
+
+/// A connection that is nobody's business any more but its ends'.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tunnel {
+    pub(super) bytes_to_node: u64,
+    pub(super) bytes_to_client: u64,
+    pub(super) client_ended: bool,
+    pub(super) node_ended: bool,
+}
+
+/// Nothing looked at yet.
+pub(super) const SCAN: Scan = Scan::NEW;

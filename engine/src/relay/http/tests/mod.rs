@@ -1,0 +1,9 @@
+//! The relay between a recorder's wire and a virtual clock: bytes in, bytes out.
+
+mod catalogue;
+mod failures;
+mod harness;
+mod hostile;
+mod refusals;
+mod streaming;
+mod tunnels;
