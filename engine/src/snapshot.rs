@@ -36,9 +36,9 @@ impl Family {
 /// What a message may ask of a node (`sip.md` 3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// May get new associations: live, not graceful, not bad, not suspect.
+    /// May get new associations: live, not graceful, not bad, and not suspect while any other such is not.
     Eligible,
-    /// May serve the associations it has: live.
+    /// May serve the associations it has: live, and not suspect while any other is not.
     Usable,
 }
 
@@ -229,7 +229,8 @@ impl Snapshot {
             if !at.contains(&id) {
                 at.push(id);
             }
-            // Who refused a moment ago is asked only where nobody else could be.
+            // Who refused a moment ago is asked only where nobody else could be: for new calls nobody else
+            // that wants any, for the others nobody at all.
             let has_better = |wanted: fn(&Node) -> bool| {
                 all.iter().any(|it| {
                     !it.suspect
@@ -240,7 +241,7 @@ impl Snapshot {
                 })
             };
             let is_eligible = wants_calls(node) && (!node.suspect || !has_better(wants_calls));
-            if is_eligible || !node.suspect || !has_better(|_| true) {
+            if !node.suspect || !has_better(|_| true) {
                 cluster.usable[family][transport.index()].push(id, node);
             }
             if is_eligible {

@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod heartbeat;
 pub mod sip;
 pub mod time;
+pub mod ws;
 
 #[cfg(test)]
 mod testing;

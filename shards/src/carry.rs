@@ -10,12 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId, Verdict};
+use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, Listener, ListenerId, Verdict};
 use protocols::time::Time;
 
 use crate::clock::TimerId;
 use crate::decide::Decide;
-use crate::mesh::{By, Delivery, Mail, Notice};
+use crate::layers::is_websocket;
+use crate::mesh::{Delivery, Mail, Notice, Search};
 use crate::shard::{PARKED_TIMER, Parked, Shard};
 use crate::tcp::Carried;
 use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
@@ -131,8 +132,7 @@ impl<D: Decide> Shard<D> {
                 }
             }
             Hop::Flow { flow, or } if flow.shard != self.id => {
-                let by = By::Flow { flow, or };
-                self.post_to(flow.shard, by, out.get(start..).unwrap_or(&[]), hop, origin);
+                self.post_to(flow, or, out.get(start..).unwrap_or(&[]), hop, origin);
             }
             Hop::Flow { flow, or } => {
                 let bytes = out.get(start..).unwrap_or(&[]);
@@ -145,24 +145,9 @@ impl<D: Decide> Shard<D> {
                 }
             }
             Hop::Stream { from, to } => {
-                let bytes = out.get(start..).unwrap_or(&[]);
-                // Nodes listen, so each shard has a connection of its own to each; a client may be
-                // connected to another shard, and cannot be called.
-                let is_outwards = origin.is_none_or(|it| !it.is_for_node);
-                let others = self.post.shards() > 1;
-                if is_outwards && others && self.streams.towards(from, to).is_none() {
-                    let by = By::Peer { from, to, home: self.id };
-                    self.post_to(self.next_shard(), by, bytes, hop, origin);
-                } else {
-                    self.send_to_peer(from, to, bytes, hop, origin);
-                }
+                self.send_to_peer(from, to, out.get(start..).unwrap_or(&[]), hop, origin);
             }
         }
-    }
-
-    fn next_shard(&self) -> u8 {
-        let next = usize::from(self.id) + 1;
-        u8::try_from(next % self.post.shards().max(1)).unwrap_or(0)
     }
 
     /// Our own answer, back to where the message came from.
@@ -197,10 +182,73 @@ impl<D: Decide> Shard<D> {
         hop: Hop,
         origin: Option<Origin<'_>>,
     ) {
-        let flow = self.streams.towards(from, to).or_else(|| self.connect(from, to));
+        if let Some(flow) = self.streams.towards(from, to) {
+            return self.enqueue(flow, bytes, hop, origin);
+        }
+        let is_for_node = origin.is_some_and(|it| it.is_for_node);
+        let Some(listener) = self.listening(from).map(|it| it.listener) else {
+            return self.fail(DropReason::NoListener, hop, origin);
+        };
+        // A client may have connected to another shard; to nodes each shard has a connection of its own.
+        if listener.leg == Leg::External && !is_for_node && self.post.shards() > 1 {
+            let carried = origin.map(|it| self.keep(it, hop));
+            let bytes = bytes.to_vec();
+            return self.pass_on(Search { from, to, origin: self.id, bytes, carried });
+        }
+        self.call(&listener, from, to, bytes, hop, origin);
+    }
+
+    /// Connects to a peer, unless it is a client that cannot be called (RFC 7118 §5).
+    fn call(
+        &mut self,
+        listener: &Listener,
+        from: ListenerId,
+        to: SocketAddr,
+        bytes: &[u8],
+        hop: Hop,
+        origin: Option<Origin<'_>>,
+    ) {
+        let is_for_node = origin.is_some_and(|it| it.is_for_node);
+        let is_client = listener.leg == Leg::External && !is_for_node;
+        let flow = if is_client && is_websocket(listener.transport) {
+            None
+        } else {
+            self.connect(from, to)
+        };
         match flow {
             Some(flow) => self.enqueue(flow, bytes, hop, origin),
             None => self.fail(DropReason::ConnectionGone, hop, origin),
+        }
+    }
+
+    /// Hands a search to the next shard.
+    fn pass_on(&mut self, search: Search) {
+        let shards = u8::try_from(self.post.shards()).unwrap_or(u8::MAX);
+        let next = (self.id + 1) % shards.max(1);
+        match self.post.send(next, Mail::Seek(Box::new(search))) {
+            Ok(()) => self.figures.hops += 1,
+            Err(_) => self.relay.dropped(DropReason::QueueFull),
+        }
+    }
+
+    /// Another shard's search for a client's connection, or our own that comes back.
+    pub(crate) fn seek_mail(&mut self, search: Search) {
+        let Search { from, to, origin: who, .. } = search;
+        let found = self.streams.towards(from, to);
+        if found.is_none() && who != self.id {
+            return self.pass_on(search);
+        }
+        let hop = Hop::Stream { from, to };
+        let origin = search.carried.as_ref().map(|it| Origin {
+            arrival: &it.arrival,
+            bytes: &it.bytes,
+            attempts: it.attempts,
+            is_for_node: false,
+        });
+        match (found, self.listening(from).map(|it| it.listener)) {
+            (Some(flow), _) => self.enqueue(flow, &search.bytes, hop, origin),
+            (None, Some(listener)) => self.call(&listener, from, to, &search.bytes, hop, origin),
+            (None, None) => self.fail(DropReason::NoListener, hop, origin),
         }
     }
 
@@ -212,6 +260,9 @@ impl<D: Decide> Shard<D> {
             carried => {
                 self.relay.dropped(reason);
                 self.streams.recycle(carried.map(|it| it.bytes).unwrap_or_default());
+                if reason == DropReason::SlowPeer {
+                    self.give_up_slow(flow);
+                }
             }
         }
     }
@@ -237,41 +288,33 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Hands bytes to the shard that owns the connection.
-    fn post_to(&mut self, shard: u8, by: By, bytes: &[u8], hop: Hop, origin: Option<Origin<'_>>) {
+    fn post_to(
+        &mut self,
+        flow: Flow,
+        or: Option<(ListenerId, SocketAddr)>,
+        bytes: &[u8],
+        hop: Hop,
+        origin: Option<Origin<'_>>,
+    ) {
         let carried = origin.map(|it| self.keep(it, hop));
-        self.post_on(shard, Box::new(Delivery { by, bytes: bytes.to_vec(), carried }));
-    }
-
-    fn post_on(&mut self, shard: u8, delivery: Box<Delivery>) {
-        match self.post.send(shard, Mail::Deliver(delivery)) {
+        let delivery = Delivery { flow, or, bytes: bytes.to_vec(), carried };
+        match self.post.send(flow.shard, Mail::Deliver(Box::new(delivery))) {
             Ok(()) => self.figures.hops += 1,
             Err(_) => self.relay.dropped(DropReason::QueueFull),
         }
     }
 
     /// Another shard's message for a connection of ours.
-    pub(crate) fn deliver_mail(&mut self, delivery: Box<Delivery>) {
-        if let By::Peer { from, to, home } = delivery.by
-            && home != self.id
-            && self.streams.towards(from, to).is_none()
-        {
-            return self.post_on(self.next_shard(), delivery);
-        }
-        let Delivery { by, mut bytes, carried } = *delivery;
+    pub(crate) fn deliver_mail(&mut self, delivery: Delivery) {
+        let Delivery { flow, or, mut bytes, carried } = delivery;
         let origin = carried.as_ref().map(|it| Origin {
             arrival: &it.arrival,
             bytes: &it.bytes,
             attempts: it.attempts,
             is_for_node: false,
         });
-        match by {
-            By::Flow { flow, or } if flow.shard == self.id => {
-                self.send(Hop::Flow { flow, or }, &mut bytes, 0, origin);
-            }
-            By::Flow { .. } => {}
-            By::Peer { from, to, .. } => {
-                self.send_to_peer(from, to, &bytes, Hop::Stream { from, to }, origin);
-            }
+        if flow.shard == self.id {
+            self.send(Hop::Flow { flow, or }, &mut bytes, 0, origin);
         }
     }
 

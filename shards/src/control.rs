@@ -285,8 +285,12 @@ impl<S: Shards> Control<S> {
 
     fn handle_timeouts(&mut self) {
         let now = self.clock.now();
+        let is_time = self.file.poll_timeout() <= now;
         if let Some(config) = self.file.handle_timeout(now) {
             self.configure(now, config);
+        }
+        if is_time {
+            self.is_stale |= self.shards.refresh(&self.view);
         }
         self.hosts.handle_timeout(now, &self.names);
         self.registry.handle_timeout(now);
@@ -352,6 +356,7 @@ impl<S: Shards> Control<S> {
                 if let Some(config) = self.file.reload() {
                     self.configure(now, config);
                 }
+                self.is_stale |= self.shards.refresh(&self.view);
             } else if self.view.stopping.is_some() {
                 self.drain(now, Duration::ZERO);
             } else {

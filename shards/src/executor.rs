@@ -201,11 +201,12 @@ fn seat_shard<D: Decide>(id: usize, cpu: usize, shard: Shard<D>, seat: Seat) -> 
 
 /// Tells every shard to end now.
 fn end<S>(published: &Published<View<S>>) {
-    let View { snapshot, settings, tuning, .. } = &*published.current();
+    let View { snapshot, settings, tuning, security, .. } = &*published.current();
     published.publish(Arc::new(View {
         snapshot: Arc::clone(snapshot),
         settings: Arc::clone(settings),
         tuning: *tuning,
+        security: security.clone(),
         stopping: Some(protocols::time::Time::ZERO),
     }));
 }

@@ -21,6 +21,8 @@ use crate::tcp::Carried;
 pub enum Mail<D: Decide> {
     /// Bytes for a connection that lives there.
     Deliver(Box<Delivery>),
+    /// Bytes for a client that has connected to one of us: is it you?
+    Seek(Box<Search>),
     /// Tell control your figures: [`Notice::Statistics`].
     Statistics {
         /// Goes back with them.
@@ -45,34 +47,29 @@ pub enum Mail<D: Decide> {
 /// A message on its way to the shard that owns the connection.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Which connection.
-    pub by: By,
+    /// The connection.
+    pub flow: Flow,
+    /// Where to connect if it is gone.
+    pub or: Option<(ListenerId, SocketAddr)>,
     /// What to send.
     pub bytes: Vec<u8>,
     /// What it was made of, to decide again if it cannot be delivered; `None` for answers.
     pub carried: Option<Carried>,
 }
 
-/// How a connection of another shard is named.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum By {
-    /// It is exactly this one.
-    Flow {
-        /// The connection.
-        flow: Flow,
-        /// Where to connect if it is gone.
-        or: Option<(ListenerId, SocketAddr)>,
-    },
-    /// Whichever shard has a connection to this peer; the letter goes round until it is found, and the
-    /// shard that wrote it connects if it is not. A client that registered over a stream is found so.
-    Peer {
-        /// Leg and transport.
-        from: ListenerId,
-        /// The peer.
-        to: SocketAddr,
-        /// Shard that wrote the letter.
-        home: u8,
-    },
+/// A message on its way round the shards, until it finds the one that a client has connected to.
+#[derive(Debug)]
+pub struct Search {
+    /// Leg and transport of the connection.
+    pub from: ListenerId,
+    /// The client.
+    pub to: SocketAddr,
+    /// Who is looking: comes round to it, it may connect.
+    pub origin: u8,
+    /// What to send.
+    pub bytes: Vec<u8>,
+    /// What it was made of, to decide again if it cannot be delivered; `None` for answers.
+    pub carried: Option<Carried>,
 }
 
 /// What control is told.
@@ -145,6 +142,8 @@ pub struct Figures {
     pub refused_connections: u64,
     /// Messages decided again because they could not be delivered.
     pub retried: u64,
+    /// What became of connections.
+    pub streams: engine::stats::Streams,
     /// Names that messages wait for now.
     pub parked: u64,
 }

@@ -13,6 +13,7 @@ use engine::snapshot::Snapshot;
 use protocols::time::Time;
 
 use crate::sys::EventFd;
+use crate::tls::Security;
 
 /// What every shard goes by.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct View<S> {
     pub settings: Arc<S>,
     /// What the shard itself goes by.
     pub tuning: Tuning,
+    /// Certificates and terms of TLS; `None`: no port of TLS is open.
+    pub security: Option<Arc<Security>>,
     /// Set when the process stops: no new connections now, and no shard after this moment.
     pub stopping: Option<Time>,
 }
@@ -36,6 +39,10 @@ pub struct Tuning {
     pub stream_idle: Duration,
     /// Most stream connections of one shard.
     pub connections_max: usize,
+    /// Most of them that one source address may have opened; 0 is any number.
+    pub source_connections_max: usize,
+    /// Longest handshake of TLS or WebSocket.
+    pub handshake_time: Duration,
     /// Longest message on a stream.
     pub message_bytes_max: usize,
 }

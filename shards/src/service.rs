@@ -16,17 +16,18 @@ use engine::snapshot::Family;
 use engine::stats::{self, Counters, Load, Process, RESIDENCE_BOUNDS, Residence, Scrape};
 use hdrhistogram::Histogram;
 use log::{info, warn};
-use protocols::sip::Transport;
 use protocols::time::Time;
 
 use crate::admin::Response;
 use crate::clock::Clock;
 use crate::control::{self, Addressee, Explain, Facts, Page, Said, Shards};
 use crate::executor::{self, Body, Seat, Spec};
+use crate::layers::is_secure;
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
 use crate::publish::{Tuning, View};
 use crate::sys::affinity;
+use crate::tls::{Keeper, Security};
 
 /// The shards of the process.
 pub struct Service {
@@ -34,6 +35,8 @@ pub struct Service {
     listeners: Vec<Listener>,
     secret: [u8; 16],
     settings: Arc<Settings>,
+    /// Certificates and terms of TLS.
+    keeper: Keeper,
     /// Number of the question that figures must answer.
     question: u64,
     clock: Clock,
@@ -51,11 +54,15 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     let cpus = affinity();
     let count = if config.shards == 0 { cpus.len().max(1) } else { config.shards };
     let count = count.min(usize::from(u8::MAX));
-    let (wanted, later): (Vec<_>, Vec<_>) = listeners(config, &resolve)?
-        .into_iter()
-        .partition(|it| matches!(it.transport, Transport::Udp | Transport::Tcp));
-    for Listener { transport, address, .. } in later {
-        warn!("No listener on {address}: this build does not serve {}", transport.as_via());
+    let keeper = Keeper::open(&config.tls)?;
+    let can_open = |it: &Listener| !is_secure(it.transport) || keeper.current().is_some();
+    let (wanted, closed): (Vec<_>, Vec<_>) =
+        listeners(config, &resolve)?.into_iter().partition(can_open);
+    for Listener { transport, address, .. } in closed {
+        warn!("No listener on {address} for {}: there is no certificate", transport.as_via());
+    }
+    if !wanted.iter().any(|it| it.leg == Leg::External) {
+        return Err("nothing can listen on the client side without a certificate".to_owned());
     }
     let options = SocketOptions {
         steering: config.steering,
@@ -77,12 +84,12 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     let relays = (0..count)
         .map(|index| Relay::new(Arc::clone(&settings), Shard { index, scattered }))
         .collect();
-    let view = of_shards(view, &settings);
+    let view = of_shards(view, &settings, keeper.current());
     let spec = Spec { listeners: listeners.clone(), sockets, relays, cpus, view, clock, seat };
     let body = executor::start(spec).map_err(|error| error.to_string())?;
     info!("{count} shards, {} listeners each", listeners.len());
     let cpu = Cell::new((Instant::now(), cpu_time()));
-    Ok(Service { body: Some(body), listeners, secret, settings, question: 0, clock, cpu })
+    Ok(Service { body: Some(body), listeners, secret, settings, keeper, question: 0, clock, cpu })
 }
 
 fn settings(view: &control::View, listeners: &[Listener], secret: [u8; 16]) -> Arc<Settings> {
@@ -90,7 +97,11 @@ fn settings(view: &control::View, listeners: &[Listener], secret: [u8; 16]) -> A
     Arc::new(Settings::new(config, listeners.to_vec(), view.extra_servers.clone(), secret))
 }
 
-fn of_shards(view: &control::View, settings: &Arc<Settings>) -> View<Settings> {
+fn of_shards(
+    view: &control::View,
+    settings: &Arc<Settings>,
+    security: Option<&Arc<Security>>,
+) -> View<Settings> {
     let config = &view.config;
     View {
         snapshot: Arc::clone(&view.snapshot),
@@ -99,8 +110,11 @@ fn of_shards(view: &control::View, settings: &Arc<Settings>) -> View<Settings> {
             coalesce: config.coalesce,
             stream_idle: config.stream_idle,
             connections_max: config.connections_max,
+            source_connections_max: config.source_connections_max,
+            handshake_time: config.handshake_time,
             message_bytes_max: config.message_bytes_max,
         },
+        security: security.cloned(),
         stopping: view.stopping,
     }
 }
@@ -157,9 +171,15 @@ impl Shards for Service {
         if !is_same {
             self.settings = settings(view, &self.listeners, self.secret);
         }
+        self.keeper.refresh(&view.config.tls);
         if let Some(body) = &self.body {
-            body.published.publish(Arc::new(of_shards(view, &self.settings)));
+            let security = self.keeper.current();
+            body.published.publish(Arc::new(of_shards(view, &self.settings, security)));
         }
+    }
+
+    fn refresh(&mut self, view: &control::View) -> bool {
+        self.keeper.refresh(&view.config.tls)
     }
 
     fn ask_figures(&mut self) {
@@ -200,6 +220,7 @@ impl Shards for Service {
             registry: facts.registry,
             shards: &shards,
             residence: &residence,
+            certificates: self.keeper.current().map_or(&[], |it| it.certificates.as_slice()),
         };
         match page {
             Page::Stat => Response::json(stats::lbstat(&scrape)),
@@ -247,11 +268,12 @@ impl Shards for Service {
 impl Drop for Service {
     fn drop(&mut self) {
         let Some(body) = self.body.take() else { return };
-        let View { snapshot, settings, tuning, .. } = &*body.published.current();
+        let View { snapshot, settings, tuning, security, .. } = &*body.published.current();
         body.published.publish(Arc::new(View {
             snapshot: Arc::clone(snapshot),
             settings: Arc::clone(settings),
             tuning: *tuning,
+            security: security.clone(),
             stopping: Some(Time::ZERO),
         }));
         let failed = body.join();
@@ -285,6 +307,7 @@ fn load(it: &crate::mesh::Figures) -> Load {
         connections: it.connections,
         refused_connections: it.refused_connections,
         retried: it.retried,
+        streams: it.streams,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
 use crate::publish::{Subscription, Tuning, View};
 use crate::sys::{Epoll, Event, EventFd, Events, TimerFd, receive_drops};
 use crate::tcp::{Carried, Streams};
+use crate::tls::Security;
 use crate::udp::{Outgoing, Received, Recent};
 
 /// What a shard is made of.
@@ -57,6 +58,10 @@ pub struct Shard<D: Decide> {
     pub(crate) recent: Recent,
     pub(crate) streams: Streams,
     pub(crate) scratch: Vec<u8>,
+    /// What TLS makes of it.
+    pub(crate) clear: Vec<u8>,
+    /// Certificates and terms of TLS; `None`: no port of TLS is open.
+    pub(crate) security: Option<Arc<Security>>,
     /// Connections that have more to read than one turn allows.
     pub(crate) unread: Vec<Flow>,
     /// Messages that did not reach their next hop, to be decided again.
@@ -142,6 +147,8 @@ impl<D: Decide> Shard<D> {
             recent: Recent::default(),
             streams: Streams::new(id),
             scratch: vec![0; SCRATCH_BYTES],
+            clear: Vec::new(),
+            security: view.current().security.clone(),
             unread: Vec::new(),
             failed: VecDeque::new(),
             parked: Vec::new(),
@@ -217,10 +224,14 @@ impl<D: Decide> Shard<D> {
         let messages = self.figures.datagrams + self.figures.stream_messages - before;
         self.report(messages > 0 || count > 0);
         self.figures.busy += self.clock.now().since(self.now);
+        let is_over = self.view.current().stopping.is_some_and(|it| self.now >= it);
+        if is_over {
+            self.part_from_all();
+        }
         Turn {
             messages,
             is_idle: count == 0 && self.unread.is_empty() && self.failed.is_empty(),
-            is_over: self.view.current().stopping.is_some_and(|it| self.now >= it),
+            is_over,
         }
     }
 
@@ -253,6 +264,7 @@ impl<D: Decide> Shard<D> {
         }
         let view = Arc::clone(self.view.current());
         self.snapshot = Arc::clone(&view.snapshot);
+        self.security.clone_from(&view.security);
         self.relay.handle_snapshot(&self.snapshot);
         self.relay.configure(Arc::clone(&view.settings));
         if view.stopping.is_some() && !std::mem::replace(&mut self.is_stopping, true) {
@@ -264,13 +276,14 @@ impl<D: Decide> Shard<D> {
         for _ in 0..MAIL_PER_TURN {
             let Ok(mail) = self.mail.try_recv() else { return };
             match mail {
-                Mail::Deliver(delivery) => self.deliver_mail(delivery),
+                Mail::Deliver(delivery) => self.deliver_mail(*delivery),
                 Mail::Statistics { question } => {
                     let statistics = Box::new(self.statistics());
                     // A full queue: the page is made without this shard.
                     self.outbox.send(Notice::Statistics { question, statistics });
                 }
                 Mail::Resolved { name, answer } => self.on_name(&name, answer),
+                Mail::Seek(search) => self.seek_mail(*search),
                 Mail::SwitchOver { from, to } => self.relay.switch_over(from, to),
             }
         }

@@ -1,16 +1,18 @@
 //! Connections as they come, speak and go: accepting, connecting, cutting bytes into messages (RFC 3261
-//! §18.3), keep-alives (RFC 5626 §3.5.1), silence.
+//! §18.3), keep-alives (RFC 5626 §3.5.1), silence. TLS and WebSocket are in [`crate::layered`].
 
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use engine::relay::{Arrival, Flow, ListenerId};
+use engine::relay::{Arrival, Flow, Listener, ListenerId};
 use protocols::sip::stream::{Frame, Framer};
+use protocols::ws::Closing;
 
 use crate::clock::TimerId;
 use crate::decide::Decide;
+use crate::layers::Layers;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
 use crate::tcp::{self, Flushed, Phase};
@@ -40,12 +42,26 @@ impl<D: Decide> Shard<D> {
     }
 
     fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
-        if self.streams.len() >= self.tuning().connections_max {
+        let tuning = self.tuning();
+        if self.streams.len() >= tuning.connections_max {
             self.figures.refused_connections += 1;
             return;
         }
+        let most = tuning.source_connections_max;
+        if most > 0 && self.streams.of_source(peer.ip()) >= most {
+            self.figures.streams.refused_source += 1;
+            return;
+        }
+        let Some(transport) = self.listening(listener).map(|it| it.listener.transport) else {
+            return;
+        };
+        let security = self.security.as_deref();
+        let Ok(layers) = Layers::accepting(transport, security, tuning.message_bytes_max) else {
+            self.figures.streams.tls_failed += 1;
+            return;
+        };
         self.figures.accepted += 1;
-        self.open(listener, socket, peer, Phase::Open);
+        self.open(listener, socket, peer, Phase::Open, layers);
     }
 
     /// Opens a connection for a leg. `None`: it failed at once, which is noted like a later failure.
@@ -54,9 +70,15 @@ impl<D: Decide> Shard<D> {
             self.figures.refused_connections += 1;
             return None;
         }
-        let local = self.listening(from)?.listener.address;
-        match tcp::connect(local, to) {
-            Ok(socket) => self.open(from, socket, to, Phase::Connecting),
+        let Listener { address, transport, .. } = self.listening(from)?.listener;
+        let limit = self.tuning().message_bytes_max;
+        let security = self.security.as_deref();
+        let Ok(layers) = Layers::connecting(transport, to, security, limit) else {
+            self.figures.streams.tls_failed += 1;
+            return None;
+        };
+        match tcp::connect(address, to) {
+            Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers),
             Err(_) => {
                 self.refused(to);
                 None
@@ -70,16 +92,21 @@ impl<D: Decide> Shard<D> {
         socket: TcpStream,
         peer: SocketAddr,
         phase: Phase,
+        layers: Option<Box<Layers>>,
     ) -> Option<Flow> {
         let framer = Framer::new(self.tuning().message_bytes_max);
         let fd = socket.as_raw_fd();
-        let flow = self.streams.insert(socket, listener, peer, phase, framer)?;
+        let is_layered = layers.is_some();
+        let flow = self.streams.insert(socket, listener, peer, phase, framer, layers)?;
         if self.epoll.add(fd, Token::Stream(flow).pack(), STREAM_EVENTS).is_err() {
             self.streams.remove(flow, &mut self.failed);
             return None;
         }
-        let silence =
-            if phase == Phase::Connecting { CONNECT_TIME_MAX } else { self.tuning().stream_idle };
+        let silence = match phase {
+            Phase::Connecting => CONNECT_TIME_MAX,
+            _ if is_layered => self.tuning().handshake_time,
+            _ => self.tuning().stream_idle,
+        };
         self.wheel.arm(timer_of(flow), self.now + silence);
         Some(flow)
     }
@@ -92,7 +119,12 @@ impl<D: Decide> Shard<D> {
                 Ok(None) if !has(libc::EPOLLOUT) => return,
                 Ok(None) => {
                     connection.phase = Phase::Open;
-                    self.wheel.arm(timer_of(flow), self.now + self.tuning().stream_idle);
+                    let is_layered = connection.layers.is_some();
+                    let tuning = self.tuning();
+                    let silence =
+                        if is_layered { tuning.handshake_time } else { tuning.stream_idle };
+                    self.wheel.arm(timer_of(flow), self.now + silence);
+                    self.streams.say(flow, |layers, peer, out| layers.start(peer, out));
                 }
                 Ok(Some(_)) | Err(_) => return self.give_up_connecting(flow),
             }
@@ -106,14 +138,14 @@ impl<D: Decide> Shard<D> {
     }
 
     /// The peer cannot be reached: it is suspect, and its requests look for another.
-    fn give_up_connecting(&mut self, flow: Flow) {
+    pub(crate) fn give_up_connecting(&mut self, flow: Flow) {
         if let Some(peer) = self.streams.find(flow).map(|it| it.peer) {
             self.refused(peer);
             self.close(flow);
         }
     }
 
-    fn close(&mut self, flow: Flow) {
+    pub(crate) fn close(&mut self, flow: Flow) {
         self.wheel.cancel(timer_of(flow));
         self.streams.remove(flow, &mut self.failed);
     }
@@ -132,9 +164,15 @@ impl<D: Decide> Shard<D> {
                     break;
                 }
                 Ok(count) => {
-                    self.wheel.arm(timer_of(flow), self.now + self.tuning().stream_idle);
-                    let came = scratch.get(..count).unwrap_or(&[]);
-                    if !self.take_in(flow, came) {
+                    let is_plain = connection.layers.is_none();
+                    let came = scratch.get_mut(..count).unwrap_or(&mut []);
+                    let goes_on = if is_plain {
+                        self.wheel.arm(timer_of(flow), self.now + self.tuning().stream_idle);
+                        self.take_in(flow, came)
+                    } else {
+                        self.take_in_layered(flow, came)
+                    };
+                    if !goes_on {
                         self.flush_streams(); // an answer, if there was one
                         self.close(flow);
                         break;
@@ -150,6 +188,7 @@ impl<D: Decide> Shard<D> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
+                    self.on_failed_handshake(flow);
                     self.close(flow);
                     break;
                 }
@@ -159,9 +198,14 @@ impl<D: Decide> Shard<D> {
     }
 
     /// The peer says no more. A node that we connected to is gone; a client may still want its answers.
-    fn on_end(&mut self, flow: Flow) {
-        let is_ours = self.streams.find(flow).is_some_and(|it| it.is_ours);
-        if is_ours {
+    pub(crate) fn on_end(&mut self, flow: Flow) {
+        let is_over = self.streams.find(flow).is_some_and(|it| {
+            // WebSocket ends by frames, and half a handshake is none.
+            let layers = it.layers.as_ref();
+            it.is_ours || layers.is_some_and(|it| it.has_frames() || !it.is_open())
+        });
+        if is_over {
+            self.on_failed_handshake(flow);
             self.close(flow);
         } else {
             self.streams.half_close(flow);
@@ -170,7 +214,7 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Cuts what came into messages and handles them. `false`: framing is lost, close the connection.
-    fn take_in(&mut self, flow: Flow, came: &[u8]) -> bool {
+    pub(crate) fn take_in(&mut self, flow: Flow, came: &[u8]) -> bool {
         let Some(connection) = self.streams.find(flow) else { return true };
         let (listener, source) = (connection.listener, connection.peer);
         let arrival = Arrival { now: self.now, listener, source, flow: Some(flow) };
@@ -236,7 +280,7 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Framing is lost: the relay counts the rest as malformed, and answers if it can read that much.
-    fn refuse(&mut self, arrival: &Arrival, rest: &[u8]) {
+    pub(crate) fn refuse(&mut self, arrival: &Arrival, rest: &[u8]) {
         self.figures.stream_messages += 1;
         self.handle(arrival, rest);
     }
@@ -252,9 +296,21 @@ impl<D: Decide> Shard<D> {
 
     pub(crate) fn on_stream_timer(&mut self, slot: u32) {
         let Some(flow) = self.streams.in_slot(slot) else { return };
-        match self.streams.find(flow).map(|it| it.phase) {
-            Some(Phase::Connecting) => self.give_up_connecting(flow),
-            _ => self.close(flow),
+        let Some(connection) = self.streams.find(flow) else { return };
+        let is_open = connection.layers.as_ref().is_none_or(|it| it.is_open());
+        let is_ours = connection.is_ours;
+        match connection.phase {
+            Phase::Connecting => self.give_up_connecting(flow),
+            _ if !is_open => {
+                self.figures.streams.handshake_timeouts += 1;
+                if is_ours { self.give_up_connecting(flow) } else { self.close(flow) }
+            }
+            phase => {
+                if phase == Phase::Open {
+                    self.figures.streams.idle_closed += 1;
+                }
+                self.part(flow, Closing::GoingAway as u16);
+            }
         }
     }
 
@@ -281,7 +337,7 @@ impl<D: Decide> Shard<D> {
     }
 }
 
-fn timer_of(flow: Flow) -> TimerId {
+pub(crate) fn timer_of(flow: Flow) -> TimerId {
     TimerId(STREAM_TIMERS + flow.slot)
 }
 

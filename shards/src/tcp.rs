@@ -1,5 +1,5 @@
 //! The table of one shard's stream connections: who is connected, what waits to be sent, what came in
-//! half.
+//! half. What stands between bytes and messages on TLS and WebSocket is in [`crate::layers`].
 //!
 //! Sockets are watched edge-triggered, once, for both directions. Bytes are read into one scratch buffer
 //! of the shard; a connection owns memory only for a message that came in half and for bytes that its
@@ -8,11 +8,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
 use protocols::sip::stream::Framer;
 use socket2::{Domain, Socket, Type};
+
+use crate::layers::Layers;
 
 /// A message as it arrived, kept until what was made of it has left.
 #[derive(Debug)]
@@ -42,9 +44,12 @@ pub struct Connection {
     pub is_ours: bool,
     /// Cuts what comes in into messages.
     pub framer: Framer,
-    /// Start of a message whose end has not come.
+    /// Start of a message or frame whose end has not come.
     pub partial: Vec<u8>,
-    unsent: Vec<u8>,
+    /// TLS and WebSocket; `None` on plain TCP.
+    pub(crate) layers: Option<Box<Layers>>,
+    /// As it goes on the wire.
+    pub(crate) unsent: Vec<u8>,
     /// Messages in `unsent`, by the offset of their ends.
     waiting: VecDeque<(usize, Carried)>,
     /// It is on the list of those to flush.
@@ -80,6 +85,8 @@ pub struct Streams {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: ahash::HashMap<(ListenerId, SocketAddr), u32>,
+    /// How many connections each source has opened.
+    by_source: ahash::HashMap<IpAddr, usize>,
     /// Slots with bytes to send since the last flush.
     listed: Vec<u32>,
     /// Buffers that no connection needs at the moment.
@@ -100,6 +107,7 @@ impl Streams {
             slots: Vec::new(),
             free: Vec::new(),
             by_peer: ahash::HashMap::default(),
+            by_source: ahash::HashMap::default(),
             listed: Vec::new(),
             spare: Vec::new(),
         }
@@ -125,13 +133,14 @@ impl Streams {
     }
 
     /// Files a connection. `None` if no number is left for it ([`SLOTS_MAX`]).
-    pub fn insert(
+    pub(crate) fn insert(
         &mut self,
         socket: TcpStream,
         listener: ListenerId,
         peer: SocketAddr,
         phase: Phase,
         framer: Framer,
+        layers: Option<Box<Layers>>,
     ) -> Option<Flow> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -150,12 +159,21 @@ impl Streams {
             is_ours: phase == Phase::Connecting,
             framer,
             partial: Vec::new(),
+            layers,
             unsent: Vec::new(),
             waiting: VecDeque::new(),
             is_listed: false,
         });
+        if phase != Phase::Connecting {
+            *self.by_source.entry(peer.ip()).or_default() += 1;
+        }
         self.by_peer.insert((listener, peer), slot);
         Some(Flow { shard: self.shard, slot, generation: it.generation })
+    }
+
+    /// How many connections a source has opened here.
+    pub fn of_source(&self, source: IpAddr) -> usize {
+        self.by_source.get(&source).copied().unwrap_or(0)
     }
 
     /// The connection that a flow names, if it still is the same.
@@ -204,12 +222,50 @@ impl Streams {
         if it.unsent.capacity() == 0 {
             it.unsent = self.spare.pop().unwrap_or_default();
         }
-        it.unsent.extend_from_slice(bytes);
+        match &mut it.layers {
+            None => it.unsent.extend_from_slice(bytes),
+            Some(layers) if layers.is_open() => layers.seal(bytes, &mut it.unsent),
+            Some(layers) => return layers.hold(bytes.to_vec(), carried),
+        }
         it.waiting.extend(carried.take().map(|carried| (it.unsent.len(), carried)));
         if !std::mem::replace(&mut it.is_listed, true) {
             self.listed.push(flow.slot);
         }
         Ok(())
+    }
+
+    /// Writes to a connection what its layers have to say: it leaves with the next flush.
+    pub(crate) fn say(
+        &mut self,
+        flow: Flow,
+        say: impl FnOnce(&mut Layers, SocketAddr, &mut Vec<u8>),
+    ) {
+        let Some(it) = self.find(flow) else { return };
+        let Some(layers) = &mut it.layers else { return };
+        say(layers, it.peer, &mut it.unsent);
+        self.list(flow);
+    }
+
+    /// Has the next flush look at a connection, if it has something to send.
+    pub(crate) fn list(&mut self, flow: Flow) {
+        let Some(it) = self.find(flow) else { return };
+        if !it.unsent.is_empty() && !std::mem::replace(&mut it.is_listed, true) {
+            self.listed.push(flow.slot);
+        }
+    }
+
+    /// Whether little enough waits for a connection's peer that we may add to it unasked.
+    pub(crate) fn has_room(&mut self, flow: Flow) -> bool {
+        self.find(flow).is_some_and(|it| it.unsent.len() < QUEUE_BYTES_MAX / 2)
+    }
+
+    /// Queues what was held back until the handshakes were done.
+    pub(crate) fn release_held(&mut self, flow: Flow) {
+        let held = self.find(flow).and_then(|it| it.layers.as_mut()).map(|it| it.take_held());
+        for (bytes, mut carried) in held.into_iter().flatten() {
+            // It was bounded by the same limit.
+            let _ = self.enqueue(flow, &bytes, &mut carried);
+        }
     }
 
     /// Sends what was queued since the last call, one write per connection. Calls `dead` for each that
@@ -295,6 +351,17 @@ impl Streams {
         self.free.push(flow.slot);
         self.forget_peer((it.listener, it.peer), flow.slot);
         undelivered.extend(it.waiting.drain(..).map(|(_, carried)| carried));
+        if let Some(layers) = &mut it.layers {
+            undelivered.extend(layers.take_held().into_iter().filter_map(|(_, carried)| carried));
+        }
+        if !it.is_ours
+            && let Some(count) = self.by_source.get_mut(&it.peer.ip())
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&it.peer.ip());
+            }
+        }
         let (unsent, partial) = (std::mem::take(&mut it.unsent), std::mem::take(&mut it.partial));
         recycle(&mut self.spare, unsent);
         recycle(&mut self.spare, partial);
@@ -386,7 +453,7 @@ mod tests {
 
     fn open(streams: &mut Streams, socket: TcpStream) -> Flow {
         let peer = socket.peer_addr().unwrap();
-        streams.insert(socket, ListenerId(0), peer, Phase::Open, Framer::new(65_536)).unwrap()
+        streams.insert(socket, ListenerId(0), peer, Phase::Open, Framer::new(65_536), None).unwrap()
     }
 
     #[test]

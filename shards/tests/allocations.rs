@@ -126,8 +126,11 @@ fn a_forwarded_datagram_allocates_nothing() {
             coalesce: Duration::ZERO,
             stream_idle: Duration::from_secs(60),
             connections_max: 1,
+            source_connections_max: 0,
+            handshake_time: Duration::from_secs(1),
             message_bytes_max: 65_536,
         },
+        security: None,
         stopping: None,
     };
     let published = Published::new(Arc::new(view), post.wakers());

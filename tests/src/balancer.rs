@@ -13,8 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::keys::keys;
 use crate::peer::unique;
-use crate::{Node, PATIENCE, Peer, ports, wait_for};
+use crate::{Node, PATIENCE, Peer, Transport, ports, wait_for};
 
 /// A balancer to be: keys of its properties file, or a whole file.
 #[derive(Clone)]
@@ -40,6 +41,31 @@ pub struct Addresses {
     pub spare: u16,
     /// And one more.
     pub spare_internal: u16,
+    /// External TLS, WS and WSS.
+    pub secure: [u16; 3],
+    /// Internal TLS, WS and WSS.
+    pub secure_internal: [u16; 3],
+}
+
+impl Addresses {
+    /// The port that stands for a word.
+    fn of(&self, word: &str) -> Option<u16> {
+        let ([tls, ws, wss], [tls_in, ws_in, wss_in]) = (self.secure, self.secure_internal);
+        Some(match word {
+            "EXTERNAL" => self.external,
+            "INTERNAL" => self.internal,
+            "STATISTIC" => self.statistic,
+            "SPARE" => self.spare,
+            "SPARE_INTERNAL" => self.spare_internal,
+            "TLS" => tls,
+            "WS" => ws,
+            "WSS" => wss,
+            "INTERNAL_TLS" => tls_in,
+            "INTERNAL_WS" => ws_in,
+            "INTERNAL_WSS" => wss_in,
+            _ => return None,
+        })
+    }
 }
 
 impl Setup {
@@ -61,13 +87,33 @@ impl Setup {
             .set("shutdownTimeout", "200")
     }
 
+    /// Two-entry mode with all five transports on both legs, a certificate and the authority's as trust.
+    pub fn every_transport() -> Setup {
+        Setup::two_entry()
+            .certified()
+            .set("externalTlsPort", "TLS")
+            .set("externalWsPort", "WS")
+            .set("externalWssPort", "WSS")
+            .set("internalTlsPort", "INTERNAL_TLS")
+            .set("internalWsPort", "INTERNAL_WS")
+            .set("internalWssPort", "INTERNAL_WSS")
+    }
+
+    /// With a certificate of the plays' authority.
+    pub fn certified(self) -> Setup {
+        let path = |name| keys().path(name).display().to_string();
+        self.set("javax.net.ssl.keyStore", &path("lb.pem"))
+            .set("javax.net.ssl.trustStore", &path("ca.pem"))
+    }
+
     /// A whole configuration file of any generation, made from the ports.
     pub fn file(text: impl Fn(&Addresses) -> String + Send + Sync + 'static) -> Setup {
         Setup { keys: vec![], text: Some(Arc::new(text)), arguments: vec![] }
     }
 
-    /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE` and
-    /// `SPARE_INTERNAL` as value become the port.
+    /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE`,
+    /// `SPARE_INTERNAL`, `TLS`, `WS`, `WSS`, `INTERNAL_TLS`, `INTERNAL_WS` and `INTERNAL_WSS` as value become
+    /// the port.
     pub fn set(mut self, key: &str, value: &str) -> Setup {
         self.keys.retain(|(it, _)| it != key);
         if !value.is_empty() {
@@ -123,6 +169,8 @@ impl Setup {
             statistic: ports::free(),
             spare: ports::free(),
             spare_internal: ports::free(),
+            secure: [(); 3].map(|()| ports::free()),
+            secure_internal: [(); 3].map(|()| ports::free()),
         };
         let text = match &self.text {
             Some(text) => text(&addresses),
@@ -164,16 +212,9 @@ impl Setup {
 }
 
 fn properties(keys: &[(String, String)], addresses: &Addresses) -> String {
-    let lines = keys.iter().map(|(key, value)| {
-        let port = match value.as_str() {
-            "EXTERNAL" => addresses.external,
-            "INTERNAL" => addresses.internal,
-            "STATISTIC" => addresses.statistic,
-            "SPARE" => addresses.spare,
-            "SPARE_INTERNAL" => addresses.spare_internal,
-            text => return format!("{key}={text}\n"),
-        };
-        format!("{key}={port}\n")
+    let lines = keys.iter().map(|(key, value)| match addresses.of(value) {
+        Some(port) => format!("{key}={port}\n"),
+        None => format!("{key}={value}\n"),
     });
     lines.collect()
 }
@@ -230,6 +271,22 @@ impl NodeEntry {
 }
 
 impl Balancer {
+    /// Where the external leg listens on a transport.
+    pub fn external_of(&self, transport: Transport) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), of(transport, self.external, self.addresses.secure))
+    }
+
+    /// Where the internal leg listens on a transport.
+    pub fn internal_of(&self, transport: Transport) -> SocketAddr {
+        let ports = self.addresses.secure_internal;
+        SocketAddr::new(self.internal.ip(), of(transport, self.internal, ports))
+    }
+
+    /// A client that sends through the external leg, by a transport.
+    pub fn caller_over(&self, transport: Transport, name: &str) -> Peer {
+        Peer::bind(name).over(transport).through(self.external_of(transport))
+    }
+
     /// A client that sends through the external leg.
     pub fn caller(&self, name: &str) -> Peer {
         Peer::bind(name).through(self.external)
@@ -260,9 +317,9 @@ impl Balancer {
 
     /// The Route value by which a node names itself on requests that it originates (`sip.md` 2.4).
     pub fn node_route(&self, node: &Peer) -> String {
-        let (transport, address) = (node.transport.lower(), node.address());
+        let (transport, address) = (node.transport.lower(), node.address_of(node.transport));
         let (host, port) = (address.ip(), address.port());
-        let internal = self.internal;
+        let internal = self.internal_of(node.transport);
         format!("<sip:lbint@{internal};transport={transport};node_host={host};node_port={port};lr>")
     }
 
@@ -411,6 +468,15 @@ impl Balancer {
     /// Address of the IPv6 listener on a port.
     pub fn v6(&self, port: u16) -> SocketAddr {
         SocketAddr::from((Ipv6Addr::LOCALHOST, port))
+    }
+}
+
+fn of(transport: Transport, common: SocketAddr, [tls, ws, wss]: [u16; 3]) -> u16 {
+    match transport {
+        Transport::Udp | Transport::Tcp => common.port(),
+        Transport::Tls => tls,
+        Transport::Ws => ws,
+        Transport::Wss => wss,
     }
 }
 

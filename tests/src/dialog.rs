@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::peer::unique;
-use crate::{Link, Message, Peer, Received, Transport, Uri};
+use crate::{Message, Peer, Received, Transport, Uri};
 
 /// The state that a user agent keeps for one dialog.
 #[derive(Clone, Debug)]
@@ -38,8 +38,9 @@ impl Dialog {
         let routes = strings(&request.record_routes());
         let (local, remote) = (response.header("To"), request.header("From"));
         let mut dialog = Dialog::new(peer, request, routes, local, remote, target(request));
-        if request.link != Link::Udp {
-            dialog.via = via(peer.address(), Transport::Tcp, peer.asks_rport);
+        let transport = request.link.transport();
+        if transport != Transport::Udp {
+            dialog.via = via(peer.address_of(transport), transport, peer.asks_rport);
         }
         dialog.cseq = 100; // the two sides count on their own
         dialog
@@ -64,7 +65,7 @@ impl Dialog {
             cseq,
             invite_cseq: cseq,
             contact: peer.contact(),
-            via: via(peer.address(), peer.transport, peer.asks_rport),
+            via: via(peer.address_of(peer.transport), peer.transport, peer.asks_rport),
         }
     }
 

@@ -7,8 +7,10 @@
 //! a later event that must come after it, or by a counter of the balancer.
 
 mod balancer;
+mod channel;
 mod dialog;
 mod java;
+mod keys;
 mod message;
 mod node;
 mod peer;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 pub use balancer::{Balancer, NodeEntry, Setup};
 pub use dialog::Dialog;
 pub use java::{JavaNode, Layout};
+pub use keys::{Keys, Signed, keys};
 pub use message::{Message, Uri, param};
 pub use node::{Node, first_to_get, who_got};
 pub use peer::{Link, Peer, Received, Transport};

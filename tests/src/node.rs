@@ -10,7 +10,7 @@ use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use crate::peer::unique;
-use crate::{Message, Peer, Received, wait_for};
+use crate::{Message, Peer, Received, Transport, wait_for};
 
 /// An application server on loopback. It can be driven by hand like any [`Peer`].
 pub struct Node {
@@ -34,7 +34,7 @@ struct Beat {
 }
 
 impl Node {
-    /// Binds a node that announces UDP and TCP, version 0; it is silent until [`Node::announce`].
+    /// Binds a node that announces every transport, version 0; it is silent until [`Node::announce`].
     pub fn bind(name: &str) -> Node {
         Node::of(Peer::bind(name))
     }
@@ -51,11 +51,15 @@ impl Node {
 
     fn of(peer: Peer) -> Node {
         let (name, port) = (peer.name().to_owned(), peer.address().port().to_string());
+        let port_of = |it| peer.address_of(it).port().to_string();
         let properties = BTreeMap::from([
             ("hostname".to_owned(), name),
             ("ip".to_owned(), peer.address().ip().to_string()),
             ("udpPort".to_owned(), port.clone()),
             ("tcpPort".to_owned(), port),
+            ("tlsPort".to_owned(), port_of(Transport::Tls)),
+            ("wsPort".to_owned(), port_of(Transport::Ws)),
+            ("wssPort".to_owned(), port_of(Transport::Wss)),
             ("version".to_owned(), "0".to_owned()),
             ("sessionId".to_owned(), unique()),
         ]);
@@ -122,9 +126,11 @@ impl Node {
     /// Comes back on the same address as a new incarnation with an empty record, driven by hand.
     pub fn restart(&mut self) {
         let balancers = self.announcement.lock().unwrap().balancers.clone();
-        let (name, address) = (self.peer.name().to_owned(), self.peer.address());
+        let name = self.peer.name().to_owned();
+        let transports = [Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
+        let addresses = transports.map(|it| self.peer.address_of(it));
         self.die();
-        self.peer = wait_for("its old address", || Peer::bind_at(&name, address));
+        self.peer = wait_for("its old addresses", || Peer::bind_all(&name, addresses));
         self.set_property("sessionId", &unique());
         self.set_property("GRACEFUL_SHUTDOWN", "");
         self.announce(&balancers);

@@ -1,20 +1,19 @@
-//! A scripted SIP peer: one address with UDP and TCP, and a record of everything that arrived.
+//! A scripted SIP peer: one address with UDP and TCP, another port for each further transport it speaks,
+//! and a record of everything that arrived.
 //!
 //! A play drives it by hand (`send`, `expect`, `reply`) or lets it answer by itself (`answers`). A
 //! background thread reads, so nothing is lost while the play looks elsewhere.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
+use crate::channel::{Came, Channel};
 use crate::message::{host_and_port, param};
 use crate::{Dialog, Message, PATIENCE, Uri, ports};
 
@@ -25,6 +24,12 @@ pub enum Transport {
     Udp,
     /// A stream, framed by Content-Length.
     Tcp,
+    /// The same inside TLS.
+    Tls,
+    /// WebSocket.
+    Ws,
+    /// WebSocket inside TLS.
+    Wss,
 }
 
 impl Transport {
@@ -33,6 +38,19 @@ impl Transport {
         match self {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Ws => "ws",
+            Transport::Wss => "wss",
+        }
+    }
+
+    fn link(self, peer: SocketAddr) -> Link {
+        match self {
+            Transport::Udp => Link::Udp,
+            Transport::Tcp => Link::Tcp(peer),
+            Transport::Tls => Link::Tls(peer),
+            Transport::Ws => Link::Ws(peer),
+            Transport::Wss => Link::Wss(peer),
         }
     }
 }
@@ -44,6 +62,25 @@ pub enum Link {
     Udp,
     /// On the connection with this peer address.
     Tcp(SocketAddr),
+    /// The same, inside TLS.
+    Tls(SocketAddr),
+    /// In a WebSocket message.
+    Ws(SocketAddr),
+    /// The same, inside TLS.
+    Wss(SocketAddr),
+}
+
+impl Link {
+    /// What was spoken.
+    pub fn transport(self) -> Transport {
+        match self {
+            Link::Udp => Transport::Udp,
+            Link::Tcp(_) => Transport::Tcp,
+            Link::Tls(_) => Transport::Tls,
+            Link::Ws(_) => Transport::Ws,
+            Link::Wss(_) => Transport::Wss,
+        }
+    }
 }
 
 /// One message that arrived, with everything needed to answer it.
@@ -85,8 +122,7 @@ impl Received {
             }
         }
         if (101..300).contains(&code) && matches!(self.method(), "INVITE" | "SUBSCRIBE") {
-            let transport = if self.link == Link::Udp { Transport::Udp } else { Transport::Tcp };
-            reply = reply.with("Contact", self.me.contact(transport));
+            reply = reply.with("Contact", self.me.contact(self.link.transport()));
         }
         reply
     }
@@ -97,15 +133,29 @@ impl Received {
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// Ports of TLS, WS and WSS, where it listens on them.
+    ports: [u16; 3],
 }
 
 impl Identity {
     pub(crate) fn contact(&self, transport: Transport) -> String {
-        let (name, address) = (&self.name, self.address);
+        let (name, address) = (&self.name, self.at(transport));
         match transport {
             Transport::Udp => format!("<sip:{name}@{address}>"),
-            Transport::Tcp => format!("<sip:{name}@{address};transport=tcp>"),
+            other => format!("<sip:{name}@{address};transport={}>", other.lower()),
         }
+    }
+
+    /// Where it listens.
+    fn at(&self, transport: Transport) -> SocketAddr {
+        let [tls, ws, wss] = self.ports;
+        let port = match transport {
+            Transport::Udp | Transport::Tcp => self.address.port(),
+            Transport::Tls => tls,
+            Transport::Ws => ws,
+            Transport::Wss => wss,
+        };
+        SocketAddr::new(self.address.ip(), port)
     }
 }
 
@@ -128,7 +178,7 @@ struct Wire {
     me: Identity,
     /// `None` once closed: the address must be free for the next incarnation.
     udp: Mutex<Option<UdpSocket>>,
-    streams: Mutex<HashMap<SocketAddr, TcpStream>>,
+    streams: Mutex<HashMap<SocketAddr, Arc<Mutex<Channel>>>>,
     inbox: Mutex<Vec<Entry>>,
     arrival: Condvar,
     script: Mutex<Option<Script>>,
@@ -156,15 +206,33 @@ impl Peer {
         crate::wait_for("a free port", || Peer::bind_at(name, SocketAddr::new(ip, ports::free())))
     }
 
-    /// Binds both transports at exactly this address; `None` if it is taken.
+    /// Binds UDP and TCP at exactly this address, TLS, WS and WSS at free ports beside it; `None` if it is
+    /// taken.
     pub fn bind_at(name: &str, address: SocketAddr) -> Option<Peer> {
-        let listener = TcpListener::bind(address).ok()?;
+        let further = || SocketAddr::new(address.ip(), ports::free());
+        Peer::bind_all(name, [address, further(), further(), further()])
+    }
+
+    /// Binds UDP and TCP at the first address, TLS, WS and WSS at the others; `None` if one is taken.
+    pub fn bind_all(name: &str, addresses: [SocketAddr; 4]) -> Option<Peer> {
+        let [address, tls, ws, wss] = addresses;
+        let mut listeners = Vec::new();
+        for (transport, address) in [
+            (Transport::Tcp, address),
+            (Transport::Tls, tls),
+            (Transport::Ws, ws),
+            (Transport::Wss, wss),
+        ] {
+            let listener = TcpListener::bind(address).ok()?;
+            listener.set_nonblocking(true).unwrap();
+            listeners.push((transport, listener));
+        }
         let udp = UdpSocket::bind(address).ok()?;
         udp.set_read_timeout(Some(TICK)).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let ports = [tls, ws, wss].map(|it| it.port());
         let reader = udp.try_clone().unwrap();
         let wire = Arc::new(Wire {
-            me: Identity { name: name.to_owned(), address },
+            me: Identity { name: name.to_owned(), address, ports },
             udp: Mutex::new(Some(udp)),
             streams: Mutex::default(),
             inbox: Mutex::default(),
@@ -175,16 +243,26 @@ impl Peer {
         let (datagrams, connections) = (wire.clone(), wire.clone());
         let threads = vec![
             spawn(move || datagrams.read_datagrams(&reader)),
-            spawn(move || connections.accept(&listener)),
+            spawn(move || connections.accept(&listeners)),
         ];
         let (transport, proxy, asks_rport) = (Transport::Udp, None, true);
         Some(Peer { wire, threads, transport, proxy, asks_rport })
     }
 
     /// Same peer, speaking TCP.
-    pub fn over_tcp(mut self) -> Peer {
-        self.transport = Transport::Tcp;
+    pub fn over_tcp(self) -> Peer {
+        self.over(Transport::Tcp)
+    }
+
+    /// Same peer, speaking another transport.
+    pub fn over(mut self, transport: Transport) -> Peer {
+        self.transport = transport;
         self
+    }
+
+    /// Where it listens on a transport.
+    pub fn address_of(&self, transport: Transport) -> SocketAddr {
+        self.wire.me.at(transport)
     }
 
     /// Same peer, sending through `proxy`.
@@ -217,7 +295,8 @@ impl Peer {
     pub fn via(&self) -> String {
         let name = self.transport.lower().to_uppercase();
         let rport = if self.asks_rport { ";rport" } else { "" };
-        format!("SIP/2.0/{name} {};branch=z9hG4bK{}{rport}", self.address(), unique())
+        let sent_by = self.address_of(self.transport);
+        format!("SIP/2.0/{name} {sent_by};branch=z9hG4bK{}{rport}", unique())
     }
 
     /// Builds a request outside any dialog; an INVITE carries an SDP body.
@@ -251,7 +330,7 @@ impl Peer {
     pub fn send_bytes(&self, to: SocketAddr, bytes: &[u8]) {
         match self.transport {
             Transport::Udp => self.wire.send_datagram(to, bytes),
-            Transport::Tcp => self.wire.send_stream(to, bytes),
+            stream => self.wire.send_stream(stream, to, bytes),
         }
     }
 
@@ -372,8 +451,8 @@ impl Peer {
             let _ = thread.join();
         }
         *self.wire.udp.lock().unwrap() = None;
-        for (_, stream) in self.wire.streams.lock().unwrap().drain() {
-            let _ = stream.shutdown(Shutdown::Both);
+        for (_, channel) in self.wire.streams.lock().unwrap().drain() {
+            channel.lock().unwrap().close();
         }
     }
 }
@@ -420,12 +499,19 @@ impl Wire {
         }
     }
 
-    fn accept(self: &Arc<Wire>, listener: &TcpListener) {
+    fn accept(self: &Arc<Wire>, listeners: &[(Transport, TcpListener)]) {
         let mut readers = Vec::new();
         while !self.is_closed() {
-            match listener.accept() {
-                Ok((stream, source)) => readers.push(self.adopt(stream, source)),
-                Err(_) => std::thread::sleep(TICK / 4),
+            let mut has_some = false;
+            for (transport, listener) in listeners {
+                if let Ok((socket, source)) = listener.accept() {
+                    has_some = true;
+                    let (wire, transport) = (self.clone(), *transport);
+                    readers.push(spawn(move || wire.serve(transport, socket, source)));
+                }
+            }
+            if !has_some {
+                std::thread::sleep(TICK / 4);
             }
         }
         for reader in readers {
@@ -433,28 +519,35 @@ impl Wire {
         }
     }
 
-    /// Registers a stream and reads it on a thread of its own.
-    fn adopt(self: &Arc<Wire>, stream: TcpStream, peer: SocketAddr) -> JoinHandle<()> {
-        stream.set_nonblocking(false).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(TICK)).unwrap();
-        self.streams.lock().unwrap().insert(peer, stream.try_clone().unwrap());
-        let wire = self.clone();
-        spawn(move || wire.read_stream(stream, peer))
+    /// Shakes hands with who connected, and reads.
+    fn serve(self: &Arc<Wire>, transport: Transport, socket: TcpStream, source: SocketAddr) {
+        // Whoever does not finish the handshake is forgotten, as by a real server.
+        let Ok(channel) = Channel::accept(transport, socket) else { return };
+        let channel = self.adopt(channel, source);
+        self.read_stream(transport, &channel, source);
     }
 
-    fn read_stream(&self, mut stream: TcpStream, peer: SocketAddr) {
-        let (mut stored, mut buffer) = (Vec::new(), vec![0; 65_536]);
+    fn adopt(&self, channel: Channel, peer: SocketAddr) -> Arc<Mutex<Channel>> {
+        let channel = Arc::new(Mutex::new(channel));
+        self.streams.lock().unwrap().insert(peer, channel.clone());
+        channel
+    }
+
+    fn read_stream(&self, transport: Transport, channel: &Mutex<Channel>, peer: SocketAddr) {
+        let mut stored = Vec::new();
         while !self.is_closed() {
-            match stream.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => stored.extend_from_slice(&buffer[..length]),
-                Err(it) if matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(_) => break,
-            }
-            while let Some(length) = frame(&mut stored) {
-                let bytes: Vec<u8> = stored.drain(..length).collect();
-                self.handle(&bytes, peer, Link::Tcp(peer));
+            let came = channel.lock().unwrap().receive();
+            match came {
+                Came::Nothing => std::thread::sleep(TICK / 20),
+                Came::Message(bytes) => self.handle(&bytes, peer, transport.link(peer)),
+                Came::Bytes(bytes) => {
+                    stored.extend_from_slice(&bytes);
+                    while let Some(length) = frame(&mut stored) {
+                        let bytes: Vec<u8> = stored.drain(..length).collect();
+                        self.handle(&bytes, peer, transport.link(peer));
+                    }
+                }
+                Came::End => break,
             }
         }
         self.streams.lock().unwrap().remove(&peer);
@@ -479,10 +572,10 @@ impl Wire {
         let bytes = response.to_bytes();
         match request.link {
             Link::Udp => self.send_datagram(response_address(response), &bytes),
-            Link::Tcp(peer) => {
-                let mut streams = self.streams.lock().unwrap();
-                if let Some(stream) = streams.get_mut(&peer) {
-                    let _ = stream.write_all(&bytes);
+            Link::Tcp(peer) | Link::Tls(peer) | Link::Ws(peer) | Link::Wss(peer) => {
+                let channel = self.streams.lock().unwrap().get(&peer).cloned();
+                if let Some(channel) = channel {
+                    channel.lock().unwrap().send(&bytes);
                 }
             }
         }
@@ -496,16 +589,17 @@ impl Wire {
         }
     }
 
-    fn send_stream(self: &Arc<Wire>, to: SocketAddr, bytes: &[u8]) {
-        let is_open = self.streams.lock().unwrap().contains_key(&to);
-        if !is_open {
-            let stream = TcpStream::connect(to).unwrap_or_else(|it| panic!("connect {to}: {it}"));
-            let _ = self.adopt(stream, to); // ends by itself when the peer closes
-        }
-        let mut streams = self.streams.lock().unwrap();
-        if let Some(stream) = streams.get_mut(&to) {
-            let _ = stream.write_all(bytes);
-        }
+    fn send_stream(self: &Arc<Wire>, transport: Transport, to: SocketAddr, bytes: &[u8]) {
+        let open = self.streams.lock().unwrap().get(&to).cloned();
+        let channel = open.unwrap_or_else(|| {
+            let channel = Channel::connect(transport, to);
+            let channel = channel.unwrap_or_else(|it| panic!("connect {to}: {it}"));
+            let channel = self.adopt(channel, to);
+            let (wire, adopted) = (self.clone(), channel.clone());
+            spawn(move || wire.read_stream(transport, &adopted, to)); // ends with the connection
+            channel
+        });
+        channel.lock().unwrap().send(bytes);
     }
 }
 

@@ -73,7 +73,7 @@ impl ActiveStandby {
 
 impl Algorithm for ActiveStandby {
     fn pick(&mut self, query: &Query<'_>, snapshot: &Snapshot) -> Option<NodeId> {
-        match self.active(query, snapshot) {
+        match self.active(query, snapshot).filter(|it| query.fits(snapshot, *it)) {
             None if !query.is_first => {
                 self.first(query.among(Standing::Usable, snapshot), snapshot)
             }

@@ -86,7 +86,7 @@ impl Association {
         }
         // Where calls begin by arithmetic, their dialogs are found by the same. Where they begin by round
         // robin there is nothing to find, and nodes that want no calls are spared.
-        let among = if eligible.ids().is_empty() || self.scattered {
+        let among = if self.scattered || !query.fits_any(snapshot, eligible) {
             query.candidates(snapshot)
         } else {
             eligible
@@ -110,7 +110,7 @@ impl Association {
             return Some(id);
         }
         let eligible = query.among(Standing::Eligible, snapshot);
-        if !self.group_failover || eligible.ids().is_empty() {
+        if !self.group_failover || !query.fits_any(snapshot, eligible) {
             return self.begin(query, key, snapshot);
         }
         let idlest = (eligible.ids().iter().zip(eligible.keys()))

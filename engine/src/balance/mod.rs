@@ -100,7 +100,16 @@ impl Query<'_> {
         node.version == self.version
             && Family::of(node.ip) == self.family
             && node.ports.of(self.transport).is_some()
-            && (!node.suspect || self.among(Standing::Usable, snapshot).ids().contains(&id))
+            && (!node.suspect
+                || self.among(Standing::Usable, snapshot).ids().contains(&id)
+                || (!self.in_dialog
+                    && self.among(Standing::Eligible, snapshot).ids().contains(&id)))
+    }
+
+    /// Whether there is any node among the eligible ones that may take the message: they are all suspect
+    /// or none is.
+    pub(crate) fn fits_any(&self, snapshot: &Snapshot, eligible: &Candidates) -> bool {
+        eligible.ids().first().is_some_and(|it| self.fits(snapshot, *it))
     }
 
     /// The same asked of a node that is known to have the call: what names no version belongs to its.

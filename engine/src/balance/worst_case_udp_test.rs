@@ -50,7 +50,7 @@ impl WorstCase {
         if id == last {
             id = self.rotation.next(query, eligible);
         }
-        let id = id.or(last)?;
+        let id = id.filter(|it| query.fits(snapshot, *it)).or(last)?;
         self.calls.store(query.now, key, snapshot.node(id));
         Some(id)
     }
@@ -105,7 +105,7 @@ impl Algorithm for WorstCase {
 
 /// ACK, CANCEL and responses belong to a transaction that has its node.
 fn follows(query: &Query<'_>) -> bool {
-    !query.is_first && !query.in_dialog
+    query.is_ack || (!query.is_first && !query.in_dialog)
 }
 
 #[cfg(test)]
@@ -125,6 +125,9 @@ mod tests {
         assert_eq!(algorithm.pick(&cancel(b"call"), &table), Some(invite));
         assert_eq!(algorithm.pick(&ack(b"call"), &table), Some(invite));
         assert_eq!(algorithm.replace(&ack(b"call"), &table, NodeId(2)), invite);
+        // The ACK of a 2xx has the route set of its dialog.
+        let routed = Query { in_dialog: true, ..ack(b"call") };
+        assert_eq!(algorithm.replace(&routed, &table, NodeId(2)), invite);
         let mut last = invite;
         for transaction in 0..20 {
             // The hint names the INVITE's node all along, and the relay reports it.

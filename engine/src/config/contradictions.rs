@@ -39,7 +39,15 @@ impl Search<'_> {
     fn listeners(&mut self) {
         let external = &self.config.external;
         let is_closed = external.ports.is_empty() && external.ipv6_ports.is_empty();
-        let opening = ["externalPort", "externalUdpPort", "externalTcpPort"];
+        let opening = [
+            "externalPort",
+            "externalSecurePort",
+            "externalUdpPort",
+            "externalTcpPort",
+            "externalTlsPort",
+            "externalWsPort",
+            "externalWssPort",
+        ];
         if is_closed && !self.is_refused(&opening) {
             let is_xml = self.generation == Generation::Xml;
             let key = if is_xml { "sip/external/udpPort" } else { "externalPort" };
@@ -111,7 +119,10 @@ impl Search<'_> {
             take(host, true, port, "statisticPort".to_owned());
         }
         for (first, second, port) in twice {
-            let group = |it: &str| it.replace("Udp", "").replace("Tcp", "");
+            let group = |it: &str| {
+                let secure = it.replace("Tls", "Secure").replace("Wss", "Secure");
+                secure.replace("Udp", "").replace("Tcp", "").replace("Ws", "")
+            };
             let first = self.place(&[&first, &group(&first)]).0.unwrap_or(first);
             let text = format!("{first} has port {port} on the same address already");
             self.error(&[&second, &group(&second)], text);
@@ -173,11 +184,6 @@ impl Search<'_> {
     fn transports(&mut self, draft: &Draft) {
         let config = self.config;
         if draft.is_transport_ws {
-            let text =
-                "externalPort and internalPort open no TCP then, and this build does not serve \
-                        WebSocket yet: only UDP opens"
-                    .to_owned();
-            self.warn(&["isTransportWs"], text);
             for name in ["externalTcpPort", "internalTcpPort"] {
                 if self.written(&[name]).is_some() {
                     let text = "opens TCP although isTransportWs asks for WebSocket".to_owned();
@@ -193,7 +199,12 @@ impl Search<'_> {
             if inner.is_empty() || outer.is_empty() {
                 continue;
             }
-            let towards = |it: Transport| config.internal_transport.unwrap_or(it);
+            let towards = |it: Transport| match (config.internal_transport, it) {
+                (Some(forced), _) => forced,
+                (None, Transport::Tls) if config.terminate_tls => Transport::Tcp,
+                (None, Transport::Wss) if config.terminate_tls => Transport::Ws,
+                (None, same) => same,
+            };
             for (transport, _) in outer.iter().filter(|it| inner.of(towards(it.0)).is_none()) {
                 let name = format!("external{family}{}Port", in_key(transport));
                 let needed = towards(transport);
@@ -204,7 +215,25 @@ impl Search<'_> {
                     needed.as_via(),
                     transport.as_via()
                 );
-                self.warn(&[&name, "externalPort"], text);
+                let secure = matches!(transport, Transport::Tls | Transport::Wss);
+                let group = if secure { "externalSecurePort" } else { "externalPort" };
+                self.warn(&[&name, group], text);
+            }
+        }
+        let ports = [
+            ("external", "", config.external.ports),
+            ("external", "Ipv6", config.external.ipv6_ports),
+            ("internal", "", config.internal.ports),
+            ("internal", "Ipv6", config.internal.ipv6_ports),
+        ];
+        for (side, family, ports) in ports.iter().filter(|_| config.tls.key_store.is_none()) {
+            for transport in [Transport::Tls, Transport::Wss] {
+                if ports.of(transport).is_some() {
+                    let name = format!("{side}{family}{}Port", in_key(transport));
+                    let key = self.spell("javax.net.ssl.keyStore");
+                    let text = format!("stays closed: there is no certificate; set {key}");
+                    self.warn(&[&name, &format!("{side}SecurePort")], text);
+                }
             }
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use protocols::sip::Transport;
 
 use super::keys::{Generation, keys};
-use super::{AffinityKey, Config, LegConfig, Probe, RampUp, RoutingRule, Silence, Steering, value};
+use super::{
+    AffinityKey, Config, LegConfig, Probe, RampUp, RoutingRule, Silence, Steering, Tls, value,
+};
 use crate::node::Ports;
 
 /// A [`Config`] with the pieces that only count together.
@@ -125,7 +127,7 @@ impl Draft {
             (true, false) => &[Transport::Tls],
             (true, true) => &[Transport::Wss],
         };
-        for transport in group.iter().filter(|it| SERVED.contains(it)) {
+        for transport in group {
             if let Some(slot) = at(&mut self.config).0.get_mut(transport.index()) {
                 *slot = port;
             }
@@ -133,9 +135,6 @@ impl Draft {
         Ok(())
     }
 }
-
-/// Listening transports of this build; the keys of the others are [`super::Status::Later`].
-pub(super) const SERVED: [Transport; 2] = [Transport::Udp, Transport::Tcp];
 
 fn is(text: &str, words: &[&str]) -> bool {
     words.iter().any(|it| it.eq_ignore_ascii_case(text))
@@ -178,6 +177,9 @@ fn blank() -> Config {
         static_nodes: Vec::new(),
         probe: Probe { interval: Duration::ZERO, timeout: Duration::ZERO, rise: 0, fall: 0 },
         terminate_tls: false,
+        tls: Tls::default(),
+        handshake_time: Duration::ZERO,
+        patch_websocket_headers: false,
         internal_transport: None,
         send_5xx: false,
         send_5xx_cause: 0,
@@ -206,6 +208,7 @@ fn blank() -> Config {
         calls_max: 0,
         suspect_time: Duration::ZERO,
         connections_max: 0,
+        source_connections_max: 0,
         udp_receive_buffer_bytes: 0,
         udp_send_buffer_bytes: 0,
         log_level: log::LevelFilter::Info,

@@ -97,6 +97,12 @@ pub struct Config {
     pub probe: Probe,
     /// TLS becomes TCP and WSS becomes WS towards nodes.
     pub terminate_tls: bool,
+    /// Keys, certificates and what is asked of peers.
+    pub tls: Tls,
+    /// Longest handshake of TLS or WebSocket.
+    pub handshake_time: Duration,
+    /// Hosts that end with `.invalid` become the client's real address.
+    pub patch_websocket_headers: bool,
     /// Every external transport becomes this one towards nodes.
     pub internal_transport: Option<protocols::sip::Transport>,
     /// Answer 503 when sending fails; `false` stays silent.
@@ -154,6 +160,8 @@ pub struct Config {
     pub suspect_time: Duration,
     /// Most stream connections, per shard.
     pub connections_max: usize,
+    /// Most connections that one source address may open, per shard; 0 is unlimited.
+    pub source_connections_max: usize,
     /// Kernel receive buffer of UDP sockets, bytes.
     pub udp_receive_buffer_bytes: usize,
     /// Kernel send buffer of UDP sockets, bytes.
@@ -188,6 +196,39 @@ pub struct LegConfig {
     pub ipv6_balancer: Vec<String>,
     /// The same for IPv6.
     pub ipv6_balancer_ports: Ports,
+}
+
+/// TLS as the configuration asks for it. What of it can be had, the layer that speaks TLS decides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tls {
+    /// File with our certificates and keys (JKS, PKCS12, PEM); PEM may be several, apart by commas.
+    pub key_store: Option<String>,
+    /// Its password.
+    pub key_store_password: Option<String>,
+    /// File with the certificates that we trust; the key store's own if there is none.
+    pub trust_store: Option<String>,
+    /// Its password.
+    pub trust_store_password: Option<String>,
+    /// Versions by their Java names; empty is every version there is.
+    pub protocols: Vec<String>,
+    /// Cipher suites by their Java names; empty is every suite there is.
+    pub cipher_suites: Vec<String>,
+    /// What is asked of peers.
+    pub peers: PeerCertificates,
+}
+
+/// `TLS_CLIENT_AUTH_TYPE`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum PeerCertificates {
+    /// Clients must have a certificate that we trust.
+    Required,
+    /// Clients are asked for one; what they show must be trusted.
+    Wanted,
+    /// Clients are not asked; servers that we connect to must have one.
+    #[default]
+    ServersOnly,
+    /// Nobody is checked.
+    Unchecked,
 }
 
 /// Which text of a message affinity follows (`sip.md` 3).

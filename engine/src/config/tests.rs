@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocols::sip::Transport::{self, Tcp, Tls, Udp, Ws};
+use protocols::sip::Transport::{self, Tcp, Tls, Udp, Ws, Wss};
 
 use super::keys::{Generation, Kind};
 use super::*;
@@ -227,8 +227,11 @@ fn the_guides_sample_starts() {
     assert_eq!(errors(&loaded), Vec::<String>::new());
     let config = &loaded.config;
     assert_eq!(config.host.as_deref(), Some("127.0.0.1"));
-    assert_eq!(config.external.ports, ports(&[(Udp, 5060), (Tcp, 5060)]));
-    assert_eq!(config.internal.ports, ports(&[(Udp, 5065), (Tcp, 5065)]));
+    assert_eq!(config.external.ports, ports(&[(Udp, 5060), (Tcp, 5060), (Tls, 5061)]));
+    assert_eq!(config.internal.ports, ports(&[(Udp, 5065), (Tcp, 5065), (Tls, 5066)]));
+    assert_eq!(config.tls.key_store.as_deref(), Some("/home/konstantinnosach/tmp/keystore"));
+    assert_eq!(config.tls.protocols, ["TLSv1"]);
+    assert_eq!(config.tls.peers, PeerCertificates::ServersOnly);
     assert_eq!(config.node_timeout, Duration::from_millis(8400));
     assert_eq!(config.heartbeat_interval, Duration::from_millis(150));
     assert_eq!(config.statistic_port, Some(2006));
@@ -239,7 +242,6 @@ fn the_guides_sample_starts() {
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",
         "point: unknown; ignored; perhaps the end of the comment above",
-        "externalSecurePort: this build does not serve TLS yet",
         "httpPort: this build does not serve HTTP yet; no effect: httpPort, httpsPort",
         "smppName: this build does not serve SMPP yet; no effect: smppName, smppHost, smppPort",
         "rmiRegistryPort: this build does not serve RMI heartbeats yet",
@@ -253,7 +255,11 @@ fn a_second_generation_file_says_what_it_says() {
     let loaded = load("lb-g2.properties", G2, &[]);
     assert_eq!(errors(&loaded), Vec::<String>::new());
     let it = &loaded.config;
-    assert_eq!(it.external.ports, ports(&[(Udp, 5060), (Tcp, 5070)]), "the transport's key wins");
+    assert_eq!(
+        it.external.ports,
+        ports(&[(Udp, 5060), (Tcp, 5070), (Tls, 5061)]),
+        "the transport's key wins"
+    );
     assert_eq!(it.internal.ports, ports(&[(Udp, 5065), (Tcp, 5075)]));
     assert_eq!(it.internal.host.as_deref(), Some("127.0.0.2"));
     assert_eq!(it.external.balancer, ["192.0.2.10", "192.0.2.11"]);
@@ -293,7 +299,11 @@ fn a_third_generation_file_says_what_it_says() {
     let loaded = load("lb-g3.xml", G3, &[]);
     assert_eq!(errors(&loaded), Vec::<String>::new());
     let it = &loaded.config;
-    assert_eq!(it.external.ports, ports(&[(Udp, 5060)]), "empty is the default, 0 is closed");
+    assert_eq!(
+        it.external.ports,
+        ports(&[(Udp, 5060), (Ws, 5082)]),
+        "empty is the default, 0 is closed"
+    );
     assert_eq!(it.external.ipv6_ports, ports(&[(Udp, 5060)]));
     assert_eq!(it.external.host, None);
     assert_eq!(it.internal.ports, ports(&[(Udp, 5065), (Tcp, 5065)]));
@@ -315,7 +325,8 @@ fn a_third_generation_file_says_what_it_says() {
     let rules: Vec<_> = it.routing_rules.iter().map(|it| (it.ip.0.as_str(), it.patch)).collect();
     assert_eq!(rules, [(r"\A(?:10\.0\.0\..*)\z", false), (r"\A(?:127.0.0.1)\z", true)]);
     assert_eq!(it.stream_idle, Duration::from_secs(120), "the shorter of two limits");
-    assert!(!it.terminate_tls, "not served yet");
+    assert!(it.terminate_tls);
+    assert_eq!(it.tls.key_store, None, "an empty element is no file");
     let rewrites = |it: &&String| it.contains("urlrewrite");
     assert_eq!(warnings(&loaded).iter().filter(rewrites).count(), 1, "{:?}", warnings(&loaded));
 }
@@ -355,16 +366,23 @@ fn group_keys_open_what_their_generation_opened() {
         ("externalUdpPort=0\n", &[(Tcp, 5060)]),
         ("externalTcpPort=\n", &[(Udp, 5060), (Tcp, 5060)]),
         ("externalTcpPort=5070\n", &[(Udp, 5060), (Tcp, 5070)]),
-        ("isTransportWs = true\n", &[(Udp, 5060)]),
+        ("isTransportWs = true\n", &[(Udp, 5060), (Ws, 5060)]),
         ("isTransportWs = false\n", &[(Udp, 5060), (Tcp, 5060)]),
-        ("externalSecurePort=5061\nexternalTlsPort=5061\n", &[(Udp, 5060), (Tcp, 5060)]),
+        ("externalSecurePort=5061\n", &[(Udp, 5060), (Tcp, 5060), (Tls, 5061)]),
+        (
+            "externalSecurePort=5061\nexternalTlsPort=5062\n",
+            &[(Udp, 5060), (Tcp, 5060), (Tls, 5062)],
+        ),
+        ("isTransportWs=true\nexternalSecurePort=5061\n", &[(Udp, 5060), (Ws, 5060), (Wss, 5061)]),
+        (
+            "externalWsPort=5062\nexternalWssPort=5063\n",
+            &[(Udp, 5060), (Tcp, 5060), (Ws, 5062), (Wss, 5063)],
+        ),
     ];
     for (text, want) in cases {
         let loaded = properties(text);
         assert_eq!(loaded.config.external.ports, ports(want), "{text}");
         assert_eq!(errors(&loaded), Vec::<String>::new(), "{text}");
-        assert_eq!(loaded.config.external.ports.of(Tls), None, "{text}");
-        assert_eq!(loaded.config.external.ports.of(Ws), None, "{text}");
     }
 }
 
@@ -372,7 +390,7 @@ fn group_keys_open_what_their_generation_opened() {
 fn the_command_line_wins_under_any_name() {
     type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c [(Transport, u16)]);
     let cases: &[Case<'_>] = &[
-        ("", &[("isTransportWs", "true")], &[(Udp, 5060)]),
+        ("", &[("isTransportWs", "true")], &[(Udp, 5060), (Ws, 5060)]),
         ("externalUdpPort=5061\n", &[("externalPort", "0")], &[]),
         ("", &[("externalPort", "5070")], &[(Udp, 5070), (Tcp, 5070)]),
         ("externalUdpPort=5061\n", &[("externalPort", "5070")], &[(Udp, 5070), (Tcp, 5070)]),
@@ -470,7 +488,9 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
             "error: internalPort: externalPort has port 5060",
         ),
         ("internalHost=127.0.0.2", "warning: internalHost: without any internal port"),
-        ("isTransportWs=true", "warning: isTransportWs: externalPort and internalPort open no TCP"),
+        ("externalSecurePort=5061", "warning: externalSecurePort: stays closed: there is no"),
+        ("externalWssPort=5063", "warning: externalWssPort: stays closed: there is no certificate"),
+        ("isTransportWs=true\nstatisticPort=5060", "error: statisticPort: externalPort has port"),
         (
             "isTransportWs=true\nexternalTcpPort=5061",
             "warning: externalTcpPort: opens TCP although",
@@ -482,8 +502,8 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
             "warning: legacyContactPatching: does nothing without public-ip",
         ),
         (
-            "sip.internalTransport=tls",
-            "error: sip.internalTransport: TLS is not served by this build yet",
+            "sip.internalTransport=tls\ninternalUdpPort=5065",
+            "warning: externalPort: the node side has no port for TLS: what comes by UDP",
         ),
         ("rmiRemoteOjectPort=2001", "note: rmiRemoteOjectPort: is read as rmiRemoteObjectPort"),
         ("internalTransport=TLS", "note: internalTransport: no effect: the port keys say"),
@@ -543,7 +563,7 @@ fn a_file_without_listeners_or_of_another_kind_is_refused() {
         (b"", "lb: error: externalPort: nothing listens on the client side; set externalPort"),
         (b"host=127.0.0.1\n", "nothing listens"),
         (b"externalPort=5060\n", "lb: error: externalHost: no address to listen on; set host"),
-        (b"externalTlsPort=5061\nhost=127.0.0.1", "externalPort: nothing listens"),
+        (b"externalTlsPort=0\nhost=127.0.0.1", "externalTlsPort: nothing listens"),
         (b"\xff\xfeh\0", "the file is UTF-16"),
         (b"\n\n<load-balancer-properties>\n<a></b>", "lb:4: error: this is not well-formed XML: expected 'a'"),
         (b"<other/>", "lb:1: error: the root element is <other>; allowed is <load-balancer-properties>"),

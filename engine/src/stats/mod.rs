@@ -280,6 +280,44 @@ pub struct Load {
     pub refused_connections: u64,
     /// Messages decided again because they could not be delivered.
     pub retried: u64,
+    /// What became of connections.
+    pub streams: Streams,
+}
+
+/// What became of a shard's stream connections since its start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Streams {
+    /// Refused because their source had too many.
+    pub refused_source: u64,
+    /// TLS handshakes that succeeded, either way.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// TLS handshakes that failed: no common terms, no certificate that is trusted, no TLS at all.
+    pub tls_failed: u64,
+    /// TLS records, after the handshake, that could not be read.
+    pub tls_broken: u64,
+    /// WebSocket handshakes that succeeded, either way.
+    pub websocket_opened: u64,
+    /// WebSocket handshakes that were refused, by us or by a node.
+    pub websocket_refused: u64,
+    /// WebSocket connections that broke the protocol.
+    pub websocket_broken: u64,
+    /// Handshakes that took too long.
+    pub handshake_timeouts: u64,
+    /// Clients that did not read what was sent to them.
+    pub slow_closed: u64,
+    /// Connections that were silent for too long.
+    pub idle_closed: u64,
+}
+
+/// A certificate that we show.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certificate {
+    /// Its name in the key store.
+    pub alias: String,
+    /// Second since 1970 after which it is not valid.
+    pub not_after: i64,
 }
 
 /// Time that messages spend in the balancer, all shards together.
@@ -351,6 +389,8 @@ pub struct Scrape<'a> {
     pub shards: &'a [(&'a Counters, Load)],
     /// Time in the balancer.
     pub residence: &'a Residence,
+    /// What we show to those who connect by TLS.
+    pub certificates: &'a [Certificate],
 }
 
 impl Scrape<'_> {

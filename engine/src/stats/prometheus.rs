@@ -17,6 +17,7 @@ pub fn metrics(scrape: &Scrape<'_>) -> String {
     nodes(&mut page, scrape);
     shards(&mut page, scrape);
     residence(&mut page, scrape);
+    certificates(&mut page, scrape);
     process(&mut page, scrape);
     page.text
 }
@@ -150,6 +151,29 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
             page.row(&[("shard", &index.to_string())], value(load));
         }
     }
+    type StreamRow = (&'static str, fn(&super::Streams) -> u64);
+    let events: [StreamRow; 11] = [
+        ("refused_source", |it| it.refused_source),
+        ("tls_handshake", |it| it.tls_handshakes),
+        ("tls_resumed", |it| it.tls_resumed),
+        ("tls_failed", |it| it.tls_failed),
+        ("tls_broken", |it| it.tls_broken),
+        ("websocket_opened", |it| it.websocket_opened),
+        ("websocket_refused", |it| it.websocket_refused),
+        ("websocket_broken", |it| it.websocket_broken),
+        ("handshake_timeout", |it| it.handshake_timeouts),
+        ("slow_closed", |it| it.slow_closed),
+        ("idle_closed", |it| it.idle_closed),
+    ];
+    page.family(
+        "trunkline_connection_events_total",
+        "counter",
+        "What became of stream connections, all shards together.",
+    );
+    for (event, value) in events {
+        let sum: u64 = scrape.shards.iter().map(|(_, load)| value(&load.streams)).sum();
+        page.row(&[("event", event)], sum);
+    }
     page.family("trunkline_shard_busy_seconds_total", "counter", "Time between wake-up and sleep.");
     for (index, (_, load)) in scrape.shards.iter().enumerate() {
         page.row(&[("shard", &index.to_string())], load.busy.as_secs_f64());
@@ -169,6 +193,22 @@ fn residence(page: &mut Page, scrape: &Scrape<'_>) {
     page.suffixed_row("_bucket", &[("le", "+Inf")], it.count);
     page.suffixed_row("_sum", &[], it.sum.as_secs_f64());
     page.suffixed_row("_count", &[], it.count);
+}
+
+fn certificates(page: &mut Page, scrape: &Scrape<'_>) {
+    if scrape.certificates.is_empty() {
+        return;
+    }
+    page.family(
+        "trunkline_certificate_days",
+        "gauge",
+        "Days until a certificate of ours expires; negative once it has.",
+    );
+    let now = scrape.wall_ms(scrape.now) as f64 / 1_000.0;
+    for it in scrape.certificates {
+        let days = (it.not_after as f64 - now) / 86_400.0;
+        page.owned_row(&[("alias", it.alias.clone())], format!("{days:.2}"));
+    }
 }
 
 fn process(page: &mut Page, scrape: &Scrape<'_>) {

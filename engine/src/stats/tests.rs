@@ -75,6 +75,7 @@ fn with_scrape<T>(change: impl FnOnce(&mut Scrape<'_>), show: impl FnOnce(&Scrap
         registry: &registry,
         shards: &[(&first, load(1)), (&second, load(2))],
         residence: &residence,
+        certificates: &[Certificate { alias: "lb".to_owned(), not_after: 0 }],
     };
     change(&mut scrape);
     show(&scrape)

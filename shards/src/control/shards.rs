@@ -31,6 +31,10 @@ pub trait Shards {
     /// What every shard goes by from its next batch on.
     fn publish(&mut self, view: &View);
 
+    /// Looks whether files beside the configuration have changed (certificates): `true` if there is
+    /// something to publish. Called as often as the configuration file is looked at.
+    fn refresh(&mut self, view: &View) -> bool;
+
     /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
     /// are not delivered any more.
     fn ask_figures(&mut self);

@@ -91,10 +91,6 @@ impl Decide for Script {
             let (slot, generation) = (words.next().unwrap(), words.next().unwrap());
             let flow = Flow { shard, slot, generation };
             Verdict::Forward { hop: Hop::Flow { flow, or: None }, node: None, reply: 0 }
-        } else if let Some(peer) = body.strip_prefix(b"peer ") {
-            let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
-            let hop = Hop::Stream { from: ListenerId(1), to };
-            Verdict::Forward { hop, node: None, reply: 0 }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
@@ -188,6 +184,8 @@ const TUNING: Tuning = Tuning {
     coalesce: Duration::ZERO,
     stream_idle: Duration::from_secs(60),
     connections_max: 100,
+    source_connections_max: 0,
+    handshake_time: Duration::from_secs(5),
     message_bytes_max: 65_536,
 };
 
@@ -214,6 +212,7 @@ fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
             snapshot: Arc::new(Snapshot::default()),
             settings: Arc::new(Routes::default()),
             tuning,
+            security: None,
             stopping: None,
         },
         clock,
@@ -244,6 +243,7 @@ impl Rig {
             snapshot: Arc::new(Snapshot::new(view.snapshot.generation() + 1, nodes, &[])),
             settings: Arc::new(routes),
             tuning: view.tuning,
+            security: None,
             stopping: None,
         }));
     }
@@ -531,32 +531,6 @@ fn a_message_for_another_shards_connection_takes_one_hop() {
 }
 
 #[test]
-fn a_client_is_found_by_its_address_on_whichever_shard_it_is() {
-    let rig = rig(2, Seat::Thread, "127.0.0.1:0", TUNING);
-    let mut stream = rig.tcp();
-    stream.write_all(&sip("whoami")).unwrap();
-    read_some(&mut stream);
-    let body = format!("peer {}", stream.local_addr().unwrap());
-    // The kernel hashes sources over shards: some of these meet the one without the connection.
-    for _ in 0..32 {
-        rig.udp().send(&sip(&body)).unwrap();
-        let mut got = vec![0; sip(&body).len()];
-        stream.read_exact(&mut got).unwrap();
-        assert_eq!(got, sip(&body));
-    }
-    let of = |shard| rig.statistics(shard).figures;
-    assert_eq!(of(0).connections + of(1).connections, 1, "nobody tried to call the client");
-    // Connected to none: the shard that was asked connects, after one round.
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let body = format!("peer {}", server.local_addr().unwrap());
-    rig.udp().send(&sip(&body)).unwrap();
-    let mut got = vec![0; sip(&body).len()];
-    server.accept().unwrap().0.read_exact(&mut got).unwrap();
-    assert_eq!(got, sip(&body));
-    rig.stop();
-}
-
-#[test]
 fn a_message_waits_for_its_name_and_control_is_asked_once() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let carrier = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -619,6 +593,7 @@ fn a_stopping_shard_accepts_no_more_but_serves_datagrams_until_its_time() {
         snapshot: Arc::clone(&view.snapshot),
         settings: Arc::clone(&view.settings),
         tuning: view.tuning,
+        security: None,
         stopping: Some(rig.clock.now() + Duration::from_secs(3_600)),
     }));
     stream.write_all(&sip("still")).unwrap();

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use engine::node::{NodeKey, Version};
+use engine::node::{Node, NodeKey, Version};
 use engine::relay::{Arrival, DropReason, Hop, Leg, Verdict};
 use engine::snapshot::{Family, NodeId, Snapshot, Standing};
 use protocols::sip::Transport;
@@ -39,7 +39,9 @@ pub struct Decision<'a> {
 /// What a shard did, in numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Tally {
-    /// Requests decided.
+    /// Heartbeats.
+    pub beats: u64,
+    /// Other requests decided.
     pub requests: u64,
     /// Responses decided.
     pub responses: u64,
@@ -149,8 +151,11 @@ impl Judge {
 
     fn count(&mut self, it: &Decision<'_>, message: &Message) {
         let tally = &mut self.tallies[it.shard];
-        let is_request = message.is_request();
-        *if is_request { &mut tally.requests } else { &mut tally.responses } += 1;
+        *match message.is_request() {
+            true if message.find("Mobicents-Heartbeat").is_some() => &mut tally.beats,
+            true => &mut tally.requests,
+            false => &mut tally.responses,
+        } += 1;
         *match it.verdict {
             Verdict::Forward { .. } => &mut tally.forwards,
             Verdict::Reply { .. } => &mut tally.replies,
@@ -205,16 +210,23 @@ impl Judge {
         }
     }
 
-    /// Nodes that could take a request from outside.
+    /// Nodes that could take a request from outside. What follows an INVITE goes where that could go, and
+    /// rather anywhere than nowhere.
     fn takers<'s>(&self, it: &Decision<'s>, message: &Message) -> &'s [NodeId] {
-        let (version, standing) = match self.home(message) {
-            Some(Who::Node { version, .. }) if names_version(message) => {
-                (version, Standing::Usable)
-            }
-            _ if is_first(message) => (it.snapshot.latest(), Standing::Eligible),
-            _ => (it.snapshot.latest(), Standing::Usable),
+        let among = |standing, version| {
+            it.snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids()
         };
-        it.snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids()
+        if let Some(Who::Node { version, .. }) = self.home(message)
+            && names_version(message)
+        {
+            return among(Standing::Usable, version);
+        }
+        let eligible = among(Standing::Eligible, it.snapshot.latest());
+        let in_dialog = param(message.header("To"), "tag").is_some() && message.method() != "ACK";
+        if is_first(message) || (!eligible.is_empty() && !in_dialog) {
+            return eligible;
+        }
+        among(Standing::Usable, it.snapshot.latest())
     }
 
     /// The node that a request's dialog belongs to, by its To tag, if it carries a route set.
@@ -282,12 +294,15 @@ impl Judge {
         let call = message.header("Call-ID").to_owned();
         let is_known = self.calls.contains_key(&call);
         self.calls.entry(call).or_insert_with(|| view(snapshot));
-        if is_first(message) {
-            if !is_known {
-                ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
-                let is_willing = !taker.graceful && taker.bad.is_none() && !taker.suspect;
-                ensure(is_willing, "new work for a node that wants none")?;
-            }
+        if is_first(message) && !is_known {
+            ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
+            let is_willing = |it: &Node| !it.graceful && it.bad.is_none();
+            let has_better = snapshot
+                .nodes()
+                .iter()
+                .any(|it| it.version == taker.version && is_willing(it) && !it.suspect);
+            let is_right = is_willing(taker) && !(taker.suspect && has_better);
+            ensure(is_right, "new work for a node that wants none, or refused")?;
         }
         if is_first(message) || before.is_some() {
             let went = Went { to: key, shard: it.shard, view: view(snapshot) };
@@ -357,11 +372,14 @@ impl Judge {
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
-        let usable =
-            snapshot.candidates(Standing::Usable, version, Family::V4, Transport::Udp).ids();
-        let is_right = usable.iter().any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
+        let among = |standing| {
+            snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids().iter()
+        };
+        let mut takers = among(Standing::Usable).chain(among(Standing::Eligible)).peekable();
+        let nobody = takers.peek().is_none();
+        let is_right = takers.any(|id| SocketAddr::new(snapshot.node(*id).ip, 5080) == to);
         ensure(
-            is_right || (usable.is_empty() && to == address),
+            is_right || (nobody && to == address),
             "a dead node's response goes to no survivor of its version",
         )
     }

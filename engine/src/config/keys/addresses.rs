@@ -77,7 +77,7 @@ pub(super) const PORTS: &[Key] = &[
         |draft, text| draft.open_group(|it| &mut it.external.ports, true, text),
         &["externalTlsPort", "externalWssPort"],
     )
-    .later("TLS"),
+    .restart(),
     group(
         &["internalPort"],
         "Port of the node side for UDP and TCP alike. internalUdpPort and internalTcpPort say it apart and win over it. Without any internal port, one leg serves both sides.",
@@ -93,7 +93,7 @@ pub(super) const PORTS: &[Key] = &[
         |draft, text| draft.open_group(|it| &mut it.internal.ports, true, text),
         &["internalTlsPort", "internalWssPort"],
     )
-    .later("TLS"),
+    .restart(),
     port(
         &["externalUdpPort"],
         &["sip/external/udpPort"],
@@ -116,24 +116,21 @@ pub(super) const PORTS: &[Key] = &[
         "Port of the client side for TLS.",
         "5070",
         |it| &mut it.config.external.ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["externalWsPort"],
         &["sip/external/wsPort"],
         "Port of the client side for WebSocket.",
         "5070",
         |it| &mut it.config.external.ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["externalWssPort"],
         &["sip/external/wssPort"],
         "Port of the client side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.external.ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalUdpPort"],
         &["sip/internal/udpPort"],
@@ -154,24 +151,21 @@ pub(super) const PORTS: &[Key] = &[
         "Port of the node side for TLS.",
         "5070",
         |it| &mut it.config.internal.ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["internalWsPort"],
         &["sip/internal/wsPort"],
         "Port of the node side for WebSocket.",
         "5070",
         |it| &mut it.config.internal.ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalWssPort"],
         &["sip/internal/wssPort"],
         "Port of the node side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.internal.ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["externalIpv6UdpPort"],
         &["sip/external/ipv6UdpPort"],
@@ -192,24 +186,21 @@ pub(super) const PORTS: &[Key] = &[
         "IPv6 port of the client side for TLS.",
         "5070",
         |it| &mut it.config.external.ipv6_ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["externalIpv6WsPort"],
         &["sip/external/ipv6WsPort"],
         "IPv6 port of the client side for WebSocket.",
         "5070",
         |it| &mut it.config.external.ipv6_ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["externalIpv6WssPort"],
         &["sip/external/ipv6WssPort"],
         "IPv6 port of the client side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.external.ipv6_ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalIpv6UdpPort"],
         &["sip/internal/ipv6UdpPort"],
@@ -230,24 +221,21 @@ pub(super) const PORTS: &[Key] = &[
         "IPv6 port of the node side for TLS.",
         "5070",
         |it| &mut it.config.internal.ipv6_ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["internalIpv6WsPort"],
         &["sip/internal/ipv6WsPort"],
         "IPv6 port of the node side for WebSocket.",
         "5070",
         |it| &mut it.config.internal.ipv6_ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalIpv6WssPort"],
         &["sip/internal/ipv6WssPort"],
         "IPv6 port of the node side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.internal.ipv6_ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
 ];
 
 const fn host(

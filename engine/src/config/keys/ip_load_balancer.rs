@@ -34,7 +34,7 @@ pub(super) const IP_LOAD_BALANCER: &[Key] = &[
         |draft, text| draft.open_group(|it| &mut it.external.balancer_ports, true, text),
         &["externalIpLoadBalancerTlsPort", "externalIpLoadBalancerWssPort"],
     )
-    .later("TLS"),
+    .restart(),
     balancer(
         &["internalIpLoadBalancerAddress"],
         &["sip/internal/ipLoadBalancerAddress"],
@@ -64,7 +64,7 @@ pub(super) const IP_LOAD_BALANCER: &[Key] = &[
         |draft, text| draft.open_group(|it| &mut it.internal.balancer_ports, true, text),
         &["internalIpLoadBalancerTlsPort", "internalIpLoadBalancerWssPort"],
     )
-    .later("TLS"),
+    .restart(),
     port(
         &["externalIpLoadBalancerUdpPort"],
         &["sip/external/ipLoadBalancerUdpPort"],
@@ -85,24 +85,21 @@ pub(super) const IP_LOAD_BALANCER: &[Key] = &[
         "Port of the IP load balancer on the client side for TLS.",
         "5070",
         |it| &mut it.config.external.balancer_ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["externalIpLoadBalancerWsPort"],
         &["sip/external/ipLoadBalancerWsPort"],
         "Port of the IP load balancer on the client side for WebSocket.",
         "5070",
         |it| &mut it.config.external.balancer_ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["externalIpLoadBalancerWssPort"],
         &["sip/external/ipLoadBalancerWssPort"],
         "Port of the IP load balancer on the client side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.external.balancer_ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalIpLoadBalancerUdpPort"],
         &["sip/internal/ipLoadBalancerUdpPort"],
@@ -123,24 +120,21 @@ pub(super) const IP_LOAD_BALANCER: &[Key] = &[
         "Port of the IP load balancer on the node side for TLS.",
         "5070",
         |it| &mut it.config.internal.balancer_ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["internalIpLoadBalancerWsPort"],
         &["sip/internal/ipLoadBalancerWsPort"],
         "Port of the IP load balancer on the node side for WebSocket.",
         "5070",
         |it| &mut it.config.internal.balancer_ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalIpLoadBalancerWssPort"],
         &["sip/internal/ipLoadBalancerWssPort"],
         "Port of the IP load balancer on the node side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.internal.balancer_ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["externalIpv6LoadBalancerUdpPort"],
         &["sip/external/ipv6LoadBalancerUdpPort"],
@@ -161,24 +155,21 @@ pub(super) const IP_LOAD_BALANCER: &[Key] = &[
         "IPv6 port of the IP load balancer on the client side for TLS.",
         "5070",
         |it| &mut it.config.external.ipv6_balancer_ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["externalIpv6LoadBalancerWsPort"],
         &["sip/external/ipv6LoadBalancerWsPort"],
         "IPv6 port of the IP load balancer on the client side for WebSocket.",
         "5070",
         |it| &mut it.config.external.ipv6_balancer_ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["externalIpv6LoadBalancerWssPort"],
         &["sip/external/ipv6LoadBalancerWssPort"],
         "IPv6 port of the IP load balancer on the client side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.external.ipv6_balancer_ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalIpv6LoadBalancerUdpPort"],
         &["sip/internal/ipv6LoadBalancerUdpPort"],
@@ -199,24 +190,21 @@ pub(super) const IP_LOAD_BALANCER: &[Key] = &[
         "IPv6 port of the IP load balancer on the node side for TLS.",
         "5070",
         |it| &mut it.config.internal.ipv6_balancer_ports.0[2],
-    )
-    .later("TLS"),
+    ),
     port(
         &["internalIpv6LoadBalancerWsPort"],
         &["sip/internal/ipv6LoadBalancerWsPort"],
         "IPv6 port of the IP load balancer on the node side for WebSocket.",
         "5070",
         |it| &mut it.config.internal.ipv6_balancer_ports.0[3],
-    )
-    .later("WebSocket"),
+    ),
     port(
         &["internalIpv6LoadBalancerWssPort"],
         &["sip/internal/ipv6LoadBalancerWssPort"],
         "IPv6 port of the IP load balancer on the node side for WebSocket over TLS.",
         "5070",
         |it| &mut it.config.internal.ipv6_balancer_ports.0[4],
-    )
-    .later("WebSocket"),
+    ),
     Key::new(
         &["useIpLoadBalancerAddressInViaHeaders"],
         &["sip/useIpLoadBalancerAddressInViaHeaders"],

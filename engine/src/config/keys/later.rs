@@ -3,98 +3,6 @@
 use super::{Key, Kind};
 use crate::config::value;
 
-pub(super) const TLS: &[Key] = &[
-    text(
-        &["javax.net.ssl.keyStore"],
-        &["ssl/keyStore"],
-        "File with our certificate and key.",
-        "/etc/lb/keystore.jks",
-    )
-    .later("TLS"),
-    text(
-        &["javax.net.ssl.keyStorePassword"],
-        &["ssl/keyStorePassword"],
-        "Password of that file.",
-        "123456",
-    )
-    .secret()
-    .later("TLS"),
-    text(
-        &["javax.net.ssl.trustStore"],
-        &["ssl/trustStore"],
-        "File with the certificates that we trust.",
-        "/etc/lb/truststore.jks",
-    )
-    .later("TLS"),
-    text(
-        &["javax.net.ssl.trustStorePassword"],
-        &["ssl/trustStorePassword"],
-        "Password of that file.",
-        "123456",
-    )
-    .secret()
-    .later("TLS"),
-    text(
-        &["gov.nist.javax.sip.TLS_CLIENT_PROTOCOLS", "tlsClientProtocols"],
-        &["ssl/tlsClientProtocols"],
-        "TLS versions, a comma list.",
-        "TLSv1.2",
-    )
-    .later("TLS"),
-    text(
-        &["gov.nist.javax.sip.ENABLED_CIPHER_SUITES", "enabledCipherSuites"],
-        &["ssl/enabledCipherSuites"],
-        "Cipher suites by their JSSE names, a comma list.",
-        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-    )
-    .later("TLS"),
-    checked(
-        &["gov.nist.javax.sip.TLS_CLIENT_AUTH_TYPE"],
-        &[],
-        "",
-        "Whether clients must have certificates.",
-        "Enabled",
-        "Enabled, Want, Disabled or DisabledAll",
-        |text| match text {
-            "Enabled" | "Want" | "Disabled" | "DisabledAll" => Ok(()),
-            _ => Err(format!("\"{text}\"; allowed is Enabled, Want, Disabled or DisabledAll")),
-        },
-    )
-    .later("TLS"),
-    Key::new(
-        &["terminateTLSTraffic"],
-        &["ssl/terminateTLSTraffic"],
-        "false",
-        "TLS becomes TCP and WebSocket over TLS becomes WebSocket towards nodes.",
-        "true",
-        Kind::Flag(|it| &mut it.config.terminate_tls),
-    )
-    .later("TLS"),
-    number(
-        &["gov.nist.javax.sip.SSL_HANDSHAKE_TIMEOUT"],
-        &[],
-        "-1",
-        "Longest TLS handshake, seconds.",
-        "10",
-    )
-    .later("TLS"),
-    flag(
-        &["gov.nist.javax.sip.USE_TLS_GATEWAY"],
-        &[],
-        "false",
-        "The WebSocket port speaks TLS and the other way round.",
-    )
-    .later("TLS"),
-    flag(
-        &["gov.nist.javax.sip.PATCH_SIP_WEBSOCKETS_HEADERS"],
-        &[],
-        "true",
-        "Replace .invalid hosts of WebSocket clients.",
-    )
-    .later("WebSocket"),
-    text(&["javax.net.debug"], &[], "ssl logs TLS in detail.", "ssl").later("TLS"),
-];
-
 pub(super) const HEARTBEATS: &[Key] = &[
     port(
         &["rmiRegistryPort"],
@@ -367,6 +275,9 @@ pub(super) const IGNORED: &[Key] = &[
     Key::ignored(&["gov.nist.javax.sip.AUTOMATIC_DIALOG_ERROR_HANDLING"], &[], STACK),
     Key::ignored(&["gov.nist.javax.sip.IS_BACK_TO_BACK_USER_AGENT"], &[], STACK),
     Key::ignored(&["pathName"], &[], STACK),
+    Key::ignored(&["javax.net.debug"], &[], "logLevel=DEBUG tells why handshakes fail"),
+    Key::ignored(&["javax.net.ssl.keyStoreType"], &[], SEEN),
+    Key::ignored(&["javax.net.ssl.trustStoreType"], &[], SEEN),
 ];
 
 const fn text(
@@ -429,6 +340,7 @@ const fn checked(
     Key::new(names, xml, default, help, example, Kind::Unkept { allowed, check })
 }
 
+const SEEN: &str = "the file itself shows whether it is JKS, PKCS12 or PEM";
 const NOT_OURS: &str = "it only changed how headers look; we leave them as they are";
 const NO_CACHE: &str = "there is no shared cache to configure";
 const ELSEWHERE: &str = "it was never read from here; it belongs in heartbeat/heartbeatConfig";

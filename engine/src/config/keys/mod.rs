@@ -6,6 +6,7 @@ mod ip_load_balancer;
 mod later;
 mod process;
 mod sip;
+mod tls;
 
 use std::fmt;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "SIP stack", keys: sip::STACK },
     Section { title: "Process", keys: process::PROCESS },
     Section { title: "Statistics and administration", keys: process::ADMINISTRATION },
-    Section { title: "TLS and WebSocket", keys: later::TLS },
+    Section { title: "TLS and WebSocket", keys: tls::TLS },
     Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
     Section { title: "HTTP", keys: later::HTTP },
     Section { title: "SMPP", keys: later::SMPP },

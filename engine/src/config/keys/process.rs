@@ -54,6 +54,14 @@ pub(super) const PROCESS: &[Key] = &[
     )
     .restart(),
     Key::new(
+        &["sourceConnectionsMax"],
+        &["common/sourceConnectionsMax"],
+        "0",
+        "Most connections that one source address may open to one shard. 0: any number.",
+        "1000",
+        Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.source_connections_max },
+    ),
+    Key::new(
         &["shutdownTimeout"],
         &["common/shutdownTimeout"],
         "10000",

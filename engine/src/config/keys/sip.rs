@@ -147,16 +147,10 @@ pub(super) const BEHAVIOUR: &[Key] = &[
          is an old key without effect.)",
         "TCP",
         Kind::Other {
-            allowed: "UDP or TCP",
+            allowed: "UDP, TCP, TLS, WS or WSS",
             set: |draft, text| {
                 let is_set = !text.is_empty();
                 let transport = if is_set { Some(value::transport(text)?) } else { None };
-                if let Some(it) = transport.filter(|it| !crate::config::draft::SERVED.contains(it)) {
-                    return Err(format!(
-                        "{} is not served by this build yet; allowed is UDP or TCP",
-                        it.as_via()
-                    ));
-                }
                 draft.config.internal_transport = transport;
                 Ok(())
             },

@@ -1,6 +1,7 @@
 //! Answers of our own, stateless (RFC 3261 §8.2.6, §8.2.7; `sip.md` 2.10, 2.13).
 
 use protocols::bytes::write_decimal;
+use protocols::sip::Transport;
 use protocols::sip::message::Method;
 use protocols::sip::message::{Malformed, Message, salvage};
 use protocols::sip::reply;
@@ -71,12 +72,14 @@ impl State {
         self.answer(settings, incoming, method, &answer, out)
     }
 
-    /// The 503 for a message whose only way failed.
+    /// The answer to a message whose only way failed: 430 where that was a client's own connection (RFC
+    /// 5626 §5.3), else 503.
     pub(super) fn unreachable(
         &mut self,
         settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
+        failed: Hop,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
@@ -101,6 +104,18 @@ impl State {
         self.buffers.via.clear();
         via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
         let reason = DropReason::ConnectionGone;
+        let is_flow = match failed {
+            Hop::Flow { or, .. } => or.is_none(),
+            Hop::Stream { from, .. } => {
+                let transport = settings.listener(from).transport;
+                matches!(transport, Transport::Ws | Transport::Wss)
+            }
+            Hop::Datagram { .. } => false,
+        };
+        if is_flow {
+            let answer = Answer::plain(430, "Flow Failed", reason);
+            return self.answer(settings, &incoming, method, &answer, out);
+        }
         self.service_unavailable(settings, &incoming, method, reason, out)
     }
 

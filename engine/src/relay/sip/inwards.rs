@@ -16,7 +16,7 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Buffers, Incoming, State, contact, next_hop};
+use super::{Buffers, Incoming, State, next_hop};
 use crate::balance::Query;
 use crate::config::AffinityKey;
 use crate::node::{Node, Version};
@@ -166,9 +166,8 @@ impl State {
         if body || request.method == Method::Register {
             self.initial_remote(message, incoming.arrival.source);
         }
-        if settings.switches_transport() {
-            contact::name_transport(message, incoming.transport, &mut self.buffers.edits);
-        }
+        let switched = settings.switches_transport().then_some(incoming.transport);
+        self.locate_client(settings, incoming, switched);
         let source = incoming.arrival.source.ip();
         let own_address = settings.hides_balancer(source, &mut self.buffers.uri);
         let flow = incoming.arrival.flow;

@@ -24,6 +24,8 @@ mod words;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -160,11 +162,11 @@ impl Relay {
         self.state.names.demote(failed);
         let verdict = match self.decide(arrival, bytes, snapshot, out, &mut ()) {
             Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
-                self.state.unreachable(&self.settings, arrival, bytes, snapshot, out)
+                self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
             }
             // Nobody else is there: the truth is that it could not be delivered.
             Verdict::Reply { .. } => {
-                self.state.unreachable(&self.settings, arrival, bytes, snapshot, out)
+                self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
             }
             Verdict::Forward { hop, node, reply } => {
                 // The 100 went out with the first attempt.

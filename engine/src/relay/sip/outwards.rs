@@ -18,7 +18,7 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Incoming, State, contact, target};
+use super::{Incoming, State, contact, flow, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Leg, Verdict};
 use crate::snapshot::{Family, NodeId};
@@ -90,7 +90,10 @@ impl State {
             family: incoming.family,
             uri: &next,
             otherwise: routes.outer.unwrap_or(incoming.transport),
-            flow: routes.flow,
+            // The route set's, or that of a Contact that we put a client's connection into.
+            flow: routes
+                .flow
+                .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret))),
         };
         let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {
             NextHop::Found { place, transport, hop } => (place, transport, hop),

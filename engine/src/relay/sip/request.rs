@@ -1,12 +1,14 @@
 //! Requests: what both directions have in common (`sip.md` 2.1, 2.2, RFC 3261 §16.3, §16.4).
 
 use protocols::bytes::{Span, parse_decimal, write_decimal};
+use protocols::sip::Transport;
 use protocols::sip::message::Method;
 use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
 use super::answer::{Answer, answer_hop};
+use super::contact::{self, Real};
 use super::explain::Trace;
 use super::routes::Stripped;
 use super::settings::Settings;
@@ -226,6 +228,49 @@ impl State {
 
 /// What every request ends with.
 impl State {
+    /// On a stream the length must be said (RFC 3261 §18.3); datagrams and WebSocket messages may come
+    /// without (RFC 7118 §5.3).
+    pub(super) fn state_length(&mut self, message: &Message<'_>, hop: Hop) {
+        if message.content_length.is_some() || matches!(hop, Hop::Datagram { .. }) {
+            return;
+        }
+        let at = Span { start: message.headers_end, end: message.headers_end };
+        self.buffers.edits.write(at, |text| {
+            text.extend_from_slice(b"Content-Length: ");
+            write_decimal(text, message.text(message.body).len() as u64);
+            text.extend_from_slice(b"\r\n");
+        });
+    }
+
+    /// Tells nodes where a client really is: the transport that it uses, and its connection where it made
+    /// up a host (`sip.md` 1.1, 2.8).
+    pub(super) fn locate_client(
+        &mut self,
+        settings: &Settings,
+        incoming: &Incoming<'_>,
+        transport: Option<Transport>,
+    ) {
+        let is_websocket = matches!(incoming.transport, Transport::Ws | Transport::Wss);
+        let arrival = incoming.arrival;
+        let real = (is_websocket && settings.config.patch_websocket_headers).then_some(Real {
+            address: arrival.source,
+            flow: arrival.flow,
+            secret: &settings.secret,
+        });
+        if transport.is_none() && real.is_none() {
+            return;
+        }
+        let (message, edits) = (incoming.message, &mut self.buffers.edits);
+        let changes = match real {
+            Some(real) if message.record_routes.first().is_some() => {
+                contact::change_record_route(message, real, edits);
+                contact::Changes { transport, real: None }
+            }
+            real => contact::Changes { transport, real },
+        };
+        contact::change(message, changes, edits);
+    }
+
     pub(super) fn forward(
         &mut self,
         settings: &Settings,
@@ -245,6 +290,7 @@ impl State {
             self.write_answer(incoming, &answer, out);
         }
         let reply = out.len();
+        self.state_length(message, hop);
         let Buffers { edits, head, .. } = &mut self.buffers;
         edits.insert(message.first_header, head);
         if edits.apply(message.bytes, out).is_err() {

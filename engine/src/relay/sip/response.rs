@@ -69,9 +69,11 @@ impl State {
             self.leave_node(settings, incoming, status, &next, trace);
             next.hop(token)
         } else {
+            self.locate_client(settings, incoming, None);
             self.reach_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
+        self.state_length(message, hop);
         if self.buffers.edits.apply(message.bytes, out).is_err() {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);

@@ -14,18 +14,18 @@ use crate::relay::{Flow, Listener, ListenerId};
 const TWO_LEGS: &str =
     "host=10.0.0.1\nexternalPort=5060\ninternalHost=172.16.0.1\ninternalPort=5065\n";
 const CLIENT: &str = "203.0.113.5:5062";
-const NODE: &str = "172.16.0.10:5080";
+pub(super) const NODE: &str = "172.16.0.10:5080";
 
 /// One balancer with its nodes, without sockets.
-struct World {
-    relay: Relay,
-    snapshot: Snapshot,
-    out: Vec<u8>,
-    now: Time,
+pub(super) struct World {
+    pub(super) relay: Relay,
+    pub(super) snapshot: Snapshot,
+    pub(super) out: Vec<u8>,
+    pub(super) now: Time,
 }
 
 impl World {
-    fn new(config: &str) -> World {
+    pub(super) fn new(config: &str) -> World {
         let loaded = config::load("test.properties", config.as_bytes(), &[]);
         assert!(!loaded.has_errors(), "{:?}", loaded.findings);
         let config = loaded.config;
@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    fn with_nodes(mut self, nodes: &[&str]) -> World {
+    pub(super) fn with_nodes(mut self, nodes: &[&str]) -> World {
         self.set_nodes(nodes, &[]);
         self
     }
@@ -65,7 +65,7 @@ impl World {
         self.snapshot = Snapshot::new(self.snapshot.generation() + 1, nodes, &dead);
     }
 
-    fn listener(&self, leg: Leg, transport: Transport, family: Family) -> ListenerId {
+    pub(super) fn listener(&self, leg: Leg, transport: Transport, family: Family) -> ListenerId {
         let listeners = &self.relay.settings().listeners;
         let at = listeners.iter().position(|it| {
             (it.leg, it.transport, Family::of(it.address.ip())) == (leg, transport, family)
@@ -73,7 +73,13 @@ impl World {
         ListenerId(at.expect("no such listener").try_into().unwrap())
     }
 
-    fn send(&mut self, leg: Leg, transport: Transport, source: &str, message: &str) -> Verdict {
+    pub(super) fn send(
+        &mut self,
+        leg: Leg,
+        transport: Transport,
+        source: &str,
+        message: &str,
+    ) -> Verdict {
         let source: SocketAddr = source.parse().unwrap();
         let flow = transport.is_stream().then_some(FLOW);
         let listener = self.listener(leg, transport, Family::of(source.ip()));
@@ -92,7 +98,7 @@ impl World {
     }
 
     /// What was sent, with the digits of our branches replaced by `#`.
-    fn sent(&self) -> String {
+    pub(super) fn sent(&self) -> String {
         let mut text = String::from_utf8(self.out.clone()).unwrap();
         let mut from = 0;
         while let Some(at) = text[from..].find("branch=z9hG4bK") {
@@ -107,25 +113,26 @@ impl World {
         text.replace("\r\n", "\n")
     }
 
-    fn lines(&self, name: &str) -> Vec<String> {
+    pub(super) fn lines(&self, name: &str) -> Vec<String> {
         let prefix = format!("{name}: ");
         self.sent().lines().filter_map(|it| it.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
-    fn first_line(&self) -> String {
+    pub(super) fn first_line(&self) -> String {
         self.sent().lines().next().unwrap_or_default().to_owned()
     }
 }
 
-const FLOW: Flow = Flow { shard: 3, slot: 77, generation: 5 };
+pub(super) const FLOW: Flow = Flow { shard: 3, slot: 77, generation: 5 };
 
 fn node(text: &str) -> Node {
     let (address, version) = text.split_once(',').unwrap_or((text, "0"));
     let address: SocketAddr = address.parse().unwrap();
     let version = Version(version.parse().unwrap());
     let mut ports = Ports::default();
-    ports.open(Transport::Udp, address.port());
-    ports.open(Transport::Tcp, address.port());
+    for transport in Transport::ALL {
+        ports.open(transport, address.port());
+    }
     let ip: IpAddr = address.ip();
     Node {
         key: NodeKey::of(ip, version, &ports),
@@ -143,7 +150,7 @@ fn node(text: &str) -> Node {
     }
 }
 
-fn wire(message: &str) -> Vec<u8> {
+pub(super) fn wire(message: &str) -> Vec<u8> {
     message.trim_start_matches('\n').replace('\n', "\r\n").into_bytes()
 }
 
@@ -156,7 +163,7 @@ fn datagram(to: &str) -> impl Fn(Verdict) -> bool {
     }
 }
 
-const INVITE: &str = "
+pub(super) const INVITE: &str = "
 INVITE sip:bob@example.com SIP/2.0
 Via: SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKc1;rport
 Max-Forwards: 70
@@ -293,6 +300,26 @@ fn a_hint_to_a_dead_node_fails_over_and_keeps_the_applications_route() {
     assert!(datagram("172.16.0.11:5090")(verdict), "{verdict:?}");
     assert_eq!(world.lines("Route"), ["<sip:app@172.16.0.11:5090;lr;appname=x;transport=udp>"]);
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.11:5090 SIP/2.0");
+}
+
+#[test]
+fn a_dialog_leaves_a_node_that_refuses_for_one_that_is_leaving_and_a_new_call_does_not() {
+    let mut leaving = node("172.16.0.11:5080");
+    leaving.graceful = true;
+    let both = Snapshot::new(2, vec![node(NODE), leaving], &[]);
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    for entry in crate::balance::ALGORITHMS {
+        let mut world = World::new(&format!("{TWO_LEGS}algorithmClass=x.{}\n", entry.name));
+        world.snapshot = both.suspecting(node(NODE).key);
+        let verdict = world.client(&in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080"));
+        let is_worst_case = entry.name.starts_with("WorstCase");
+        let is_active_standby = entry.name.starts_with("ActiveStandby");
+        if !is_worst_case && !is_active_standby {
+            assert!(datagram("172.16.0.11:5080")(verdict), "{}: {verdict:?}", entry.name);
+        }
+        let verdict = world.client(&INVITE.replace("8f3ad1", "another"));
+        assert!(datagram(NODE)(verdict), "{}: {verdict:?}", entry.name);
+    }
 }
 
 #[test]

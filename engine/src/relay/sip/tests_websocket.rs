@@ -1,0 +1,248 @@
+//! Clients on TLS and WebSocket: who can be called back, by which connection, and what nodes are told.
+
+use super::tests::{FLOW, INVITE, NODE, World, wire};
+use super::*;
+use crate::relay::{Flow, ListenerId};
+
+const ALL: &str = "host=10.0.0.1\nexternalPort=5060\nexternalTlsPort=5061\nexternalWsPort=5062\n\
+    externalWssPort=5063\ninternalHost=172.16.0.1\ninternalPort=5065\ninternalTlsPort=5066\n\
+    internalWsPort=5067\ninternalWssPort=5068\n";
+const BROWSER: &str = "203.0.113.5:51234";
+
+/// An INVITE as a browser sends it: it does not know its own address.
+fn from_browser(via: &str) -> String {
+    INVITE
+        .replace(
+            "UDP 203.0.113.5:5062;branch=z9hG4bKc1;rport",
+            &format!("{via} df7jal.invalid;branch=z9hG4bKc1"),
+        )
+        .replace(
+            "sip:alice@203.0.113.5:5062",
+            &format!("sip:alice@df7jal.invalid;transport={}", via.to_lowercase()),
+        )
+}
+
+fn hop(verdict: Verdict) -> Hop {
+    match verdict {
+        Verdict::Forward { hop, .. } | Verdict::Reply { hop } => hop,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn token(text: &str) -> Flow {
+    let at = text.find(";flow=").unwrap() + 6;
+    flow::read(text[at..at + 30].as_bytes(), b"0123456789abcdef").expect("a token of ours")
+}
+
+#[test]
+fn each_transport_is_spelt_as_it_is_on_both_legs() {
+    for transport in Transport::ALL {
+        let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+        let verdict =
+            world.send(Leg::External, transport, BROWSER, &from_browser(transport.as_via()));
+        let (via, name) = (transport.as_via(), transport.as_param());
+        match hop(verdict) {
+            Hop::Datagram { to, .. } | Hop::Stream { to, .. } => {
+                assert_eq!(to, NODE.parse().unwrap())
+            }
+            other => panic!("{other:?}"),
+        }
+        let vias = world.lines("Via");
+        assert!(vias[0].starts_with(&format!("SIP/2.0/{via} 172.16.0.1:50")), "{vias:?}");
+        assert!(vias[1].starts_with(&format!("SIP/2.0/{via} 10.0.0.1:50")), "{vias:?}");
+        assert!(vias[2].contains(";received=203.0.113.5"), "{vias:?}");
+        for route in world.lines("Record-Route") {
+            assert!(route.contains(&format!(";transport={name};lr;node_host=")), "{route}");
+        }
+        let routes = world.lines("Record-Route");
+        assert_eq!(routes[1].contains(";flow="), transport.is_stream(), "{routes:?}");
+        assert!(!routes[0].contains(";flow="), "nodes reach clients by the outer one");
+    }
+}
+
+#[test]
+fn made_up_hosts_become_the_clients_connection_and_real_ones_stay() {
+    for (key, host, want) in [
+        ("", "df7jal.invalid", "<sip:alice@203.0.113.5:51234;transport=ws;flow="),
+        ("", "DF7JAL.INVALID", "<sip:alice@203.0.113.5:51234;transport=ws;flow="),
+        ("", "198.51.100.9:5062", "<sip:alice@198.51.100.9:5062;transport=ws>"),
+        ("", "phone.example.com", "<sip:alice@phone.example.com;transport=ws>"),
+        (
+            "gov.nist.javax.sip.PATCH_SIP_WEBSOCKETS_HEADERS=false\n",
+            "df7jal.invalid",
+            "<sip:alice@df7jal.invalid;transport=ws>",
+        ),
+    ] {
+        let config = format!("{ALL}{key}isSendTrying=false\n");
+        let mut world = World::new(&config).with_nodes(&[NODE]);
+        let message = from_browser("WS").replace("alice@df7jal.invalid", &format!("alice@{host}"));
+        world.send(Leg::External, Transport::Ws, BROWSER, &message);
+        let contact = &world.lines("Contact")[0];
+        assert!(contact.starts_with(want), "{host}: {contact}");
+        if contact.contains("flow") {
+            assert_eq!(token(contact), FLOW);
+        }
+    }
+}
+
+#[test]
+fn a_made_up_record_route_is_mended_in_the_place_of_the_contact() {
+    let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+    let message = from_browser("WS").replace(
+        "Max-Forwards",
+        "Record-Route: <sip:edge@x.invalid;transport=ws;lr>\nMax-Forwards",
+    );
+    world.send(Leg::External, Transport::Ws, BROWSER, &message);
+    let routes = world.lines("Record-Route");
+    assert!(
+        routes[2].starts_with("<sip:edge@203.0.113.5:51234;transport=ws;lr;flow="),
+        "{routes:?}"
+    );
+    assert_eq!(world.lines("Contact"), ["<sip:alice@df7jal.invalid;transport=ws>"]);
+}
+
+#[test]
+fn a_contact_without_brackets_gets_them() {
+    let config = format!("{ALL}terminateTLSTraffic=true\nisSendTrying=false\n");
+    let mut world = World::new(&config).with_nodes(&[NODE]);
+    let message = from_browser("WSS")
+        .replace("<sip:alice@df7jal.invalid;transport=wss>", "sip:alice@df7jal.invalid;expires=60");
+    world.send(Leg::External, Transport::Wss, BROWSER, &message);
+    let contact = &world.lines("Contact")[0];
+    let want = "<sip:alice@203.0.113.5:51234;transport=wss;flow=";
+    assert!(contact.starts_with(want) && contact.ends_with(">;expires=60"), "{contact}");
+}
+
+#[test]
+fn a_node_calls_a_browser_by_the_contact_it_registered() {
+    let mut world = World::new(ALL).with_nodes(&[NODE]);
+    let register = from_browser("WSS").replace("INVITE", "REGISTER");
+    world.send(Leg::External, Transport::Wss, BROWSER, &register);
+    let contact = world.lines("Contact")[0].trim_matches(['<', '>']).to_owned();
+    let invite = INVITE
+        .replace("sip:bob@example.com SIP", &format!("{contact} SIP"))
+        .replace("203.0.113.5:5062", NODE);
+    let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &invite);
+    assert_eq!(hop(verdict), Hop::Flow { flow: FLOW, or: None }, "and never by a new one");
+    let outer = world.lines("Via");
+    assert!(outer.iter().any(|it| it.starts_with("SIP/2.0/WSS 10.0.0.1:5063;")), "{outer:?}");
+
+    // The connection is gone: the node hears that at once (RFC 5626 §5.3).
+    let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
+    let source = NODE.parse().unwrap();
+    let arrival = Arrival { now: world.now, listener, source, flow: None };
+    let failed = Hop::Flow { flow: FLOW, or: None };
+    let bytes = wire(&invite);
+    let verdict =
+        world.relay.undelivered(&arrival, &bytes, failed, &world.snapshot, &mut world.out);
+    assert!(matches!(verdict, Verdict::Reply { .. }), "{verdict:?}");
+    assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
+
+    // A token of somebody else leads to an address, which a shard may have a connection with.
+    let forged = invite.replace(&contact[contact.len() - 4..], "0000");
+    let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &forged);
+    let from = world.listener(Leg::External, Transport::Wss, Family::V4);
+    let stream = Hop::Stream { from, to: BROWSER.parse().unwrap() };
+    assert_eq!(hop(verdict), stream);
+    let bytes = wire(&forged);
+    world.relay.undelivered(&arrival, &bytes, stream, &world.snapshot, &mut world.out);
+    assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
+}
+
+#[test]
+fn responses_go_back_by_the_connection_alone() {
+    for (transport, may_call) in
+        [(Transport::Tls, true), (Transport::Ws, false), (Transport::Wss, false)]
+    {
+        let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+        let invite = INVITE.replace("UDP", transport.as_via());
+        world.send(Leg::External, transport, BROWSER, &invite);
+        let vias: String = world.lines("Via").iter().map(|it| format!("Via: {it}\n")).collect();
+        let text = String::from_utf8(world.out.clone()).unwrap();
+        let vias: String = if vias.contains('#') {
+            text.split("\r\n")
+                .filter(|it| it.starts_with("Via: "))
+                .map(|it| format!("{it}\n"))
+                .collect()
+        } else {
+            vias
+        };
+        let ok = format!(
+            "\nSIP/2.0 200 OK\n{vias}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
+        );
+        let verdict = world.send(Leg::Internal, transport, NODE, &ok);
+        let Hop::Flow { flow, or } = hop(verdict) else { panic!("{verdict:?}") };
+        assert_eq!((flow, or.is_some()), (FLOW, may_call), "{transport:?}");
+        assert_eq!(world.lines("Via").len(), 1);
+    }
+}
+
+#[test]
+fn tls_ends_here_where_the_operator_says_so() {
+    let config = format!("{ALL}terminateTLSTraffic=true\nisSendTrying=false\n");
+    for (outer, inner) in [
+        (Transport::Tls, Transport::Tcp),
+        (Transport::Wss, Transport::Ws),
+        (Transport::Ws, Transport::Ws),
+        (Transport::Udp, Transport::Udp),
+    ] {
+        let mut world = World::new(&config).with_nodes(&[NODE]);
+        world.send(Leg::External, outer, BROWSER, &from_browser(outer.as_via()));
+        let inner_via = format!("SIP/2.0/{} 172.16.0.1:", inner.as_via());
+        assert!(world.lines("Via")[0].starts_with(&inner_via), "{outer:?}");
+        let told = format!(";transport={}", outer.as_param());
+        assert!(world.lines("Contact")[0].contains(&told), "{outer:?}");
+    }
+}
+
+#[test]
+fn single_entry_bridges_with_both_transports_in_the_route() {
+    let config = "host=10.0.0.1\nexternalTcpPort=5060\nexternalTlsPort=5061\n\
+        terminateTLSTraffic=true\nisSendTrying=false\n";
+    let mut world = World::new(config).with_nodes(&[NODE]);
+    world.send(Leg::External, Transport::Tls, BROWSER, &INVITE.replace("UDP", "TLS"));
+    let routes = world.lines("Record-Route");
+    assert!(routes[0].starts_with("<sip:10.0.0.1:5060;transport=tcp;lr;"), "{routes:?}");
+    assert!(routes[1].starts_with("<sip:10.0.0.1:5061;transport=tls;lr;"), "{routes:?}");
+    assert_eq!((routes.len(), token(&routes[1])), (2, FLOW));
+}
+
+#[test]
+fn what_came_without_a_length_gets_one_on_a_stream() {
+    let config = format!("{ALL}sip.internalTransport=TCP\nisSendTrying=false\n");
+    for (text, want) in
+        [(from_browser("WS").replace("Content-Length: 5\n", ""), "5"), (from_browser("WS"), "5")]
+    {
+        let mut world = World::new(&config).with_nodes(&[NODE]);
+        world.send(Leg::External, Transport::Ws, BROWSER, &text);
+        assert_eq!(world.lines("Content-Length"), [want]);
+    }
+    let mut world = World::new(ALL).with_nodes(&[NODE]);
+    let text = INVITE.replace("Content-Length: 5\n", "");
+    world.send(Leg::External, Transport::Udp, BROWSER, &text);
+    assert_eq!(world.lines("Content-Length"), Vec::<String>::new(), "a datagram stays as it is");
+}
+
+#[test]
+fn sips_means_tls() {
+    let mut world = World::new(ALL).with_nodes(&[NODE]);
+    let invite = |uri: &str| {
+        INVITE
+            .replace("sip:bob@example.com SIP", &format!("{uri} SIP"))
+            .replace("203.0.113.5:5062", NODE)
+    };
+    let leg = |world: &World, transport| world.listener(Leg::External, transport, Family::V4);
+    for (uri, transport, port) in [
+        ("sips:bob@198.51.100.7", Transport::Tls, 5061),
+        ("sips:bob@198.51.100.7:5099", Transport::Tls, 5099),
+        ("sips:bob@198.51.100.7;transport=tcp", Transport::Tls, 5061),
+        ("sip:bob@198.51.100.7;transport=tls", Transport::Tls, 5061),
+        ("sips:bob@198.51.100.7;transport=ws", Transport::Wss, 443),
+        ("sip:bob@198.51.100.7;transport=ws", Transport::Ws, 80),
+    ] {
+        let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &invite(uri));
+        let from: ListenerId = leg(&world, transport);
+        let to = SocketAddr::new("198.51.100.7".parse().unwrap(), port);
+        assert_eq!(hop(verdict), Hop::Stream { from, to }, "{uri}");
+    }
+}

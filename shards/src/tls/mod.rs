@@ -1,0 +1,228 @@
+//! TLS for everything that the shards carry: keys and certificates from files, terms, resumption on every
+//! shard, replacement while running.
+//!
+//! [`Keeper`] belongs to control and makes [`Security`], which shards share. Handshakes and records are
+//! in [`crate::layers`].
+
+mod jks;
+mod keeper;
+mod policy;
+pub mod store;
+
+use std::fmt;
+use std::sync::Arc;
+
+use engine::config::Tls;
+use engine::stats::Certificate;
+use protocols::sip::Transport;
+use rustls::client::Resumption;
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ServerConfig};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+pub use self::keeper::Keeper;
+use self::policy::{Anchors, Terms};
+use self::store::{Store, StoreError};
+
+/// What shards need to speak TLS. Immutable: a reload makes the next one, and what is up lives on.
+pub struct Security {
+    /// For clients of SIP over TLS.
+    sip: Arc<ServerConfig>,
+    /// For clients of WebSocket.
+    websocket: Arc<ServerConfig>,
+    /// Towards servers of SIP over TLS.
+    to_sip: Arc<ClientConfig>,
+    /// Towards servers of WebSocket.
+    to_websocket: Arc<ClientConfig>,
+    /// What we show, for `/metrics`.
+    pub certificates: Vec<Certificate>,
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Security").field("certificates", &self.certificates).finish_non_exhaustive()
+    }
+}
+
+impl Security {
+    /// Reads the files and puts everything together. Also returns what the operator must hear.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; nothing is half done.
+    pub fn new(
+        config: &Tls,
+        tickets: Arc<dyn ProducesTickets>,
+    ) -> Result<(Security, Vec<String>), Refused> {
+        let key_store = config.key_store.as_deref().unwrap_or_default();
+        let Store { identities, trusted } =
+            store::read(key_store, config.key_store_password.as_deref())?;
+        let Terms { provider, versions, mut warnings } = Terms::of(config);
+        let mut anchors: Vec<_> = trusted;
+        match &config.trust_store {
+            Some(path) => {
+                let store = store::read(path, config.trust_store_password.as_deref())?;
+                anchors = store.trusted;
+                // The same file often serves as both stores.
+                anchors.extend(store.identities.into_iter().flat_map(|it| it.chain));
+            }
+            None => anchors.extend(identities.iter().flat_map(|it| it.chain.iter().cloned())),
+        }
+        let anchors = Arc::new(Anchors::new(anchors));
+        if anchors.unusable > 0 {
+            warnings.push(format!("{} trusted certificates cannot be read", anchors.unusable));
+        }
+
+        let mut shown = Vec::new();
+        let mut certificates = Vec::new();
+        for identity in identities.into_iter().filter(|it| !it.chain.is_empty()) {
+            let alias = identity.alias;
+            let bad = |what: String| StoreError::BadKey {
+                path: key_store.to_owned(),
+                alias: alias.clone(),
+                what,
+            };
+            let (names, not_after) = identity
+                .chain
+                .first()
+                .and_then(|it| read_certificate(it))
+                .ok_or_else(|| bad("its certificate cannot be read".to_owned()))?;
+            let key = CertifiedKey::from_der(identity.chain, identity.key, &provider);
+            let key = key.map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    bad("it does not belong to its certificate".to_owned())
+                }
+                error => bad(error.to_string()),
+            })?;
+            shown.push(Shown { names, key: Arc::new(key) });
+            certificates.push(Certificate { alias, not_after });
+        }
+        let Some(first) = shown.first() else {
+            return Err(StoreError::NoKey { path: key_store.to_owned() }.into());
+        };
+        let own = SingleCertAndKey::from(Arc::clone(&first.key));
+        let terms = |error: rustls::Error| Refused::Terms(error.to_string());
+
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions)
+            .map_err(terms)?;
+        let builder = match anchors.of_clients(config.peers, &provider).map_err(Refused::Terms)? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut sip = builder.with_cert_resolver(Arc::new(Certificates { shown }));
+        sip.ticketer = tickets;
+        // Tickets are enough, and a cache of sessions would be a lock that all shards share.
+        sip.session_storage = Arc::new(NoServerSessionStorage {});
+        sip.send_tls13_tickets = 1;
+        let mut websocket = sip.clone();
+        sip.alpn_protocols = vec![ALPN_SIP.to_vec(), b"sip".to_vec()];
+        websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];
+
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions)
+            .map_err(terms)?
+            .dangerous()
+            .with_custom_certificate_verifier(anchors.of_servers(config.peers, &provider));
+        let mut to_sip = builder.with_client_cert_resolver(Arc::new(own));
+        to_sip.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        let mut to_websocket = to_sip.clone();
+        to_websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];
+        let security = Security {
+            sip: Arc::new(sip),
+            websocket: Arc::new(websocket),
+            to_sip: Arc::new(to_sip),
+            to_websocket: Arc::new(to_websocket),
+            certificates,
+        };
+        Ok((security, warnings))
+    }
+
+    /// For connections that are accepted.
+    pub fn server(&self, transport: Transport) -> &Arc<ServerConfig> {
+        if transport == Transport::Wss { &self.websocket } else { &self.sip }
+    }
+
+    /// For connections that we open.
+    pub fn client(&self, transport: Transport) -> &Arc<ClientConfig> {
+        if transport == Transport::Wss { &self.to_websocket } else { &self.to_sip }
+    }
+}
+
+/// Why there is no [`Security`]. The operator's to mend.
+#[derive(Debug)]
+pub enum Refused {
+    /// A file cannot be used.
+    Store(StoreError),
+    /// What is asked for does not go together.
+    Terms(String),
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Refused {
+        Refused::Store(error)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Store(error) => error.fmt(f),
+            Refused::Terms(text) => f.write_str(text),
+        }
+    }
+}
+
+/// The certificates that we show, by the name that a client asks for (RFC 6066 §3).
+#[derive(Debug)]
+struct Certificates {
+    shown: Vec<Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    /// DNS names, in lower case.
+    names: Vec<String>,
+    key: Arc<CertifiedKey>,
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let serves = |it: &&Shown| it.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let named = |it: &&Shown| {
+            hello.server_name().is_some_and(|name| it.names.iter().any(|it| covers(it, name)))
+        };
+        // Nobody's name: the first, as before there were names.
+        let all = || self.shown.iter().filter(serves);
+        all().find(named).or_else(|| all().next()).map(|it| Arc::clone(&it.key))
+    }
+}
+
+/// Whether a name of a certificate, perhaps `*.example.com`, covers a host.
+fn covers(of_certificate: &str, host: &str) -> bool {
+    match of_certificate.strip_prefix('*') {
+        Some(domain) => {
+            let label = host.find('.').and_then(|at| host.get(at..));
+            label.is_some_and(|it| it.eq_ignore_ascii_case(domain))
+        }
+        None => of_certificate.eq_ignore_ascii_case(host),
+    }
+}
+
+/// DNS names of a certificate, and the second since 1970 that it ends at.
+fn read_certificate(der: &[u8]) -> Option<(Vec<String>, i64)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|it| &it.value.general_names).filter_map(|it| match it {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    Some((names.collect(), certificate.validity().not_after.timestamp()))
+}
+
+/// IANA's names of application protocols (RFC 7301).
+const ALPN_SIP: &[u8] = b"sip/2";
+const ALPN_HTTP: &[u8] = b"http/1.1";
+/// Sessions that we could resume: one per node and shard, and room for carriers.
+const SESSIONS_MAX: usize = 1_024;
