@@ -312,8 +312,7 @@ fn merging_adds_everything() {
 
 #[test]
 fn smpp_figures_are_in_all_three() {
-    let mut counters = Counters::default();
-    counters.smpp = smpp::SmppCounters {
+    let smpp = smpp::SmppCounters {
         requests_to_server: 9,
         requests_to_client: 1,
         bytes_to_server: 798,
@@ -323,6 +322,7 @@ fn smpp_figures_are_in_all_three() {
         servers: vec![("127.0.0.1:10021".parse().unwrap(), 3)],
         ..smpp::SmppCounters::default()
     };
+    let mut counters = Counters { smpp, ..Counters::default() };
     counters.smpp.received(protocols::smpp::Command::SUBMIT_SM);
     counters.smpp.received(protocols::smpp::Command::SUBMIT_SM.response());
     counters.smpp.dropped(smpp::SmppDrop::Unexpected);
