@@ -152,8 +152,11 @@ impl Smpp {
 
     /// A provider is over although it is needed: its owner looks for another.
     pub(super) fn lose(&mut self, now: Time, conn: Conn, wish: Option<Wish>) {
+        let state = self.legs.provider(conn).map(|it| it.state);
         let Some(lost) = self.drop_provider(now, conn, wish) else { return };
-        self.targets.failed(lost.server);
+        if state != Some(ClientState::Unbinding) {
+            self.targets.failed(lost.server);
+        }
         match lost.owner {
             Owner::Nobody => {}
             Owner::Session(session) => self.server_lost(now, session, lost.server),

@@ -413,7 +413,8 @@ impl StreamRelay for Smpp {
             Some(Leg::Session(session)) => {
                 // What it has asked for it still gets.
                 session.has_ended = true;
-                if session.outstanding == 0 || session.state != ServerState::Bound {
+                let is_done = session.outstanding == 0 && !session.holds_bytes;
+                if is_done || session.state != ServerState::Bound {
                     self.end_session(now, conn, End::Close);
                 }
             }

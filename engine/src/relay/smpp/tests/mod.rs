@@ -1,6 +1,7 @@
 //! The relay without sockets: a recorder for a wire, a virtual clock, PDUs by hand.
 
 mod cells;
+mod hostile;
 mod mux;
 mod regular;
 mod soak;
@@ -299,7 +300,7 @@ pub(super) fn bind(command: Command, sequence: u32, password: &str) -> Vec<u8> {
 
 /// Body of a short message.
 pub(super) fn message(esm_class: u8, text: &[u8]) -> Vec<u8> {
-    let mut body = b"\0\x03\040404\0\x01\x0144555519205\0".to_vec();
+    let mut body = b"\0\x03\x0040404\0\x01\x0144555519205\0".to_vec();
     body.push(esm_class);
     body.extend_from_slice(b"\0\0\0\0\x01\0\0\0");
     body.push(u8::try_from(text.len()).unwrap());

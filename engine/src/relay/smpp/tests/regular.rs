@@ -406,6 +406,23 @@ fn who_only_stops_sending_still_gets_what_it_asked_for() {
 }
 
 #[test]
+fn who_stops_sending_while_it_is_held_gets_all_its_answers() {
+    let mut it = World::new(|it| it.session_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &(1..=5).flat_map(submit).collect::<Vec<_>>());
+    it.end(esme);
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        let out: Vec<u8> =
+            it.heard(smsc).iter().flat_map(|one| response(one, Status::OK, b"\0")).collect();
+        it.say(smsc, &out);
+        answered.extend(it.heard(esme).iter().map(|it| it.sequence));
+    }
+    assert_eq!(answered, [1, 2, 3, 4, 5]);
+    assert!(it.is_closed(esme));
+}
+
+#[test]
 fn a_receiver_may_not_submit() {
     let mut it = World::new(|_| {});
     let esme = it.open();
@@ -598,7 +615,10 @@ fn a_throttling_server_is_given_less_for_a_while() {
 fn active_standby_moves_when_the_active_server_fails() {
     let mut it = World::new(|it| it.to_provider = SmppToProvider::ActiveStandby);
     let (_, _, 1) = it.bound() else { panic!() };
-    let (_, smsc, 1) = it.bound() else { panic!() };
+    let (gone, last, 1) = it.bound() else { panic!() };
+    it.lose(gone, Gone::Reset);
+    it.end(last);
+    let (_, smsc, 1) = it.bound() else { panic!("a session that ends is no failure") };
     it.lose(smsc, Gone::Reset);
     it.pass_millis(500);
     let [(next, 2)] = it.accept()[..] else { panic!() };

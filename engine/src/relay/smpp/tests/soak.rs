@@ -62,7 +62,7 @@ impl Soak {
         let change = |it: &mut SmppSettings| {
             it.servers = (1..=SERVERS).map(server).collect();
             it.session_window = 40; // less than the clients': some wait
-            it.provider_window = if seed % 2 == 0 { 10_000 } else { 300 };
+            it.provider_window = if seed.is_multiple_of(2) { 10_000 } else { 300 };
             it.enquire = Duration::from_secs(2);
             it.connection = Duration::from_secs(3600);
         };
@@ -202,7 +202,7 @@ impl Soak {
                     let was_open = server.open.remove(&said.sequence);
                     assert!(was_open, "seed {seed}: deliver_sm {} answered twice", said.sequence);
                 }
-                ENQUIRE_RESP | UNBIND_RESP => {}
+                ENQUIRE_RESP | UNBIND_RESP | Command::GENERIC_NACK => {}
                 other => panic!("seed {seed}: a server got {other:?}"),
             }
         }
@@ -294,11 +294,26 @@ impl Soak {
             clients.iter().for_each(|at| self.submit(*at));
             servers.iter().for_each(|at| self.server_works(*at, false));
             clients.iter().for_each(|at| self.client_reads(*at));
+            for conn in self.it.wire.full.clone() {
+                self.it.drain(conn);
+            }
+            for _ in 0..5 {
+                let all = self
+                    .clients
+                    .values()
+                    .map(|it| it.0)
+                    .chain(self.servers.values().map(|it| it.0));
+                let all: Vec<Conn> = all.collect();
+                self.it.wire.full.insert(all[self.random.below(all.len())]);
+            }
             let millis = self.random.below(400) as u64;
             self.it.pass_millis(millis);
             clients.iter().for_each(|at| self.client_reads(*at));
             self.bury();
             (self.clients.len()..SESSIONS).for_each(|_| self.connect_client());
+        }
+        for conn in self.it.wire.full.clone() {
+            self.it.drain(conn);
         }
         // Calm: what is open is answered, by its server or by the timer.
         for _ in 0..80 {
@@ -308,6 +323,7 @@ impl Soak {
             servers.iter().for_each(|at| self.server_works(*at, true));
             clients.iter().for_each(|at| self.client_reads(*at));
             self.it.pass_millis(100);
+            self.bury();
         }
         let seed = self.seed;
         for (conn, client) in self.clients.values() {
