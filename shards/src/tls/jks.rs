@@ -6,6 +6,8 @@
 
 use sha1_smol::Sha1;
 
+use super::der::{OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, element};
+
 /// One entry of a store.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Entry {
@@ -129,22 +131,6 @@ fn digest_of(parts: &[&[u8]]) -> [u8; DIGEST_BYTES] {
     hash.digest().bytes()
 }
 
-/// Content of the DER element at the front, and what follows it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (first, rest) = der.split_first().filter(|(first, _)| **first == tag)?;
-    debug_assert_eq!(*first, tag);
-    let (length, rest) = rest.split_first()?;
-    let (length, rest) = match length {
-        0..=0x7f => (usize::from(*length), rest),
-        0x81 => rest.split_first().map(|(it, rest)| (usize::from(*it), rest))?,
-        0x82 => rest
-            .split_first_chunk()
-            .map(|(it, rest)| (usize::from(u16::from_be_bytes(*it)), rest))?,
-        _ => return None, // no key is longer than 64 KiB
-    };
-    rest.split_at_checked(length)
-}
-
 struct Reader<'s> {
     bytes: &'s [u8],
     at: usize,
@@ -189,15 +175,13 @@ const MAGIC: [u8; 4] = [0xfe, 0xed, 0xfe, 0xed];
 const WHITENER: &[u8] = b"Mighty Aphrodite";
 const DIGEST_BYTES: usize = 20;
 const TIME_BYTES: usize = 8;
-const SEQUENCE: u8 = 0x30;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const OCTET_STRING: u8 = 0x04;
 /// 1.3.6.1.4.1.42.2.17.1.1
 const KEY_PROTECTOR: &[u8] = &[0x2b, 6, 1, 4, 1, 0x2a, 2, 0x11, 1, 1];
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::tls::der::tests::der;
 
     fn block(bytes: &[u8]) -> Vec<u8> {
         [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
@@ -205,11 +189,6 @@ pub(super) mod tests {
 
     fn text(text: &str) -> Vec<u8> {
         [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
-    }
-
-    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-        [&[tag, 0x82], length.as_slice(), content].concat()
     }
 
     fn hide(key: &[u8], secret: &[u8]) -> Vec<u8> {

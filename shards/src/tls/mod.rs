@@ -4,6 +4,7 @@
 //! [`Keeper`] belongs to control and makes [`Security`], which shards share. Handshakes and records are
 //! in [`crate::layers`].
 
+mod der;
 mod jks;
 mod keeper;
 mod policy;
@@ -16,6 +17,7 @@ use engine::config::Tls;
 use engine::stats::Certificate;
 use protocols::sip::Transport;
 use rustls::client::Resumption;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
@@ -83,12 +85,16 @@ impl Security {
                 alias: alias.clone(),
                 what,
             };
-            let (names, not_after) = identity
+            let Read { names, not_after, public_key } = identity
                 .chain
                 .first()
                 .and_then(|it| read_certificate(it))
                 .ok_or_else(|| bad("its certificate cannot be read".to_owned()))?;
-            let key = CertifiedKey::from_der(identity.chain, identity.key, &provider);
+            let key = match identity.key {
+                PrivateKeyDer::Pkcs8(key) => der::with_public_key(key, &public_key).into(),
+                other => other,
+            };
+            let key = CertifiedKey::from_der(identity.chain, key, &provider);
             let key = key.map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => {
                     bad("it does not belong to its certificate".to_owned())
@@ -210,15 +216,28 @@ fn covers(of_certificate: &str, host: &str) -> bool {
     }
 }
 
-/// DNS names of a certificate, and the second since 1970 that it ends at.
-fn read_certificate(der: &[u8]) -> Option<(Vec<String>, i64)> {
+/// What we need of a certificate.
+struct Read {
+    /// DNS names, in lower case.
+    names: Vec<String>,
+    /// Second since 1970 that it ends at.
+    not_after: i64,
+    /// Content of its bit string.
+    public_key: Vec<u8>,
+}
+
+fn read_certificate(der: &[u8]) -> Option<Read> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.iter().flat_map(|it| &it.value.general_names).filter_map(|it| match it {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     });
-    Some((names.collect(), certificate.validity().not_after.timestamp()))
+    Some(Read {
+        names: names.collect(),
+        not_after: certificate.validity().not_after.timestamp(),
+        public_key: certificate.public_key().subject_public_key.data.to_vec(),
+    })
 }
 
 /// IANA's names of application protocols (RFC 7301).

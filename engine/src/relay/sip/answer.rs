@@ -106,9 +106,10 @@ impl State {
         let reason = DropReason::ConnectionGone;
         let is_flow = match failed {
             Hop::Flow { or, .. } => or.is_none(),
-            Hop::Stream { from, .. } => {
+            Hop::Stream { from, to } => {
                 let transport = settings.listener(from).transport;
-                matches!(transport, Transport::Ws | Transport::Wss)
+                let is_node = snapshot.at(to, None).is_some() || snapshot.remembers(to);
+                matches!(transport, Transport::Ws | Transport::Wss) && !is_node
             }
             Hop::Datagram { .. } => false,
         };
