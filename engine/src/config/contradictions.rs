@@ -39,14 +39,10 @@ struct Search<'s> {
 impl Search<'_> {
     /// Ports whose relay has no sockets yet: the operator who sets one must not wait for it.
     fn unserved(&mut self) {
-        for (names, what) in
-            [(["httpPort", "httpsPort"], "HTTP"), (["smppPort", "smppPort"], "SMPP")]
-        {
-            for name in names {
-                if self.written(&[name]).is_some() {
-                    let text = format!("this build does not serve {what} yet; it stays closed");
-                    self.warn(&[name], text);
-                }
+        for (name, what) in [("httpPort", "HTTP"), ("httpsPort", "HTTP"), ("smppPort", "SMPP")] {
+            if self.written(&[name]).is_some() {
+                let text = format!("this build does not serve {what} yet; it stays closed");
+                self.warn(&[name], text);
             }
         }
     }

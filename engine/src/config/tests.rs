@@ -252,7 +252,7 @@ fn the_guides_sample_starts() {
         "point: unknown; ignored; perhaps the end of the comment above",
         "rmiRegistryPort: this build does not serve RMI heartbeats yet",
         "httpPort: this build does not serve HTTP yet; it stays closed",
-        "smppSslPort: this build does not serve SMPP yet; it stays closed",
+        "smppPort: this build does not serve SMPP yet; it stays closed",
     ] {
         assert!(warnings.contains(part), "{part} in\n{warnings}");
     }
