@@ -9,6 +9,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod proxy_protocol;
 pub mod sip;
+pub mod smpp;
 pub mod time;
 pub mod ws;
 

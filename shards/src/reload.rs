@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::config::{Changes, Config, Loaded, Origin, Severity, changed, load};
+use engine::config::{
+    Changes, Config, HttpConfig, Loaded, Origin, Severity, SmppConfig, changed, load,
+};
 use log::{error, info, warn};
 use protocols::time::Time;
 
@@ -123,6 +125,16 @@ fn applicable(old: &Config, new: Config) -> Config {
         connections_max: old.connections_max,
         udp_receive_buffer_bytes: old.udp_receive_buffer_bytes,
         udp_send_buffer_bytes: old.udp_send_buffer_bytes,
+        http: HttpConfig { port: old.http.port, tls_port: old.http.tls_port, ..new.http },
+        smpp: SmppConfig {
+            host: old.smpp.host.clone(),
+            external_host: old.smpp.external_host.clone(),
+            internal_host: old.smpp.internal_host.clone(),
+            port: old.smpp.port,
+            tls_port: old.smpp.tls_port,
+            mux: old.smpp.mux,
+            ..new.smpp
+        },
         ..new
     }
 }

@@ -510,7 +510,8 @@ fn binary() -> &'static Path {
         let target = profile.parent().expect("a profile lives in the target directory");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "shards", "--bin", "trunkline"]);
+        // The whole workspace is chosen, so that crates are built as the tests have them already.
+        build.args(["build", "--quiet", "--workspace", "--bin", "trunkline"]);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         build.env("CARGO_TARGET_DIR", target);
         if profile.ends_with("release") {

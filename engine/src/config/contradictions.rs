@@ -26,6 +26,7 @@ pub(super) fn find(
     it.nodes(draft);
     it.security();
     it.leftovers();
+    it.unserved();
 }
 
 struct Search<'s> {
@@ -36,6 +37,16 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
+    /// Ports whose relay has no sockets yet: the operator who sets one must not wait for it.
+    fn unserved(&mut self) {
+        for (name, what) in [("httpPort", "HTTP"), ("httpsPort", "HTTP"), ("smppPort", "SMPP")] {
+            if self.written(&[name]).is_some() {
+                let text = format!("this build does not serve {what} yet; it stays closed");
+                self.warn(&[name], text);
+            }
+        }
+    }
+
     fn listeners(&mut self) {
         let external = &self.config.external;
         let is_closed = external.ports.is_empty() && external.ipv6_ports.is_empty();
@@ -121,6 +132,14 @@ impl Search<'_> {
         for (port, name) in [(config.http.port, "httpPort"), (config.http.tls_port, "httpsPort")] {
             if let Some(port) = port {
                 take("0.0.0.0", true, port, name.to_owned());
+            }
+        }
+        let host = config.smpp.external_host.as_ref().or(config.smpp.host.as_ref());
+        let host = host.map_or("0.0.0.0", String::as_str);
+        for (port, name) in [(config.smpp.port, "smppPort"), (config.smpp.tls_port, "smppSslPort")]
+        {
+            if let Some(port) = port {
+                take(host, true, port, name.to_owned());
             }
         }
         for (first, second, port) in twice {
@@ -273,6 +292,14 @@ impl Search<'_> {
         if config.http.unavailable_redirects && config.http.unavailable.is_none() {
             let text = format!("does nothing without {}", self.spell("unavailableHost"));
             self.warn(&["unavailableRedirect"], text);
+        }
+        if config.smpp.port.is_none() && config.smpp.tls_port.is_some() {
+            let text = format!("SMPP opens only with {}", self.spell("smppPort"));
+            self.warn(&["smppSslPort"], text);
+        }
+        if config.smpp.port.is_some() && config.smpp.servers.is_empty() {
+            let text = "no SMPP servers but nodes that announce smppPort".to_owned();
+            self.note(&["smppPort"], text);
         }
         if config.route_subdomains && config.route_hostname.is_none() {
             let text = format!("does nothing without {}", self.spell("matchingHostnameForRoute"));

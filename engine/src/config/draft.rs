@@ -164,6 +164,7 @@ fn blank() -> Config {
         http_affinity_key: String::new(),
         http: super::HttpConfig::default(),
         remote_server_ssl: false,
+        smpp: super::SmppConfig::default(),
         subclusters: Vec::new(),
         early_dialog_worst_case: false,
         ramp_up: None,

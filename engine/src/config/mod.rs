@@ -12,6 +12,7 @@ mod load;
 mod properties;
 mod report;
 pub mod rewrite;
+mod smpp;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -24,6 +25,7 @@ pub use self::http::{HttpConfig, Search};
 pub use self::keys::{Generation, Key, Reload, SECTIONS, Section, Status, keys};
 pub use self::load::{Finding, Loaded, Origin, Setting, Severity, load};
 pub use self::report::{Changes, changed, check, manual};
+pub use self::smpp::{SmppConfig, SmppFull, SmppToNode, SmppToProvider};
 use crate::node::Ports;
 
 /// Everything the configuration says, after aliases, generations and defaults are resolved.
@@ -73,6 +75,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// HTTP and SMPP reach their servers by TLS.
     pub remote_server_ssl: bool,
+    /// SMPP.
+    pub smpp: SmppConfig,
     /// Groups of node addresses that take over from one another.
     pub subclusters: Vec<Vec<IpAddr>>,
     /// Worst-case test algorithm moves early dialogs too.

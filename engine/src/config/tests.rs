@@ -240,12 +240,19 @@ fn the_guides_sample_starts() {
     assert_eq!(config.public_ip, None);
     assert_eq!((config.http.port, config.http.tls_port), (Some(2080), Some(2081)));
     assert!(config.remote_server_ssl && !config.http.redirects_to_tls);
+    let smpp = &config.smpp;
+    assert_eq!((smpp.port, smpp.mux, smpp.full), (Some(2776), false, SmppFull::Stop));
+    let servers: Vec<_> = smpp.servers.iter().map(|it| (it.host.as_str(), it.port)).collect();
+    assert_eq!(servers, [("127.0.0.1", 10_021), ("127.0.0.1", 10_022), ("127.0.0.1", 10_023)]);
+    let millis = [smpp.response, smpp.connection, smpp.enquire, smpp.reconnect];
+    assert_eq!(millis.map(|it| it.as_millis()), [10_000, 1000, 50_000, 1000]);
     let warnings = warnings(&loaded).join("\n");
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",
         "point: unknown; ignored; perhaps the end of the comment above",
-        "smppName: this build does not serve SMPP yet; no effect: smppName, smppHost, smppPort",
         "rmiRegistryPort: this build does not serve RMI heartbeats yet",
+        "httpPort: this build does not serve HTTP yet; it stays closed",
+        "smppPort: this build does not serve SMPP yet; it stays closed",
     ] {
         assert!(warnings.contains(part), "{part} in\n{warnings}");
     }
@@ -352,7 +359,8 @@ fn the_same_values_mean_the_same_in_both_formats() {
          internalTcpPort=5065\nsubclusterMap=(10.0.0.1, 10.0.0.2) (10.0.0.3,10.0.0.4)\n\
          statisticPort=2006\nresponseStatusCodeNodeRemoval=503\nstaticNodes=10.0.0.9/udp+tcp\n\
          httpToHttpsRedirect=true\nhttpReencrypt=true\n\
-         http.urlrewrite=<rule><from>a</from><to>b</to></rule>\n",
+         http.urlrewrite=<rule><from>a</from><to>b</to></rule>\n\
+         muxMode=true\nsmppReencrypt=true\n",
     );
     let two = xml("<common><host>127.0.0.1</host><apiPort>2006</apiPort></common><sip><internal>\
          <udpPort>5065</udpPort><tcpPort>5065</tcpPort></internal>\
@@ -665,7 +673,7 @@ fn check_says_where_every_value_comes_from_and_hides_secrets() {
     let text = check(&loaded);
     let at = |line: &str, from: &str| format!("\n{line:<48} # {from}\n");
     for part in [
-        "lb.properties (properties): 0 errors, 2 warnings, 1 notes\n",
+        "lb.properties (properties): 0 errors, 2 warnings, 2 notes\n",
         &at("host=127.0.0.1", "line 1"),
         &at("externalUdpPort=5060", "by externalPort, line 2"),
         &at("externalTcpPort=5070", "line 3"),
@@ -673,13 +681,14 @@ fn check_says_where_every_value_comes_from_and_hides_secrets() {
         &at("nodeTimeout=9000", "-D"),
         &at("heartbeatInterval=150", "default"),
         &at("password=(not shown)", "line 4"),
-        &at("smppPort=2776", "line 5; not served yet"),
+        &at("smppPort=2776", "line 5"),
+        "smppPort: this build does not serve SMPP yet",
         &at("jmxHtmlAdapterPort=8000", "line 6; no effect"),
         "lb.properties:7: warning: what: unknown; ignored",
     ] {
         assert!(text.contains(part), "{part}in\n{text}");
     }
-    assert!(!text.contains("hunter2") && !text.contains("smppSslPort"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("rmiRegistryPort"), "{text}");
     for key in keys().filter(|it| it.status == Status::Active) {
         assert!(text.contains(&format!("\n{}=", key.name())), "{key:?}");
     }

@@ -206,6 +206,14 @@ pub(super) fn algorithm(text: &str) -> Result<Option<&'static str>, String> {
     )
 }
 
+/// One of a few words, by its last segment: class names come with their package.
+pub(super) fn class<T: Copy>(text: &str, classes: &[(&str, T)]) -> Result<T, String> {
+    let name = text.rsplit('.').next().unwrap_or(text);
+    let names: Vec<&str> = classes.iter().map(|it| it.0).collect();
+    let find = classes.iter().find(|it| it.0 == name);
+    find.map_or_else(|| refuse(name, &names.join(" or ")), |it| Ok(it.1))
+}
+
 /// `reuseportSteering`.
 pub(super) fn steering(text: &str) -> Result<Steering, String> {
     match text {

@@ -3,6 +3,7 @@
 pub mod http;
 mod listeners;
 pub mod sip;
+pub mod smpp;
 pub mod stream;
 
 use std::net::SocketAddr;

@@ -11,9 +11,10 @@ use crate::relay::DropReason;
 use crate::snapshot::Family;
 
 /// `/lbstat` (`http-smpp-registry.md` 4.1): one object `Metrics`. Values are integers but for the names
-/// in front. SMPP members are 0 until something counts there.
+/// in front.
 pub fn lbstat(scrape: &Scrape<'_>) -> String {
     let totals = scrape.totals();
+    let smpp = &totals.smpp;
     let process = &scrape.process;
     let latest = scrape.snapshot.latest();
     let active = scrape.snapshot.nodes().iter().filter(|it| it.version == latest).count();
@@ -26,17 +27,17 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
     it.raw("JvmHeapSize", process.resident_bytes);
     it.raw("NumberOfActiveHttpConnections", 2 * totals.http.paired);
     it.raw("NumberOfActiveSipConnections", scrape.connections());
-    it.raw("NumberOfActiveSmppConnections", 0);
+    it.raw("NumberOfActiveSmppConnections", smpp.active_connections());
     it.raw("NumberOfBytesTransferred", totals.content_bytes);
     it.raw("NumberOfHttpBytesToClient", totals.http.bytes_to_client);
     it.raw("NumberOfHttpBytesToServer", totals.http.bytes_to_node);
     it.raw("NumberOfHttpRequests", totals.http.all_requests());
     it.raw("NumberOfRequestsProcessed", totals.all_requests());
     it.raw("NumberOfResponsesProcessed", totals.all_responses());
-    it.raw("NumberOfSmppBytesToClient", 0);
-    it.raw("NumberOfSmppBytesToServer", 0);
-    it.raw("NumberOfSmppRequestsToClient", 0);
-    it.raw("NumberOfSmppRequestsToServer", 0);
+    it.raw("NumberOfSmppBytesToClient", smpp.bytes_to_client);
+    it.raw("NumberOfSmppBytesToServer", smpp.bytes_to_server);
+    it.raw("NumberOfSmppRequestsToClient", smpp.requests_to_client);
+    it.raw("NumberOfSmppRequestsToServer", smpp.requests_to_server);
     it.raw("NumberOfActiveCalls", calls);
 
     let mut methods = Object::default();
@@ -64,6 +65,15 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
         classes.raw(&format!("{class}XX"), totals.http.responses(class));
     }
     it.raw("NumberOfHttpResponsesProcessedByStatusCode", classes.end());
+    let mut requests = Object::default();
+    let mut responses = Object::default();
+    for (name, asked, answered) in smpp.by_command() {
+        requests.raw(name, asked);
+        responses.raw(name, answered);
+    }
+    responses.raw("generic_nack", smpp.nacks);
+    it.raw("NumberOfSmppRequestsProcessedByCommandId", requests.end());
+    it.raw("NumberOfSmppResponsesProcessedByCommandId", responses.end());
     let residence = &scrape.residence;
     let mut micros = Object::default();
     for (name, time) in [
@@ -97,7 +107,7 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     let mut lists = Object::default();
     lists.raw("nodesIPv4", list(Family::V4));
     lists.raw("nodesIPv6", list(Family::V6));
-    lists.raw("smppRemoteServers", "[]");
+    lists.raw("smppRemoteServers", smpp_servers(scrape));
     let mut whole = Object::default();
     whole.raw("Nodes info", lists.end());
     whole.text("fingerprint", &format!("{:016x}", snapshot.fingerprint()));
@@ -105,6 +115,22 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     whole.raw("latestVersion", snapshot.latest().0);
     whole.raw("nodes", snapshot.nodes().len());
     whole.end()
+}
+
+/// SMSCs in the shape of nodes, as the original lists them.
+fn smpp_servers(scrape: &Scrape<'_>) -> String {
+    let totals = scrape.totals();
+    let servers = totals.smpp.servers.iter().enumerate().map(|(number, (server, bound))| {
+        let mut properties = Object::default();
+        properties.text("smppPort", &server.port().to_string());
+        let mut it = Object::default();
+        it.text("hostName", &format!("SMPP server {number}"));
+        it.text("ip", &server.ip().to_string());
+        it.raw("properties", properties.end());
+        it.raw("boundConnections", bound);
+        it.end()
+    });
+    format!("[{}]", servers.collect::<Vec<_>>().join(","))
 }
 
 /// `/health`: HTTP status and body. 503 only while stopping: having no nodes is no reason to restart us

@@ -6,6 +6,7 @@
 mod http;
 mod json;
 mod prometheus;
+pub mod smpp;
 
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Counters {
     nodes: Nodes,
     /// What the shard's HTTP relay counts; the shard brings the two together.
     pub http: HttpCounters,
+    /// The SMPP relay's.
+    pub smpp: smpp::SmppCounters,
 }
 
 impl Counters {
@@ -113,6 +116,7 @@ impl Counters {
         }
         self.nodes.gone.merge(&other.nodes.gone);
         self.http.merge(&other.http);
+        self.smpp.merge(&other.smpp);
     }
 
     /// The row of one node.

@@ -9,12 +9,14 @@ use protocols::sip::message::Method;
 use super::{HttpCounters, HttpNode, LATENCY_BOUNDS, RESIDENCE_BOUNDS, Refusal, Scrape};
 use crate::node::Node;
 use crate::relay::{DropReason, Leg};
+use crate::stats::smpp::SmppDrop;
 
 /// Every figure there is. Rows that would be 0 for want of traffic on a transport, of a status code or of
 /// a node's response class are left out; the rest is always there.
 pub fn metrics(scrape: &Scrape<'_>) -> String {
     let mut page = Page::default();
     messages(&mut page, scrape);
+    smpp(&mut page, scrape);
     nodes(&mut page, scrape);
     http(&mut page, scrape);
     shards(&mut page, scrape);
@@ -70,6 +72,63 @@ fn messages(page: &mut Page, scrape: &Scrape<'_>) {
     if let Some(calls) = totals.remembered_calls {
         page.family("trunkline_calls", "gauge", "Calls that the algorithm remembers.");
         page.row(&[], calls);
+    }
+}
+
+fn smpp(page: &mut Page, scrape: &Scrape<'_>) {
+    let it = scrape.totals().smpp;
+    let towards = |name: &str, help: &str, page: &mut Page, server: u64, client: u64| {
+        page.family(name, "counter", help);
+        page.row(&[("towards", "server")], server);
+        page.row(&[("towards", "client")], client);
+    };
+    let (server, client) = (it.requests_to_server, it.requests_to_client);
+    towards(
+        "trunkline_smpp_forwarded_requests_total",
+        "SMPP requests taken on.",
+        page,
+        server,
+        client,
+    );
+    let (server, client) = (it.bytes_to_server, it.bytes_to_client);
+    towards(
+        "trunkline_smpp_forwarded_bytes_total",
+        "Bytes of SMPP PDUs forwarded.",
+        page,
+        server,
+        client,
+    );
+    page.family("trunkline_smpp_pdus_total", "counter", "SMPP PDUs received, by operation.");
+    for (command, requests, responses) in it.by_command() {
+        page.row(&[("command", command), ("kind", "request")], requests);
+        page.row(&[("command", command), ("kind", "response")], responses);
+    }
+    page.row(&[("command", "generic_nack"), ("kind", "response")], it.nacks);
+    page.family(
+        "trunkline_smpp_dropped_total",
+        "counter",
+        "SMPP PDUs that went nowhere, by reason.",
+    );
+    for reason in SmppDrop::ALL {
+        page.row(&[("reason", reason.as_str())], it.drops(reason));
+    }
+    for (name, help, count) in [
+        ("not_bound", "Clients that did not bind in time.", it.not_bound),
+        ("unanswered", "Requests that their server did not answer.", it.unanswered),
+        ("rebinds", "Sessions that lost their server.", it.rebinds),
+    ] {
+        page.family(&format!("trunkline_smpp_{name}_total"), "counter", help);
+        page.row(&[], count);
+    }
+    page.family("trunkline_smpp_sessions", "gauge", "SMPP clients connected.");
+    page.row(&[], it.sessions);
+    page.family("trunkline_smpp_server_connections", "gauge", "Connections to SMPP servers.");
+    page.row(&[], it.providers);
+    page.family("trunkline_smpp_submitters", "gauge", "Messages whose submitter is remembered.");
+    page.row(&[], it.submitters);
+    page.family("trunkline_smpp_bound", "gauge", "Bound connections to an SMPP server.");
+    for (server, bound) in &it.servers {
+        page.owned_row(&[("server", server.to_string())], bound);
     }
 }
 

@@ -335,3 +335,51 @@ fn merging_adds_everything() {
     let want = NodeCounters { calls: 3, requests: 3, responses: [0, 3, 0, 0, 0, 0] };
     assert_eq!(sum.node(NodeKey(5)), want);
 }
+
+#[test]
+fn smpp_figures_are_in_all_three() {
+    let smpp = smpp::SmppCounters {
+        requests_to_server: 9,
+        requests_to_client: 1,
+        bytes_to_server: 798,
+        bytes_to_client: 198,
+        sessions: 3,
+        providers: 3,
+        servers: vec![("127.0.0.1:10021".parse().unwrap(), 3)],
+        ..smpp::SmppCounters::default()
+    };
+    let mut counters = Counters { smpp, ..Counters::default() };
+    counters.smpp.received(protocols::smpp::Command::SUBMIT_SM);
+    counters.smpp.received(protocols::smpp::Command::SUBMIT_SM.response());
+    counters.smpp.dropped(smpp::SmppDrop::Unexpected);
+    let shards = [(&counters, Load::default())];
+    let show = |page: fn(&Scrape<'_>) -> String| {
+        with_scrape(|_| {}, |it| page(&Scrape { shards: &shards, ..*it }))
+    };
+    let stat: serde_json::Value = serde_json::from_str(&show(lbstat)).unwrap();
+    let stat = &stat["Metrics"];
+    for (member, want) in [
+        ("NumberOfActiveSmppConnections", 6),
+        ("NumberOfSmppBytesToServer", 798),
+        ("NumberOfSmppBytesToClient", 198),
+        ("NumberOfSmppRequestsToServer", 9),
+        ("NumberOfSmppRequestsToClient", 1),
+    ] {
+        assert_eq!(stat[member], want, "{member}");
+    }
+    assert_eq!(stat["NumberOfSmppRequestsProcessedByCommandId"]["submit_sm"], 1);
+    assert_eq!(stat["NumberOfSmppResponsesProcessedByCommandId"]["submit_sm"], 1);
+    let servers = r#""smppRemoteServers":[{"hostName":"SMPP server 0","ip":"127.0.0.1","properties":{"smppPort":"10021"},"boundConnections":3}]"#;
+    let info = show(lbinfo);
+    assert!(info.contains(servers), "{info}");
+    let text = show(metrics);
+    for line in [
+        "trunkline_smpp_forwarded_bytes_total{towards=\"server\"} 798",
+        "trunkline_smpp_pdus_total{command=\"submit_sm\",kind=\"response\"} 1",
+        "trunkline_smpp_dropped_total{reason=\"unexpected\"} 1",
+        "trunkline_smpp_sessions 3",
+        "trunkline_smpp_bound{server=\"127.0.0.1:10021\"} 3",
+    ] {
+        assert!(text.contains(&format!("\n{line}\n")), "{line} in\n{text}");
+    }
+}

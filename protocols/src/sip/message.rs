@@ -414,7 +414,9 @@ fn start_line(bytes: &[u8]) -> Result<(Start, Option<Uri<'_>>, usize), Malformed
     if method_text.is_empty() || !method_text.iter().all(|it| is_token(*it)) {
         return Err(Malformed::StartLine);
     }
-    if uri_text.is_empty() || uri_text.iter().any(|it| *it <= b' ' || *it == 0x7f) {
+    if uri_text.is_empty()
+        || uri_text.iter().fold(false, |any, it| any | (*it <= b' ' || *it == 0x7f))
+    {
         return Err(Malformed::StartLine);
     }
     let uri = Uri::parse(uri_text).ok_or(Malformed::RequestUri)?;

@@ -60,120 +60,6 @@ pub(super) const HEARTBEATS: &[Key] = &[
     .later("Kubernetes"),
 ];
 
-pub(super) const SMPP: &[Key] = &[
-    text(&["smppName"], &[], "Name in log lines.", "SMPP").later("SMPP"),
-    host(&["smppHost"], &["smpp/smppHost"], "Listening address.").later("SMPP"),
-    host(&["smppInternalHost"], &["smpp/smppInternalHost"], "Source address towards servers.")
-        .later("SMPP"),
-    host(&["smppExternalHost"], &["smpp/smppExternalHost"], "Listening address for clients.")
-        .later("SMPP"),
-    port(&["smppPort"], &["smpp/smppPort"], "", "Port of SMPP.").later("SMPP"),
-    port(&["smppSslPort"], &["smpp/smppSslPort"], "", "Port of SMPP over TLS.").later("SMPP"),
-    checked(
-        &["remoteServers"],
-        &["smpp/remoteServers"],
-        "",
-        "SMPP servers.",
-        "192.0.2.30:2775",
-        "a comma list of host:port",
-        |text| value::list(text, value::host_and_port).map(drop),
-    )
-    .later("SMPP"),
-    number(&["maxConnectionSize"], &["smpp/maxConnectionSize"], "10", "Kept for old files.", "20")
-        .later("SMPP"),
-    flag(
-        &["nonBlockingSocketsEnabled"],
-        &["smpp/nonBlockingSocketsEnabled"],
-        "true",
-        "Kept for old files.",
-    )
-    .later("SMPP"),
-    flag(
-        &["defaultSessionCountersEnabled"],
-        &["smpp/defaultSessionCountersEnabled"],
-        "true",
-        "Kept for old files.",
-    )
-    .later("SMPP"),
-    number(
-        &["timeoutResponse"],
-        &["smpp/timeoutResponse"],
-        "3000",
-        "Longest wait for a response, milliseconds.",
-        "10000",
-    )
-    .later("SMPP"),
-    number(
-        &["timeoutConnection"],
-        &["smpp/timeoutConnection"],
-        "1000",
-        "Longest wait for a bind, milliseconds.",
-        "2000",
-    )
-    .later("SMPP"),
-    number(
-        &["timeoutEnquire"],
-        &["smpp/timeoutEnquire"],
-        "10000",
-        "Silence after which a connection is checked, milliseconds.",
-        "50000",
-    )
-    .later("SMPP"),
-    number(
-        &["reconnectPeriod"],
-        &["smpp/reconnectPeriod"],
-        "500",
-        "From one attempt to reach a server to the next, milliseconds.",
-        "1000",
-    )
-    .later("SMPP"),
-    number(
-        &["timeoutConnectionCheckClientSide"],
-        &["smpp/timeoutConnectionCheckClientSide"],
-        "3000",
-        "Longest wait for a client's answer to such a check, milliseconds.",
-        "1000",
-    )
-    .later("SMPP"),
-    number(
-        &["timeoutConnectionCheckServerSide"],
-        &["smpp/timeoutConnectionCheckServerSide"],
-        "3000",
-        "Longest wait for a server's answer to such a check, milliseconds.",
-        "1000",
-    )
-    .later("SMPP"),
-    flag(
-        &["muxMode"],
-        &["smpp/muxMode"],
-        "false",
-        "Sessions with one system_id share connections to servers.",
-    )
-    .xml_default("true")
-    .later("SMPP"),
-    text(
-        &["toNodeAlgorithmClass"],
-        &["smpp/toNodeAlgorithmClass"],
-        "How the client of a server's request is chosen.",
-        "SmppToNodeRoundRobinAlgorithm",
-    )
-    .later("SMPP"),
-    text(
-        &["toProviderAlgorithmClass"],
-        &["smpp/toProviderAlgorithmClass"],
-        "How the server of a client is chosen.",
-        "SmppToProviderRoundRobinAlgorithm",
-    )
-    .later("SMPP"),
-    flag(
-        &["isUseRrSendSmppRequestToClient"],
-        &["smpp/isUseRrSendSmppRequestToClient"],
-        "false",
-        "Requests of a server go to its clients in turn.",
-    )
-    .later("SMPP"),
-];
-
 pub(super) const IGNORED: &[Key] = &[
     Key::ignored(
         &["internalTransport"],
@@ -253,15 +139,6 @@ const fn text(
     checked(names, xml, "", help, example, "text", |it| value::text(it).map(drop))
 }
 
-const fn host(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    help: &'static str,
-) -> Key {
-    let allowed = "an address or a host name";
-    checked(names, xml, "", help, "192.0.2.1", allowed, |it| value::host(it).map(drop))
-}
-
 const fn port(
     names: &'static [&'static str],
     xml: &'static [&'static str],
@@ -269,15 +146,6 @@ const fn port(
     help: &'static str,
 ) -> Key {
     checked(names, xml, default, help, "7000", value::PORT, |it| value::port(it).map(drop))
-}
-
-const fn flag(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    default: &'static str,
-    help: &'static str,
-) -> Key {
-    checked(names, xml, default, help, "true", "true or false", |it| value::flag(it).map(drop))
 }
 
 const fn number(

@@ -7,6 +7,7 @@ mod ip_load_balancer;
 mod later;
 mod process;
 mod sip;
+mod smpp;
 mod tls;
 
 use std::fmt;
@@ -39,7 +40,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "TLS and WebSocket", keys: tls::TLS },
     Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
     Section { title: "HTTP", keys: http::HTTP },
-    Section { title: "SMPP", keys: later::SMPP },
+    Section { title: "SMPP", keys: smpp::SMPP },
     Section { title: "Accepted without effect", keys: later::IGNORED },
 ];
 

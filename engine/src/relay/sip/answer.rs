@@ -132,7 +132,7 @@ impl State {
             return Verdict::Drop(answer.otherwise);
         }
         out.clear();
-        self.counters.response(answer.status, incoming.leg, incoming.transport, 0);
+        self.answered = Some((answer.status, incoming.leg, incoming.transport));
         self.write_answer(incoming, answer, out);
         Verdict::Reply { hop: answer_hop(settings, incoming) }
     }

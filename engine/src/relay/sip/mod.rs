@@ -69,6 +69,8 @@ struct State {
     sightings: Sightings,
     names: NameCache,
     wanted: Option<Query>,
+    /// Our answer to the message at hand, to be counted if it is sent.
+    answered: Option<(u16, Leg, Transport)>,
     /// The last name looked up; reused.
     asked: Query,
     rates: Rates,
@@ -110,6 +112,7 @@ impl Relay {
             sightings: Sightings::default(),
             names: NameCache::default(),
             wanted: None,
+            answered: None,
             asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
         };
@@ -143,9 +146,7 @@ impl Relay {
         out: &mut Vec<u8>,
     ) -> Verdict {
         let verdict = self.decide(arrival, bytes, snapshot, out, &mut ());
-        if let Verdict::Drop(reason) = verdict {
-            self.state.counters.dropped(reason);
-        }
+        self.state.count(verdict);
         verdict
     }
 
@@ -175,9 +176,7 @@ impl Relay {
             }
             other => other,
         };
-        if let Verdict::Drop(reason) = verdict {
-            self.state.counters.dropped(reason);
-        }
+        self.state.count(verdict);
         verdict
     }
 
@@ -234,6 +233,17 @@ impl Relay {
 }
 
 impl State {
+    /// Counts what became of a message, beside what it was.
+    fn count(&mut self, verdict: Verdict) {
+        match (verdict, self.answered.take()) {
+            (Verdict::Drop(reason), _) => self.counters.dropped(reason),
+            (Verdict::Reply { .. }, Some((status, leg, transport))) => {
+                self.counters.response(status, leg, transport, 0);
+            }
+            _ => {}
+        }
+    }
+
     fn decide<T: Trace>(
         &mut self,
         settings: &Settings,

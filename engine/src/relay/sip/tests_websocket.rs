@@ -31,7 +31,7 @@ fn hop(verdict: Verdict) -> Hop {
 
 fn token(text: &str) -> Flow {
     let at = text.find(";flow=").unwrap() + 6;
-    flow::read(text[at..at + 30].as_bytes(), b"0123456789abcdef").expect("a token of ours")
+    flow::read(&text.as_bytes()[at..at + 30], b"0123456789abcdef").expect("a token of ours")
 }
 
 #[test]

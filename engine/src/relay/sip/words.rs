@@ -93,6 +93,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::cast_possible_truncation)] // an index below four
     fn they_are_found_exactly_where_a_plain_search_finds_them() {
         let mut random = 0x9e37_79b9_7f4a_7c15u64;
         let mut draw = |below: u64| {

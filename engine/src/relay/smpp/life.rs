@@ -1,0 +1,209 @@
+//! How connections begin and end, and what becomes of the requests on them.
+
+use std::net::SocketAddr;
+
+use protocols::smpp::session::{ClientState, ServerState};
+use protocols::smpp::{Command, Status};
+use protocols::time::Time;
+
+use super::leg::{Leg, Link, Owner, Provider};
+use super::outbox::Wish;
+use super::pending::Entry;
+use super::{SecureServers, Smpp, is_bind};
+use crate::relay::stream::{Conn, Secure};
+
+impl Smpp {
+    /// The server part unbinds the ESME: BOUND or REBINDING becomes UNBINDING.
+    pub(super) fn unbind_session(&mut self, now: Time, conn: Conn) {
+        let deadline = now + self.settings.response;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.state = ServerState::Unbinding;
+        session.deadline = Some(deadline);
+        session.reconnect = None;
+        session.pulse.next = None;
+        session.pulse.asked = None;
+        match std::mem::replace(&mut session.link, Link::Nowhere) {
+            Link::Provider(provider) => self.retire(now, provider),
+            Link::Space(space) => self.leave(now, space, conn),
+            Link::Nowhere => {}
+        }
+        self.wake(conn);
+        self.ask(now, conn, Command::UNBIND);
+    }
+
+    /// A session is over on this side: what is behind it is let go, and who waits for it gets an answer.
+    pub(super) fn end_session(&mut self, now: Time, conn: Conn, end: End) {
+        let Some(Leg::Session(session)) = self.legs.remove(conn) else { return };
+        self.sessions -= 1;
+        if end == End::Close {
+            self.out.wish(Wish::Close(conn));
+        }
+        for entry in session.pending.into_entries() {
+            let status = match entry.command {
+                Command::UNBIND => Status::OK,
+                _ => Status::SYSTEM_ERROR,
+            };
+            self.give_up_towards_server(entry, status);
+            if entry.command == Command::UNBIND
+                && let Some(provider) = entry.from
+            {
+                self.close_provider(now, provider);
+            }
+        }
+        match session.link {
+            Link::Provider(provider) => self.retire(now, provider),
+            Link::Space(space) => self.leave(now, space, conn),
+            Link::Nowhere => {}
+        }
+    }
+
+    /// A request of a provider will not be answered by the session that was asked.
+    pub(super) fn give_up_towards_server(&mut self, entry: Entry, status: Status) {
+        let Some(provider) = entry.from else { return };
+        if entry.is_shared {
+            let Some(count) = self.shared.get_mut(&(provider, entry.sequence)) else { return };
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+            self.shared.remove(&(provider, entry.sequence));
+        }
+        if self.legs.provider(provider).is_some() {
+            self.answer(provider, entry.command, status, entry.sequence);
+        }
+    }
+
+    /// Nobody needs a provider any more: it is unbound, and closed when it has answered.
+    pub(super) fn retire(&mut self, now: Time, conn: Conn) {
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        let wait = match std::mem::replace(&mut provider.owner, Owner::Nobody) {
+            Owner::Space(_) => self.settings.response, // others may wait for its answers
+            _ => RETIRE_TIME,
+        };
+        match provider.state {
+            ClientState::Bound => {
+                provider.state = ClientState::Unbinding;
+                provider.deadline = Some(now + wait);
+                provider.pulse.next = None;
+                provider.pulse.asked = None;
+                self.wake(conn);
+                self.ask(now, conn, Command::UNBIND);
+            }
+            ClientState::Unbinding => {
+                provider.deadline = Some(now + wait);
+                self.wake(conn);
+                self.arm(conn);
+            }
+            _ => self.close_provider(now, conn),
+        }
+    }
+
+    /// A provider's connection is over: its requests in flight are turned back. They are not sent
+    /// again: nobody knows whether the SMSC has taken them.
+    pub(super) fn drop_provider(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        wish: Option<Wish>,
+    ) -> Option<Lost> {
+        self.legs.provider(conn)?;
+        let Some(Leg::Provider(provider)) = self.legs.remove(conn) else { return None };
+        wish.into_iter().for_each(|it| self.out.wish(it));
+        let lost = Lost { conn, server: provider.server, owner: provider.owner };
+        for entry in provider.pending.into_entries() {
+            self.turn_back(now, entry);
+        }
+        Some(lost)
+    }
+
+    /// A provider's connection is closed by us, and nobody looks for another.
+    pub(super) fn close_provider(&mut self, now: Time, conn: Conn) {
+        self.drop_provider(now, conn, Some(Wish::Close(conn)));
+    }
+
+    /// The request of a session gets an answer of ours instead of the SMSC's.
+    pub(super) fn turn_back(&mut self, now: Time, entry: Entry) {
+        let Some(conn) = entry.from else { return };
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        if is_bind(entry.command) {
+            return; // whoever binds looks after it
+        }
+        session.outstanding = session.outstanding.saturating_sub(1);
+        if entry.command == Command::UNBIND {
+            session.state = ServerState::Closed;
+            session.deadline = Some(now + self.settings.connection);
+            self.answer(conn, entry.command, Status::OK, entry.sequence);
+            return self.arm(conn);
+        }
+        self.counters.unanswered += 1;
+        self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        self.freed(now, conn);
+    }
+
+    /// One request less of a session is outstanding.
+    pub(super) fn freed(&mut self, now: Time, conn: Conn) {
+        let Some(session) = self.legs.session(conn) else { return };
+        if session.is_waiting {
+            self.wake(conn);
+        } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
+            self.end_session(now, conn, End::Close);
+        }
+    }
+
+    /// A provider is over although it is needed: its owner looks for another.
+    pub(super) fn lose(&mut self, now: Time, conn: Conn, wish: Option<Wish>) {
+        let state = self.legs.provider(conn).map(|it| it.state);
+        let Some(lost) = self.drop_provider(now, conn, wish) else { return };
+        if state != Some(ClientState::Unbinding) {
+            self.targets.failed(lost.server);
+        }
+        match lost.owner {
+            Owner::Nobody => {}
+            Owner::Session(session) => self.server_lost(now, session, lost.server),
+            Owner::Space(space) => self.provider_lost(now, space, lost.conn),
+        }
+    }
+
+    /// Opens a connection to a server.
+    pub(super) fn connect(
+        &mut self,
+        now: Time,
+        owner: Owner,
+        server: SocketAddr,
+        is_secure: bool,
+    ) -> Conn {
+        let is_secure = match self.settings.secure {
+            SecureServers::Never => false,
+            SecureServers::LikeClient => is_secure,
+            SecureServers::Always => true,
+        };
+        let mut provider = Provider::new(now, server, owner, self.settings.provider_window);
+        provider.deadline = Some(now + self.settings.connect);
+        let conn = self.legs.insert(Leg::Provider(Box::new(provider)));
+        let secure = if is_secure { Secure::Tls } else { Secure::No };
+        let to = self.targets.address(server, is_secure);
+        self.out.wish(Wish::Connect(conn, to, secure));
+        self.arm(conn);
+        conn
+    }
+}
+
+/// How a session's connection ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// It is gone already.
+    Gone,
+    /// We close it.
+    Close,
+}
+
+/// A provider that is no more.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) conn: Conn,
+    pub(super) server: SocketAddr,
+    pub(super) owner: Owner,
+}
+
+/// How long an SMSC connection that nobody needs waits for the answer to its unbind.
+const RETIRE_TIME: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,490 @@
+//! Mux mode: all sessions of a system_id share one connection to each server
+//! (`http-smpp-registry.md` 2.6). The balancer binds to servers as a transceiver with the first session's
+//! credentials, and lets in whoever has the same password.
+
+use protocols::smpp::body::{Bind, Message};
+use protocols::smpp::pdu::{self, HEADER_BYTES, Pdu};
+use protocols::smpp::session::{ClientState, ServerState};
+use protocols::smpp::{Command, Status};
+use protocols::time::Time;
+
+use super::Smpp;
+use super::leg::{Link, Owner, Secret};
+use super::life::End;
+use super::outbox::Wish;
+use super::pending::Entry;
+use super::space::{Slot, Space, Standing};
+use super::timers::Who;
+use crate::config::{SmppToNode, SmppToProvider};
+use crate::relay::stream::Conn;
+use crate::stats::smpp::SmppDrop;
+
+impl Smpp {
+    /// BINDING: joins the user space of its system_id, or founds it.
+    pub(super) fn bind_customer(&mut self, now: Time, conn: Conn, bind: &Bind<'_>) {
+        if let Some(at) = self.by_system_id.get(bind.system_id).copied()
+            && let Some(space) = self.spaces.get_mut(at)
+        {
+            space.customers.push(conn);
+            let is_up = space.is_up;
+            if let Some(session) = self.legs.session_mut(conn) {
+                session.link = Link::Space(at);
+            }
+            if is_up {
+                self.let_in(now, at, conn);
+            }
+            return;
+        }
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        if self.targets.len() == 0 {
+            return self.refuse_bind_for_want_of_servers(now, conn);
+        }
+        let space = Space {
+            system_id: Secret(bind.system_id.into()),
+            bind: Secret(session.bind.0.clone()),
+            is_secure: session.is_secure,
+            customers: vec![conn],
+            receivers: Vec::new(),
+            slots: self.targets.iter().map(Slot::new).collect(),
+            bound: Vec::new(),
+            is_up: false,
+            turn: 0,
+            receiver_turn: 0,
+            queue: std::collections::VecDeque::new(),
+            armed: None,
+        };
+        let at = self.spaces.insert(space);
+        session.link = Link::Space(at);
+        self.by_system_id.insert(bind.system_id.into(), at);
+        self.connect_slots(now, at);
+    }
+
+    /// Connects to every server of a space that is wanted and has no connection and no wait.
+    fn connect_slots(&mut self, now: Time, at: Conn) {
+        let Some(space) = self.spaces.get(at) else { return };
+        let is_secure = space.is_secure;
+        let is_due =
+            |it: &&Slot| it.conn.is_none() && it.retry.is_none() && it.standing == Standing::Wanted;
+        let servers: Vec<_> = space.slots.iter().filter(is_due).map(|it| it.server).collect();
+        for server in servers {
+            let conn = self.connect(now, Owner::Space(at), server, is_secure);
+            if let Some(space) = self.spaces.get_mut(at)
+                && let Some(slot) = space.slots.iter_mut().find(|it| it.server == server)
+            {
+                slot.conn = Some(conn);
+            }
+        }
+        self.arm_space(at);
+    }
+
+    fn arm_space(&mut self, at: Conn) {
+        if let Some(space) = self.spaces.get_mut(at) {
+            let due = space.next_due();
+            self.timers.arm(Who::Space(at), &mut space.armed, due);
+        }
+    }
+
+    /// The wait of some servers is over.
+    pub(super) fn space_due(&mut self, now: Time, at: Conn) {
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        for slot in &mut space.slots {
+            if slot.retry.is_some_and(|it| it <= now) {
+                slot.retry = None;
+                if slot.standing == Standing::Left {
+                    slot.standing = Standing::Wanted;
+                }
+            }
+        }
+        self.connect_slots(now, at);
+    }
+
+    /// OPEN: binds with the first session's credentials.
+    pub(super) fn send_space_bind(&mut self, now: Time, conn: Conn, at: Conn) {
+        let deadline = now + self.settings.response;
+        let Some(space) = self.spaces.get(at) else { return };
+        let body = space.bind.0.get(HEADER_BYTES..).unwrap_or_default();
+        let (Some(first), Some(provider)) = (Bind::read(body), self.legs.provider_mut(conn)) else {
+            return;
+        };
+        provider.state = if space.is_up { ClientState::Rebinding } else { ClientState::Binding };
+        let command = Command::BIND_TRANSCEIVER;
+        let entry = Entry { from: None, sequence: 0, command, deadline, is_shared: false };
+        let sequence = provider.pending.push(entry);
+        let bind = Bind {
+            interface_version: protocols::smpp::body::VERSION_3_4,
+            address_ton: 0,
+            address_npi: 0,
+            address_range: b"",
+            ..first
+        };
+        pdu::write_bind(command, sequence, &bind, self.out.to(conn));
+    }
+
+    /// A session whose bind is under way hears that it is in, if its password is the space's.
+    fn let_in(&mut self, now: Time, at: Conn, conn: Conn) {
+        let check = self.settings.check_server_side;
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        if session.state != ServerState::Binding {
+            return;
+        }
+        let of = |bind: &'_ Secret| -> Option<(Box<[u8]>, u8)> {
+            let it = Bind::read(bind.0.get(HEADER_BYTES..)?)?;
+            Some((it.password.into(), it.interface_version))
+        };
+        let (ours, theirs) = (of(&space.bind), of(&session.bind));
+        let version = theirs.as_ref().map_or(0, |it| it.1);
+        if ours.map(|it| it.0) != theirs.map(|it| it.0) {
+            return self.refuse_bind(now, conn, Status::INVALID_PASSWORD);
+        }
+        session.state = match space.bound.is_empty() {
+            true => ServerState::Rebinding,
+            false => ServerState::Bound,
+        };
+        session.deadline = None;
+        session.pulse.next = Some(now + check);
+        if session.receives() {
+            space.receivers.push(conn);
+        }
+        let (command, sequence) = (session.command, session.sequence);
+        let out = self.out.to(conn);
+        pdu::write_bind_response(command, Status::OK, sequence, SYSTEM_ID, version, out);
+        self.arm(conn);
+    }
+
+    /// bind_resp with status 0: the server takes part. The first one lets every waiting session in.
+    pub(super) fn provider_bound(&mut self, now: Time, at: Conn, conn: Conn) {
+        let check = self.settings.check_client_side;
+        if let Some(provider) = self.legs.provider_mut(conn) {
+            provider.pulse.next = Some(now + check);
+        }
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let bound = |it: &Slot| it.conn.filter(|at| *at == conn || space.bound.contains(at));
+        space.bound = space.slots.iter().filter_map(bound).collect();
+        space.is_up = true;
+        if let Some(slot) = space.slot_of(conn) {
+            slot.standing = Standing::Wanted;
+        }
+        for customer in space.customers.clone() {
+            let Some(session) = self.legs.session_mut(customer) else { continue };
+            match session.state {
+                ServerState::Binding => self.let_in(now, at, customer),
+                ServerState::Rebinding => session.state = ServerState::Bound,
+                _ => {}
+            }
+        }
+        self.wake_space(at, usize::MAX);
+    }
+
+    /// An error to our bind. Wrong credentials are final; anything else is tried again.
+    pub(super) fn provider_refused(&mut self, now: Time, at: Conn, conn: Conn, status: Status) {
+        let reconnect = self.settings.reconnect;
+        self.close_provider(now, conn);
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let Some(slot) = space.slot_of(conn) else { return };
+        slot.conn = None;
+        if matches!(status, Status::INVALID_PASSWORD | Status::INVALID_SYSTEM_ID) {
+            slot.standing = Standing::Refused;
+        } else {
+            slot.retry = Some(now + reconnect);
+        }
+        if space.has_hope() || !space.bound.is_empty() {
+            return self.arm_space(at);
+        }
+        if space.is_up {
+            return self.unbind_customers(now, at);
+        }
+        // The binder's credentials were wrong: it hears what the server said. The next one has its own try.
+        let is_binder =
+            |it: &&Conn| self.legs.session(**it).is_some_and(|it| it.bind == space.bind);
+        let binder = space.customers.iter().find(is_binder).copied();
+        let next = space.customers.iter().find(|it| Some(**it) != binder);
+        if let Some(next) = next.and_then(|it| self.legs.session(*it)) {
+            space.bind = Secret(next.bind.0.clone());
+            space.is_secure = next.is_secure;
+            space.slots = self.targets.iter().map(Slot::new).collect();
+        }
+        if let Some(binder) = binder {
+            self.refuse_bind(now, binder, status);
+        }
+        self.connect_slots(now, at);
+    }
+
+    /// A server's connection is lost, or never came to be: it is tried again for as long as somebody is
+    /// there who may need it.
+    pub(super) fn provider_lost(&mut self, now: Time, at: Conn, conn: Conn) {
+        let reconnect = self.settings.reconnect;
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        if let Some(slot) = space.slot_of(conn) {
+            slot.conn = None;
+            slot.retry = Some(now + reconnect);
+        }
+        self.without(now, at, conn);
+        self.arm_space(at);
+    }
+
+    /// A provider is out of the rotation. Without any, sessions are turned back.
+    fn without(&mut self, now: Time, at: Conn, conn: Conn) {
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let before = space.bound.len();
+        space.bound.retain(|it| *it != conn);
+        if space.bound.is_empty() && before > 0 {
+            self.counters.rebinds += 1;
+            for customer in space.customers.clone() {
+                if let Some(session) = self.legs.session_mut(customer)
+                    && session.state == ServerState::Bound
+                {
+                    session.state = ServerState::Rebinding;
+                }
+            }
+            if !self.spaces.get(at).is_some_and(Space::has_hope) {
+                return self.unbind_customers(now, at);
+            }
+        }
+        self.wake_space(at, usize::MAX);
+    }
+
+    /// A server unbinds. When it was the last, so are all sessions.
+    pub(super) fn provider_unbinds(&mut self, now: Time, at: Conn, conn: Conn) {
+        let reconnect = self.settings.reconnect;
+        self.close_provider(now, conn);
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        if let Some(slot) = space.slot_of(conn) {
+            slot.conn = None;
+            slot.retry = Some(now + reconnect);
+            slot.standing = Standing::Left;
+        }
+        self.without(now, at, conn);
+        self.arm_space(at);
+    }
+
+    fn unbind_customers(&mut self, now: Time, at: Conn) {
+        let Some(space) = self.spaces.get(at) else { return };
+        for customer in space.customers.clone() {
+            match self.legs.session(customer).map(|it| it.state) {
+                Some(ServerState::Binding) => {
+                    self.refuse_bind(now, customer, Status::SYSTEM_ERROR);
+                }
+                Some(_) => self.unbind_session(now, customer),
+                None => {}
+            }
+        }
+    }
+
+    /// BOUND: a session unbinds. Its servers do not care unless it was the last.
+    pub(super) fn customer_unbinds(&mut self, now: Time, conn: Conn, sequence: u32) {
+        self.counters.requests_to_server += 1;
+        self.answer(conn, Command::UNBIND, Status::OK, sequence);
+        self.linger(now, conn);
+    }
+
+    /// A session is in its space no more. With the last one the space ends, and its servers are unbound.
+    pub(super) fn leave(&mut self, now: Time, at: Conn, conn: Conn) {
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        space.customers.retain(|it| *it != conn);
+        space.receivers.retain(|it| *it != conn);
+        if !space.customers.is_empty() {
+            // It may have been woken for room that it does not take.
+            return self.wake_space(at, 1);
+        }
+        let Some(space) = self.spaces.remove(at) else { return };
+        self.by_system_id.remove(&space.system_id.0);
+        for provider in space.slots.iter().filter_map(|it| it.conn) {
+            self.retire(now, provider);
+        }
+    }
+
+    /// There is room at a provider for so many requests: as many sessions may go on.
+    pub(super) fn wake_space(&mut self, at: Conn, count: usize) {
+        let mut left = count;
+        while left > 0 {
+            let Some(space) = self.spaces.get_mut(at) else { return };
+            let Some(conn) = space.queue.pop_front() else { return };
+            let Some(session) = self.legs.session_mut(conn) else { continue };
+            session.is_queued = false;
+            if session.is_waiting {
+                left -= 1;
+                self.wake(conn);
+            }
+        }
+    }
+
+    /// The provider of a session's request; `None`: none has room now.
+    pub(super) fn provider_for(&mut self, at: Conn, session: Conn, pdu: Pdu<'_>) -> Option<Conn> {
+        let window = self.settings.provider_window;
+        let space = self.spaces.get_mut(at)?;
+        let has_room = |it: &Conn| self.legs.provider(*it).is_some_and(|it| it.has_room(window));
+        if self.settings.to_provider == SmppToProvider::ActiveStandby {
+            return space.bound.first().copied().filter(has_room);
+        }
+        if space.bound.len() > 1
+            && let Some(key) = long_message(pdu, session)
+        {
+            return favourite(key, &space.bound).filter(has_room);
+        }
+        let (before, after) = space.bound.split_at(space.turn.min(space.bound.len()));
+        let chosen = after.iter().chain(before).copied().find(has_room)?;
+        let position = space.bound.iter().position(|it| *it == chosen)?;
+        space.turn = position + 1;
+        Some(chosen)
+    }
+
+    /// The session that a server's message is for: the submitter of what it is a receipt for, else by turns.
+    ///
+    /// # Errors
+    ///
+    /// What to answer the server: [`Status::SYSTEM_ERROR`] if no session may receive,
+    /// [`Status::THROTTLED`] if none has room.
+    pub(super) fn customer_for(
+        &mut self,
+        now: Time,
+        at: Conn,
+        provider: Conn,
+        pdu: Pdu<'_>,
+    ) -> Result<Conn, Status> {
+        let window = self.settings.session_window;
+        let Some(space) = self.spaces.get_mut(at) else { return Err(Status::SYSTEM_ERROR) };
+        let legs = &self.legs;
+        let has_room = |it: &Conn| {
+            let session = legs.session(*it);
+            session.is_some_and(|it| {
+                it.state == ServerState::Bound && !it.is_full && it.has_room(window)
+            })
+        };
+        let message = Message::read(pdu);
+        let receipt = message.as_ref().and_then(Message::receipt_of);
+        if let (Some(limits), Some(id)) = (self.settings.receipts, receipt) {
+            let own = legs.provider(provider).map(|it| it.server);
+            // A cluster of SMSCs may send the receipt from another of its members.
+            let servers = own.into_iter().chain(space.slots.iter().map(|it| it.server));
+            let submitter = servers
+                .filter_map(|it| self.receipts.find(now, it, id, limits.age_max))
+                .find(|it| space.receivers.contains(it));
+            if let Some(submitter) = submitter {
+                return Some(submitter).filter(has_room).ok_or(Status::THROTTLED);
+            }
+        }
+        if space.receivers.is_empty() {
+            return Err(Status::SYSTEM_ERROR);
+        }
+        if let Some(key) = long_message(pdu, at) {
+            return favourite(key, &space.receivers).filter(has_room).ok_or(Status::THROTTLED);
+        }
+        let turn = space.receiver_turn.min(space.receivers.len());
+        let (before, after) = space.receivers.split_at(turn);
+        let chosen = after.iter().chain(before).copied().find(has_room).ok_or(Status::THROTTLED)?;
+        let position = space.receivers.iter().position(|it| *it == chosen);
+        space.receiver_turn = position.map_or(0, |it| it + 1);
+        Ok(chosen)
+    }
+
+    /// A server's message goes to one session, or to all.
+    pub(super) fn deliver_to_space(&mut self, now: Time, at: Conn, provider: Conn, pdu: Pdu<'_>) {
+        let is_receipt = Message::read(pdu).is_some_and(|it| it.receipt_of().is_some());
+        let is_routed = is_receipt && self.settings.receipts.is_some();
+        if self.settings.to_node == SmppToNode::SubmitToAll && !is_routed {
+            return self.deliver_to_all(now, at, provider, pdu);
+        }
+        match self.customer_for(now, at, provider, pdu) {
+            Ok(session) => self.deliver(now, provider, session, pdu, false),
+            Err(status) => {
+                self.counters.dropped(SmppDrop::NoClient);
+                self.refuse(provider, pdu, status);
+            }
+        }
+    }
+
+    fn deliver_to_all(&mut self, now: Time, at: Conn, provider: Conn, pdu: Pdu<'_>) {
+        let window = self.settings.session_window;
+        let Some(space) = self.spaces.get(at) else { return };
+        let has_room = |it: &Conn| {
+            self.legs.session(*it).is_some_and(|it| {
+                it.state == ServerState::Bound && !it.is_full && it.has_room(window)
+            })
+        };
+        let sessions: Vec<Conn> = space.receivers.iter().copied().filter(has_room).collect();
+        let Ok(count @ 1..) = u32::try_from(sessions.len()) else {
+            let is_empty = space.receivers.is_empty();
+            self.counters.dropped(SmppDrop::NoClient);
+            let status = if is_empty { Status::SYSTEM_ERROR } else { Status::THROTTLED };
+            return self.refuse(provider, pdu, status);
+        };
+        self.shared.insert((provider, pdu.sequence()), count);
+        for session in sessions {
+            self.deliver(now, provider, session, pdu, true);
+        }
+    }
+
+    /// The list of servers has changed: new ones are connected, removed ones are unbound.
+    pub(super) fn reconcile(&mut self, now: Time) {
+        let spaces: Vec<Conn> = self.spaces.iter().map(|it| it.0).collect();
+        for at in spaces {
+            let Some(space) = self.spaces.get_mut(at) else { continue };
+            let mut old = std::mem::take(&mut space.slots);
+            for server in self.targets.iter() {
+                let known = old.iter().position(|it| it.server == server);
+                let slot = known.map_or_else(|| Slot::new(server), |it| old.swap_remove(it));
+                space.slots.push(slot);
+            }
+            self.connect_slots(now, at);
+            for conn in old.into_iter().filter_map(|it| it.conn) {
+                self.retire(now, conn);
+                self.without(now, at, conn);
+            }
+        }
+    }
+
+    /// One leg's turn to be checked: it is asked after some silence, and given up after three times that.
+    pub(super) fn check(&mut self, now: Time, conn: Conn) {
+        let step = self.settings.connection;
+        let (pulse, silence, is_exempt) = match self.legs.get_mut(conn) {
+            Some(super::Leg::Session(it)) => {
+                let is_exempt = it.is_deaf();
+                (&mut it.pulse, self.settings.check_server_side, is_exempt)
+            }
+            Some(super::Leg::Provider(it)) => {
+                (&mut it.pulse, self.settings.check_client_side, it.is_waiting)
+            }
+            None => return,
+        };
+        if is_exempt {
+            pulse.heard = now; // we do not listen
+        }
+        let idle = now.since(pulse.heard);
+        if idle < silence {
+            pulse.next = Some(pulse.heard + silence);
+        } else if idle < silence * SILENCES_MAX {
+            pulse.next = Some((now + step).min(pulse.heard + silence * SILENCES_MAX));
+            self.ask(now, conn, Command::ENQUIRE_LINK);
+        } else {
+            self.counters.dropped(SmppDrop::Silent);
+            match self.legs.get(conn) {
+                Some(super::Leg::Session(_)) => self.end_session(now, conn, End::Close),
+                _ => self.lose(now, conn, Some(Wish::Abort(conn))),
+            }
+        }
+    }
+}
+
+/// Names the long message that a PDU is a segment of. `None`: it is no segment.
+fn long_message(pdu: Pdu<'_>, from: Conn) -> Option<u64> {
+    let message = Message::read(pdu)?;
+    let reference = message.segment_of()?;
+    let seed = (u64::from(from.slot) << 16) | u64::from(reference);
+    let seed = crate::balance::hash(seed, message.source);
+    Some(crate::balance::hash(seed, message.destination))
+}
+
+/// Rendezvous: the same for all segments, as long as it is there.
+fn favourite(key: u64, among: &[Conn]) -> Option<Conn> {
+    let weight = |it: &Conn| {
+        let identity = (u64::from(it.generation) << 32) | u64::from(it.slot);
+        crate::balance::hash(key, &identity.to_be_bytes())
+    };
+    among.iter().copied().max_by_key(weight)
+}
+
+/// What the balancer calls itself in its own bind_resp, as the original does.
+const SYSTEM_ID: &[u8] = b"loadbalancer";
+/// Silences after which a leg is given up.
+const SILENCES_MAX: u32 = 3;

@@ -1,0 +1,209 @@
+//! Regular mode: an SMSC connection for each ESME session, bound with the ESME's own bind. If it is lost
+//! the next working server takes its place (`http-smpp-registry.md` 2.2 to 2.5).
+
+use std::net::SocketAddr;
+
+use protocols::smpp::pdu::{Frame, Pdu, frame};
+use protocols::smpp::session::{ClientState, ServerState};
+use protocols::smpp::{Command, Status};
+use protocols::time::Time;
+
+use super::Smpp;
+use super::leg::{Link, Owner};
+use super::life::End;
+use super::pending::Entry;
+use crate::relay::stream::Conn;
+
+impl Smpp {
+    /// BINDING: connects to the first server.
+    pub(super) fn bind_session(&mut self, now: Time, conn: Conn) {
+        let server = self.targets.choose(self.settings.to_provider);
+        self.try_server(now, conn, server);
+    }
+
+    /// Connects to `server` for a session that is BINDING or REBINDING. `None`, or every server tried:
+    /// gives up.
+    fn try_server(&mut self, now: Time, conn: Conn, server: Option<SocketAddr>) {
+        let tries_max = self.targets.len();
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        let Some(server) = server.filter(|_| session.tries < tries_max) else {
+            return match session.state {
+                ServerState::Binding => self.refuse_bind_for_want_of_servers(now, conn),
+                _ => self.unbind_session(now, conn),
+            };
+        };
+        session.tries += 1;
+        session.server = Some(server);
+        let is_secure = session.is_secure;
+        let provider = self.connect(now, Owner::Session(conn), server, is_secure);
+        if let Some(session) = self.legs.session_mut(conn) {
+            session.link = Link::Provider(provider);
+        }
+    }
+
+    /// OPEN: sends the ESME's own bind, byte for byte but for its number.
+    pub(super) fn send_bind(&mut self, now: Time, conn: Conn, owner: Conn) {
+        let deadline = now + self.settings.response;
+        let Some(session) = self.legs.session(owner) else { return };
+        let Ok(Frame::Pdu(bind)) = frame(&session.bind.0) else { return };
+        let is_again = session.state == ServerState::Rebinding;
+        let entry = Entry {
+            from: Some(owner),
+            sequence: session.sequence,
+            command: session.command,
+            deadline,
+            is_shared: false,
+        };
+        // Written aside: the session lends its bytes while the provider takes the number.
+        let mut out = Vec::with_capacity(bind.bytes().len());
+        bind.append_as(0, &mut out);
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        provider.state = if is_again { ClientState::Rebinding } else { ClientState::Binding };
+        let sequence = provider.pending.push(entry);
+        if let Ok(Frame::Pdu(bind)) = frame(&out) {
+            bind.append_as(sequence, self.out.to(conn));
+            if !is_again {
+                self.counters.bytes_to_server += bind.bytes().len() as u64;
+            }
+        }
+    }
+
+    /// bind_resp with status 0: both parts are BOUND.
+    pub(super) fn server_bound(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) {
+        let enquire = self.settings.enquire;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        let is_first = session.state == ServerState::Binding;
+        session.state = ServerState::Bound;
+        session.deadline = None;
+        session.tries = 0;
+        session.pulse.next = Some(now + enquire);
+        session.pulse.asked = None;
+        if is_first {
+            let sequence = session.sequence;
+            pdu.append_as(sequence, self.out.to(conn));
+            self.counters.bytes_to_client += pdu.bytes().len() as u64;
+        }
+        if let Some(Link::Provider(provider)) = self.legs.session(conn).map(|it| it.link) {
+            self.settle(provider);
+        }
+        self.arm(conn);
+    }
+
+    /// An error to our bind: the ESME hears it, or after a loss is unbound.
+    pub(super) fn server_refused(&mut self, now: Time, provider: Conn, conn: Conn, pdu: Pdu<'_>) {
+        self.close_provider(now, provider);
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.link = Link::Nowhere;
+        if session.state != ServerState::Binding {
+            return self.unbind_session(now, conn);
+        }
+        let sequence = session.sequence;
+        pdu.append_as(sequence, self.out.to(conn));
+        self.counters.bytes_to_client += pdu.bytes().len() as u64;
+        self.end_session(now, conn, End::Close);
+    }
+
+    /// The connection to the server is lost, or never came to be.
+    pub(super) fn server_lost(&mut self, now: Time, conn: Conn, server: SocketAddr) {
+        let reconnect = self.settings.reconnect;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.link = Link::Nowhere;
+        match session.state {
+            ServerState::Bound => {
+                session.state = ServerState::Rebinding;
+                session.tries = 0;
+                session.reconnect = Some(now + reconnect);
+                session.pulse.next = None;
+                session.pulse.asked = None;
+                self.counters.rebinds += 1;
+                self.wake(conn);
+                self.arm(conn);
+            }
+            ServerState::Binding | ServerState::Rebinding => {
+                let next = self.targets.after(server);
+                self.try_server(now, conn, next);
+            }
+            ServerState::Open | ServerState::Unbinding | ServerState::Closed => {}
+        }
+    }
+
+    /// REBINDING: the wait is over, the server after the lost one is tried, that one itself last.
+    pub(super) fn rebind(&mut self, now: Time, conn: Conn) {
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.reconnect = None;
+        let server = session.server;
+        let next = server.and_then(|it| self.targets.after(it));
+        self.try_server(now, conn, next);
+    }
+
+    /// BOUND: the ESME unbinds; its SMSC answers.
+    pub(super) fn session_unbinds(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) {
+        let deadline = now + self.settings.response;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        let Link::Provider(at) = session.link else { return };
+        session.state = ServerState::Unbinding;
+        session.outstanding += 1;
+        session.pulse.next = None;
+        session.pulse.asked = None;
+        let Some(provider) = self.legs.provider_mut(at) else { return };
+        provider.state = ClientState::Unbinding;
+        provider.pulse.asked = None;
+        let sequence = provider.pending.push(Entry {
+            from: Some(conn),
+            sequence: pdu.sequence(),
+            command: Command::UNBIND,
+            deadline,
+            is_shared: false,
+        });
+        pdu.append_as(sequence, self.out.to(at));
+        self.counters.requests_to_server += 1;
+        self.counters.bytes_to_server += pdu.bytes().len() as u64;
+        self.arm(at);
+    }
+
+    /// BOUND: the SMSC unbinds; its ESME answers.
+    pub(super) fn server_unbinds(&mut self, now: Time, at: Conn, conn: Conn, pdu: Pdu<'_>) {
+        if let Some(provider) = self.legs.provider_mut(at) {
+            provider.state = ClientState::Unbinding;
+            provider.pulse.asked = None;
+        }
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.state = ServerState::Unbinding;
+        session.pulse.next = None;
+        session.pulse.asked = None;
+        self.deliver(now, at, conn, pdu, false);
+        self.counters.requests_to_client += 1;
+        self.wake(conn);
+        self.arm(conn);
+    }
+
+    /// BOUND, once per period: both sides are asked whether they live.
+    pub(super) fn enquire(&mut self, now: Time, conn: Conn) {
+        let enquire = self.settings.enquire;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        let pulse = &mut session.pulse;
+        while let Some(next) = pulse.next.filter(|it| *it <= now) {
+            pulse.next = Some(next + enquire);
+        }
+        if pulse.asked.is_none_or(|it| pulse.heard >= it) {
+            pulse.asked = Some(now);
+        }
+        let link = session.link;
+        self.ask(now, conn, Command::ENQUIRE_LINK);
+        if let Link::Provider(at) = link
+            && let Some(provider) = self.legs.provider_mut(at)
+        {
+            let pulse = &mut provider.pulse;
+            if pulse.asked.is_none_or(|it| pulse.heard >= it) {
+                pulse.asked = Some(now);
+            }
+            self.ask(now, at, Command::ENQUIRE_LINK);
+        }
+    }
+
+    /// The ESME's bind was not answered in time.
+    pub(super) fn bind_timed_out(&mut self, now: Time, conn: Conn) {
+        self.counters.unanswered += 1;
+        self.refuse_bind(now, conn, Status::SYSTEM_ERROR);
+    }
+}

@@ -1,0 +1,186 @@
+//! The servers: `remoteServers` in their order, then nodes that announce `smppPort`, and whose turn it is.
+
+use std::net::SocketAddr;
+
+use crate::config::SmppToProvider;
+use crate::node::Node;
+use crate::snapshot::Snapshot;
+
+/// A shard's list of servers.
+#[derive(Debug)]
+pub(super) struct Targets {
+    configured: Vec<SocketAddr>,
+    list: Vec<Target>,
+    generation: Option<u64>,
+    turn: usize,
+    active: Option<SocketAddr>,
+}
+
+/// One server: known by its plain address even where it is reached by TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Target {
+    address: SocketAddr,
+    /// `smppSslPort` of a node.
+    secure: Option<SocketAddr>,
+}
+
+impl Targets {
+    /// `turn` is where the round robin begins.
+    pub(super) fn new(configured: Vec<SocketAddr>, turn: usize) -> Targets {
+        let mut it = Targets { configured, list: Vec::new(), generation: None, turn, active: None };
+        it.list = it.merged(None);
+        it
+    }
+
+    /// Another `remoteServers`. Takes effect with the next [`Targets::refresh`].
+    pub(super) fn configure(&mut self, configured: Vec<SocketAddr>) {
+        self.configured = configured;
+        self.generation = None;
+    }
+
+    /// Looks at the nodes. Returns whether the list has changed.
+    pub(super) fn refresh(&mut self, snapshot: &Snapshot) -> bool {
+        if self.generation == Some(snapshot.generation()) {
+            return false;
+        }
+        self.generation = Some(snapshot.generation());
+        let list = self.merged(Some(snapshot));
+        let has_changed = list != self.list;
+        self.list = list;
+        has_changed
+    }
+
+    fn merged(&self, snapshot: Option<&Snapshot>) -> Vec<Target> {
+        let mut list: Vec<Target> = Vec::new();
+        let configured = self.configured.iter().map(|it| Target { address: *it, secure: None });
+        let nodes = snapshot.iter().flat_map(|it| {
+            let is_open =
+                |node: &&Node| node.version == it.latest() && !node.graceful && node.bad.is_none();
+            it.nodes().iter().filter(is_open).filter_map(|node| {
+                Some(Target { address: port(node, "smppPort")?, secure: port(node, "smppSslPort") })
+            })
+        });
+        for target in configured.chain(nodes).take(TARGETS_MAX) {
+            if !list.iter().any(|it| it.address == target.address) {
+                list.push(target);
+            }
+        }
+        list
+    }
+
+    /// Every server, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = SocketAddr> {
+        self.list.iter().map(|it| it.address)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The server of a new bind.
+    pub(super) fn choose(&mut self, by: SmppToProvider) -> Option<SocketAddr> {
+        match by {
+            SmppToProvider::RoundRobin => {
+                let at = self.turn.checked_rem(self.list.len())?;
+                self.turn = at + 1;
+                self.list.get(at).map(|it| it.address)
+            }
+            SmppToProvider::ActiveStandby => {
+                let is_there = |it: &SocketAddr| self.iter().any(|of_list| of_list == *it);
+                let active = self.active.filter(is_there).or(self.iter().next());
+                self.active = active;
+                active
+            }
+        }
+    }
+
+    /// The server that follows `failed`, the first one again after the last.
+    pub(super) fn after(&self, failed: SocketAddr) -> Option<SocketAddr> {
+        let next = self.list.iter().position(|it| it.address == failed).map_or(0, |it| it + 1);
+        self.list.get(next).or(self.list.first()).map(|it| it.address)
+    }
+
+    /// The server failed: if it was the active one, the next is.
+    pub(super) fn failed(&mut self, server: SocketAddr) {
+        if self.active == Some(server) {
+            self.active = self.after(server);
+        }
+    }
+
+    /// Where to connect to.
+    pub(super) fn address(&self, server: SocketAddr, is_secure: bool) -> SocketAddr {
+        let secure = || self.list.iter().find(|it| it.address == server)?.secure;
+        if is_secure { secure().unwrap_or(server) } else { server }
+    }
+}
+
+fn port(node: &Node, property: &str) -> Option<SocketAddr> {
+    let port: u16 = node.properties.get(property)?.trim().parse().ok()?;
+    (port > 0).then(|| SocketAddr::new(node.ip, port))
+}
+
+/// More servers than anybody has; each user space keeps a row for each.
+const TARGETS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::testing::node;
+
+    fn server(number: u16) -> SocketAddr {
+        SocketAddr::new([127, 0, 0, 1].into(), 10_000 + number)
+    }
+
+    fn choices(it: &mut Targets, by: SmppToProvider, count: usize) -> Vec<u16> {
+        (0..count).map(|_| it.choose(by).unwrap().port() - 10_000).collect()
+    }
+
+    #[test]
+    fn round_robin_is_exact() {
+        let mut it = Targets::new([1, 2, 3].map(server).to_vec(), 0);
+        assert_eq!(choices(&mut it, SmppToProvider::RoundRobin, 7), [1, 2, 3, 1, 2, 3, 1]);
+        let mut second_shard = Targets::new([1, 2, 3].map(server).to_vec(), 1);
+        assert_eq!(choices(&mut second_shard, SmppToProvider::RoundRobin, 3), [2, 3, 1]);
+        let mut none = Targets::new(Vec::new(), 0);
+        assert_eq!(none.choose(SmppToProvider::RoundRobin), None);
+        assert_eq!(none.choose(SmppToProvider::ActiveStandby), None);
+    }
+
+    #[test]
+    fn a_standby_becomes_active_when_the_active_one_fails() {
+        let mut it = Targets::new([1, 2].map(server).to_vec(), 0);
+        assert_eq!(choices(&mut it, SmppToProvider::ActiveStandby, 2), [1, 1]);
+        it.failed(server(2));
+        assert_eq!(choices(&mut it, SmppToProvider::ActiveStandby, 2), [1, 1]);
+        it.failed(server(1));
+        it.failed(server(1));
+        assert_eq!(choices(&mut it, SmppToProvider::ActiveStandby, 2), [2, 2]);
+    }
+
+    #[test]
+    fn nodes_with_an_smpp_port_are_servers_too() {
+        let with = |number, port: &str| {
+            let mut it = node(number);
+            it.properties.insert("smppPort".to_owned(), port.to_owned());
+            it
+        };
+        let mut secure = with(2, "2775");
+        secure.properties.insert("smppSslPort".to_owned(), "2776".to_owned());
+        let mut leaving = with(4, "2775");
+        leaving.graceful = true;
+        let nodes = vec![with(1, "2775"), secure, node(3), leaving, with(5, "x"), with(6, "0")];
+        let snapshot = Snapshot::new(7, nodes, &[]);
+        let mut it = Targets::new(vec![server(1)], 0);
+        assert!(it.refresh(&snapshot));
+        assert!(!it.refresh(&snapshot), "nothing new");
+        let at = |number, port| SocketAddr::new(node(number).ip, port);
+        assert_eq!(it.iter().collect::<Vec<_>>(), [server(1), at(1, 2775), at(2, 2775)]);
+        assert_eq!(it.after(at(2, 2775)), Some(server(1)));
+        assert_eq!(it.address(at(2, 2775), true), at(2, 2776));
+        assert_eq!(it.address(at(1, 2775), true), at(1, 2775), "as good as there is");
+        it.configure(vec![at(1, 2775), server(9)]);
+        assert!(it.refresh(&snapshot));
+        assert_eq!(it.iter().collect::<Vec<_>>(), [at(1, 2775), server(9), at(2, 2775)]);
+    }
+}

@@ -1,0 +1,545 @@
+//! All sessions of a system_id share one connection to each server.
+
+use super::*;
+use crate::config::{SmppFull, SmppToNode, SmppToProvider};
+use crate::relay::smpp::owner;
+use crate::relay::stream::Handover;
+use crate::stats::smpp::SmppDrop;
+
+const TRX: Command = Command::BIND_TRANSCEIVER;
+
+/// `count` sessions of one system_id and their servers.
+fn shared(it: &mut World, count: usize) -> (Vec<Conn>, Vec<Conn>) {
+    let (first, servers) = it.join(TRX);
+    let mut esmes = vec![first];
+    for _ in 1..count {
+        let (esme, more) = it.join(TRX);
+        assert!(more.is_empty(), "nothing is connected for who comes later");
+        esmes.push(esme);
+    }
+    (esmes, servers.into_iter().map(|it| it.0).collect())
+}
+
+/// Answers everything a server was asked; returns how many submit_sm that was.
+fn serve(it: &mut World, smsc: Conn) -> usize {
+    let asked = it.heard(smsc);
+    asked.iter().for_each(|one| it.say(smsc, &response(one, Status::OK, b"id\0")));
+    asked.iter().filter(|it| it.command == Command::SUBMIT_SM).count()
+}
+
+#[test]
+fn sessions_share_servers_and_get_their_own_answers() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 4);
+    assert_eq!(servers.len(), 3);
+    for round in 0..6 {
+        for esme in &esmes {
+            it.say(*esme, &submit(100 + round));
+        }
+    }
+    let served: Vec<usize> = servers.iter().map(|smsc| serve(&mut it, *smsc)).collect();
+    assert_eq!(served, [8, 8, 8], "one after the other");
+    for esme in &esmes {
+        let mut answers: Vec<u32> = it.heard(*esme).iter().map(|it| it.sequence).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [100, 101, 102, 103, 104, 105]);
+    }
+    let counters = it.smpp.counters();
+    assert_eq!((counters.requests_to_server, counters.bytes_to_server), (4 + 24, 24 * 61));
+    assert_eq!((counters.bytes_to_client, counters.active_connections()), (24 * 19, 5));
+}
+
+#[test]
+fn the_bind_of_the_balancer_is_a_transceivers() {
+    let mut it = World::mux(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSMITTER, 7, "secret"));
+    for (smsc, _) in it.accept() {
+        let sent = it.heard_one(smsc);
+        assert_eq!(sent.head(), (TRX, Status::OK, 1));
+        assert_eq!(sent.body, b"RestComm\0secret\0\0\x34\0\0\0");
+    }
+}
+
+#[test]
+fn who_comes_while_the_bind_is_under_way_waits_for_it() {
+    let mut it = World::mux(|_| {});
+    let first = it.open();
+    it.say(first, &bind(TRX, 1, "secret"));
+    let second = it.open();
+    it.say(second, &bind(TRX, 2, "secret"));
+    let wrong = it.open();
+    it.say(wrong, &bind(TRX, 3, "other"));
+    let servers = it.accept();
+    assert_eq!(servers.len(), 3);
+    assert!(it.heard(first).is_empty() && it.heard(second).is_empty());
+    for (smsc, _) in servers {
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    }
+    assert_eq!(it.heard_one(first).head(), (BIND_RESP, Status::OK, 1), "once, not three times");
+    assert_eq!(it.heard_one(second).head(), (BIND_RESP, Status::OK, 2));
+    assert_eq!(it.heard_one(wrong).head(), (BIND_RESP, Status::INVALID_PASSWORD, 3));
+    assert!(it.is_closed(wrong));
+}
+
+#[test]
+fn wrong_credentials_are_relayed_and_forgotten() {
+    let mut it = World::mux(|it| it.servers = vec![server(1)]);
+    for attempt in 0..5 {
+        let esme = it.open();
+        it.say(esme, &bind(TRX, 40 + attempt, "wrong"));
+        let [(smsc, _)] = it.accept()[..] else { panic!("attempt {attempt}") };
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
+        assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::INVALID_PASSWORD, 40 + attempt));
+        assert!(it.is_closed(esme) && it.smpp.is_idle() && it.smpp.by_system_id.is_empty());
+        it.pass_millis(3000);
+        assert!(it.wire.connecting.is_empty(), "nobody tries on");
+    }
+    it.join(TRX);
+}
+
+#[test]
+fn the_next_in_the_queue_tries_its_own_password() {
+    let mut it = World::mux(|it| it.servers = vec![server(1)]);
+    let wrong = it.open();
+    it.say(wrong, &bind(TRX, 1, "wrong"));
+    let right = it.open();
+    it.say(right, &bind(TRX, 2, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::INVALID_SYSTEM_ID, b""));
+    assert_eq!(it.heard_one(wrong).head(), (BIND_RESP, Status::INVALID_SYSTEM_ID, 1));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert!(sent.body.starts_with(b"RestComm\0secret\0"));
+    it.say(smsc, &response(&sent, Status::OK, b""));
+    assert_eq!(it.heard_one(right).head(), (BIND_RESP, Status::OK, 2));
+}
+
+#[test]
+fn another_error_is_tried_again_as_long_as_somebody_waits() {
+    let mut it = World::mux(|it| {
+        it.servers = vec![server(1)];
+        it.response = Duration::from_secs(1);
+        it.reconnect = Duration::from_secs(2);
+    });
+    let esme = it.open();
+    it.say(esme, &bind(TRX, 1, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status(0x0b), b""));
+    it.pass_millis(1000);
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 1));
+    it.pass_millis(5000);
+    assert!(it.wire.connecting.is_empty() && it.smpp.is_idle());
+}
+
+#[test]
+fn a_lost_server_leaves_the_rotation_and_comes_back() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &submit(1));
+    it.heard_one(servers[0]);
+    it.lose(servers[0], Gone::Reset);
+    assert_eq!(it.heard_one(esmes[0]).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 1));
+    for number in 0..4 {
+        it.say(esmes[1], &submit(number));
+    }
+    assert_eq!([serve(&mut it, servers[1]), serve(&mut it, servers[2])], [2, 2]);
+    for _ in 0..3 {
+        it.pass_millis(500);
+        let [(conn, ..)] = it.wire.connecting[..] else { panic!("one attempt per period") };
+        it.lose(conn, Gone::Refused);
+    }
+    it.pass_millis(500);
+    let [(again, 1)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(again);
+    it.say(again, &response(&sent, Status::OK, b""));
+    it.heard(esmes[1]);
+    for number in 0..6 {
+        it.say(esmes[1], &submit(number));
+    }
+    let served = [again, servers[1], servers[2]].map(|smsc| serve(&mut it, smsc));
+    assert_eq!(served, [2, 2, 2]);
+    assert_eq!(it.heard(esmes[1]).len(), 6);
+    assert!(it.heard(esmes[0]).is_empty(), "nobody was let in twice");
+}
+
+#[test]
+fn without_any_server_sessions_are_turned_back_and_then_go_on() {
+    let mut it = World::mux(|it| it.servers = vec![server(1)]);
+    let (esmes, servers) = shared(&mut it, 2);
+    let mut smsc = servers[0];
+    for _ in 0..2 {
+        it.lose(smsc, Gone::Reset);
+        for esme in &esmes {
+            assert_eq!(it.state(*esme), Some(ServerState::Rebinding));
+            it.say(*esme, &submit(3));
+            assert_eq!(it.heard_one(*esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 3));
+        }
+        it.pass_millis(500);
+        let [(again, _)] = it.accept()[..] else { panic!() };
+        let sent = it.heard_one(again);
+        it.say(again, &response(&sent, Status::OK, b""));
+        for esme in &esmes {
+            assert_eq!(it.state(*esme), Some(ServerState::Bound));
+            it.say(*esme, &submit(4));
+        }
+        assert_eq!(serve(&mut it, again), 2);
+        esmes.iter().for_each(|esme| assert_eq!(it.heard(*esme).len(), 1));
+        smsc = again;
+    }
+    it.lose(smsc, Gone::Reset);
+    let late = it.open();
+    it.say(late, &bind(TRX, 1, "secret"));
+    assert_eq!(it.heard_one(late).status, Status::OK, "validated without the server");
+    assert_eq!(it.state(late), Some(ServerState::Rebinding));
+    it.say(esmes[0], &request(Command::UNBIND, 9, b""));
+    assert_eq!(it.heard_one(esmes[0]).head(), (UNBIND_RESP, Status::OK, 9));
+}
+
+#[test]
+fn only_the_last_unbind_reaches_the_servers() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &request(Command::UNBIND, 5, b""));
+    assert_eq!(it.heard_one(esmes[0]).head(), (UNBIND_RESP, Status::OK, 5));
+    assert!(servers.iter().all(|smsc| it.heard(*smsc).is_empty()));
+    it.lose(esmes[1], Gone::Reset);
+    for smsc in servers {
+        let sent = it.heard_one(smsc);
+        assert_eq!(sent.command, Command::UNBIND);
+        it.say(smsc, &response(&sent, Status::OK, b""));
+        assert!(it.is_closed(smsc));
+    }
+    it.end(esmes[0]);
+    assert!(it.smpp.is_idle() && it.smpp.by_system_id.is_empty());
+}
+
+#[test]
+fn a_server_that_unbinds_is_answered_at_once() {
+    let mut it = World::mux(|it| it.servers.truncate(2));
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(servers[0], &request(Command::UNBIND, 70, b""));
+    assert_eq!(it.heard_one(servers[0]).head(), (UNBIND_RESP, Status::OK, 70));
+    assert!(it.is_closed(servers[0]));
+    it.say(esmes[0], &submit(1));
+    assert_eq!(serve(&mut it, servers[1]), 1);
+    it.heard(esmes[0]);
+    it.say(servers[1], &request(Command::UNBIND, 71, b""));
+    assert_eq!(it.heard_one(servers[1]).head(), (UNBIND_RESP, Status::OK, 71));
+    for esme in esmes {
+        let sent = it.heard_one(esme);
+        assert_eq!(sent.command, Command::UNBIND, "it was the last");
+        it.say(esme, &response(&sent, Status::OK, b""));
+        assert!(it.is_closed(esme));
+    }
+    assert!(it.smpp.is_idle());
+}
+
+#[test]
+fn a_server_that_unbound_is_asked_again_while_others_serve() {
+    let mut it = World::mux(|it| it.servers.truncate(2));
+    let (_, servers) = shared(&mut it, 1);
+    it.say(servers[0], &request(Command::UNBIND, 70, b""));
+    it.pass_millis(500);
+    let [(again, 1)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(again);
+    it.say(again, &response(&sent, Status::OK, b""));
+    assert_eq!(it.smpp.counters().servers, [(server(1), 1), (server(2), 1)]);
+}
+
+#[test]
+fn messages_from_servers_take_turns_over_those_who_receive() {
+    let mut it = World::mux(|_| {});
+    let (first, servers) = it.join(TRX);
+    let (transmitter, _) = it.join(Command::BIND_TRANSMITTER);
+    let (receiver, _) = it.join(Command::BIND_RECEIVER);
+    for number in 2..6 {
+        it.say(servers[0].0, &deliver(number, "x"));
+    }
+    let mut answered = Vec::new();
+    for esme in [first, receiver] {
+        let sent = it.heard(esme);
+        assert_eq!(sent.len(), 2);
+        assert_eq!(sent[0].sequence, 2, "as the original numbers towards clients");
+        sent.iter().for_each(|one| it.say(esme, &response(one, Status::OK, b"\0")));
+    }
+    assert!(it.heard(transmitter).is_empty());
+    answered.extend(it.heard(servers[0].0).iter().map(|it| it.sequence));
+    answered.sort_unstable();
+    assert_eq!(answered, [2, 3, 4, 5]);
+    assert_eq!(it.smpp.counters().requests_to_client, 4);
+}
+
+#[test]
+fn a_message_that_nobody_can_take_is_refused_at_once() {
+    let mut it = World::mux(|it| it.session_window = 1);
+    let (_, servers) = it.join(Command::BIND_TRANSMITTER);
+    let smsc = servers[0].0;
+    it.say(smsc, &deliver(1, "x"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 1));
+    let (receiver, _) = it.join(Command::BIND_RECEIVER);
+    it.say(smsc, &[deliver(2, "x"), deliver(3, "x")].concat());
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::THROTTLED, 3));
+    assert_eq!(it.heard(receiver).len(), 1);
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 2);
+}
+
+#[test]
+fn a_message_to_all_is_answered_once() {
+    let mut it = World::mux(|it| it.to_node = SmppToNode::SubmitToAll);
+    let (esmes, servers) = shared(&mut it, 3);
+    let smsc = servers[0];
+    it.say(smsc, &deliver(8, "x"));
+    let sent: Vec<Said> = esmes.iter().map(|esme| it.heard_one(*esme)).collect();
+    it.say(esmes[1], &response(&sent[1], Status(0x64), b"\0"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status(0x64), 8));
+    it.say(esmes[0], &response(&sent[0], Status::OK, b"\0"));
+    it.pass_millis(3000);
+    assert!(it.heard(smsc).iter().all(|it| it.command == Command::ENQUIRE_LINK));
+    assert!(it.smpp.shared.is_empty());
+    esmes.iter().for_each(|esme| drop(it.heard(*esme)));
+
+    it.say(smsc, &deliver(9, "x"));
+    it.lose(esmes[0], Gone::Reset);
+    it.pass_millis(2999);
+    assert!(it.heard(smsc).iter().all(|it| it.command == Command::ENQUIRE_LINK));
+    it.pass_millis(1);
+    let said = it.heard(smsc);
+    let [.., last] = &said[..] else { panic!() };
+    assert_eq!(last.head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 9), "none of them answered");
+    assert!(it.smpp.shared.is_empty());
+}
+
+#[test]
+fn receipts_find_their_submitter() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 5);
+    for (number, esme) in (0..).zip(&esmes) {
+        it.say(*esme, &submit(number));
+    }
+    for smsc in &servers {
+        for asked in it.heard(*smsc) {
+            let id = format!("{:x}\0", 0xabc0 + asked.sequence * 16 + smsc.slot);
+            it.say(*smsc, &response(&asked, Status::OK, id.as_bytes()));
+        }
+    }
+    let ids: Vec<(Conn, String)> = esmes
+        .iter()
+        .map(|esme| {
+            let body = it.heard_one(*esme).body;
+            (*esme, String::from_utf8(body).unwrap().trim_end_matches('\0').to_owned())
+        })
+        .collect();
+    for (round, (esme, id)) in ids.iter().rev().enumerate() {
+        let decimal = u32::from_str_radix(id, 16).unwrap();
+        let text = format!("id:{decimal:010} sub:001 dlvrd:001 stat:DELIVRD");
+        let body = message(4, text.as_bytes());
+        // Any server of the cluster may tell.
+        let smsc = servers[round % 3];
+        it.say(smsc, &request(Command::DELIVER_SM, 90, &body));
+        let got: Vec<Conn> =
+            esmes.iter().copied().filter(|esme| !it.heard(*esme).is_empty()).collect();
+        assert_eq!(got, [*esme], "{id}");
+    }
+    assert_eq!(it.smpp.counters().submitters, 5);
+    // Who is gone gets none: another session of the same user does.
+    it.lose(ids[0].0, Gone::Reset);
+    let text = format!("id:{}", ids[0].1);
+    it.say(servers[0], &request(Command::DELIVER_SM, 91, &message(4, text.as_bytes())));
+    assert_eq!(esmes[1..].iter().filter(|esme| !it.heard(**esme).is_empty()).count(), 1);
+}
+
+#[test]
+fn segments_of_one_message_stay_together() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 4);
+    let mut used = HashSet::new();
+    for reference in 0..20_u8 {
+        for segment in 1..=4 {
+            let text = [5, 0, 3, reference, 4, segment, b't'];
+            it.say(esmes[0], &request(Command::SUBMIT_SM, 1, &message(0x40, &text)));
+        }
+        let got: Vec<usize> = servers.iter().map(|smsc| serve(&mut it, *smsc)).collect();
+        assert!(got.contains(&4), "{got:?}");
+        used.insert(got);
+        for segment in 1..=4 {
+            let text = [5, 0, 3, reference, 4, segment, b't'];
+            it.say(
+                servers[segment as usize % 3],
+                &request(Command::DELIVER_SM, 1, &message(0x40, &text)),
+            );
+        }
+        it.heard(esmes[0]).retain(|it| it.command == SUBMIT_RESP);
+    }
+    assert_eq!(used.len(), 3, "long messages spread all the same");
+}
+
+#[test]
+fn a_full_or_throttling_provider_is_passed_over() {
+    let mut it = World::mux(|it| it.provider_window = 4);
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &(1..=12).flat_map(submit).collect::<Vec<_>>());
+    let sent = it.heard(servers[0]);
+    assert_eq!(sent.len(), 4);
+    serve(&mut it, servers[1]);
+    serve(&mut it, servers[2]);
+    it.say(servers[0], &response(&sent[0], Status::THROTTLED, b""));
+    it.say(esmes[1], &(1..=8).flat_map(submit).collect::<Vec<_>>());
+    let counts = [0, 1, 2].map(|at| it.heard(servers[at]).len());
+    assert_eq!(counts, [0, 4, 4]);
+    // All are full: sessions wait, and are woken one by one.
+    it.say(esmes[0], &submit(13));
+    it.say(esmes[1], &submit(9));
+    assert_eq!(it.wire.paused, esmes.iter().copied().collect());
+    for one in &sent[1..] {
+        it.say(servers[0], &response(one, Status::OK, b"\0"));
+    }
+    assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn a_slow_session_does_not_hold_the_others() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 2);
+    it.wire.full.insert(esmes[0]);
+    for number in 0..4 {
+        it.say(servers[0], &deliver(number, "x"));
+    }
+    assert_eq!(it.wire.paused, [esmes[0]].into(), "it alone");
+    assert_eq!(it.heard(esmes[0]).len(), 1);
+    assert_eq!(it.heard(esmes[1]).len(), 3);
+    it.drain(esmes[0]);
+    assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn a_server_that_does_not_read_is_passed_over() {
+    let mut it = World::mux(|it| it.full = SmppFull::Stop);
+    let (esmes, servers) = shared(&mut it, 1);
+    it.wire.full.extend(&servers);
+    for number in 0..4 {
+        it.say(esmes[0], &submit(number));
+    }
+    assert!(it.wire.paused.contains(&esmes[0]));
+    it.drain(servers[1]);
+    assert!(it.wire.paused.is_empty());
+    assert_eq!(it.heard(servers[1]).len(), 2);
+}
+
+#[test]
+fn active_standby_uses_one_server() {
+    let mut it = World::mux(|it| it.to_provider = SmppToProvider::ActiveStandby);
+    let (esmes, servers) = shared(&mut it, 1);
+    (0..5).for_each(|number| it.say(esmes[0], &submit(number)));
+    assert_eq!(servers.iter().map(|smsc| serve(&mut it, *smsc)).collect::<Vec<_>>(), [5, 0, 0]);
+    it.lose(servers[0], Gone::Reset);
+    (0..5).for_each(|number| it.say(esmes[0], &submit(number)));
+    assert_eq!(serve(&mut it, servers[1]), 5);
+}
+
+#[test]
+fn silence_is_asked_about_and_then_ends() {
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.check_client_side = Duration::from_secs(2);
+        it.check_server_side = Duration::from_secs(2);
+    });
+    let (esmes, servers) = shared(&mut it, 2);
+    let mut counts = [0; 3];
+    let peers = [esmes[0], esmes[1], servers[0]];
+    for tick in 0..160 {
+        it.pass_millis(100);
+        for (at, conn) in peers.into_iter().enumerate() {
+            for asked in it.heard(conn) {
+                assert_eq!(asked.command, Command::ENQUIRE_LINK, "tick {tick}");
+                counts[at] += 1;
+                // The second session never answers.
+                if at != 1 {
+                    it.say(conn, &response(&asked, Status::OK, b""));
+                }
+            }
+        }
+    }
+    assert!(it.is_closed(esmes[1]) && !it.is_closed(esmes[0]));
+    assert!(counts[0] >= 5 && counts[2] >= 5, "{counts:?}");
+    // Now the server falls silent: lost after three times as long, and connected again.
+    it.pass_millis(500);
+    it.heard(servers[0]);
+    for _ in 0..70 {
+        it.pass_millis(100);
+        for asked in it.heard(esmes[0]) {
+            it.say(esmes[0], &response(&asked, Status::OK, b""));
+        }
+    }
+    assert!(it.is_closed(servers[0]) && !it.is_closed(esmes[0]));
+    assert_eq!(it.accept().len(), 1);
+}
+
+#[test]
+fn servers_come_and_go_while_running() {
+    let mut it = World::mux(|it| it.servers = vec![server(1)]);
+    let (esmes, servers) = shared(&mut it, 1);
+    let with = |it: &mut World, numbers: &[u16]| {
+        let servers = numbers.iter().copied().map(server).collect();
+        let settings = SmppSettings { servers, ..it.smpp.settings.clone() };
+        it.smpp.reload(it.now, settings, &it.snapshot, &mut it.wire);
+    };
+    with(&mut it, &[1, 2]);
+    let [(second, 2)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(second);
+    it.say(second, &response(&sent, Status::OK, b""));
+    (0..4).for_each(|number| it.say(esmes[0], &submit(number)));
+    assert_eq!(serve(&mut it, second), 2);
+    with(&mut it, &[2]);
+    let asked = it.heard(servers[0]);
+    let commands: Vec<Command> = asked.iter().map(|it| it.command).collect();
+    assert_eq!(commands, [Command::SUBMIT_SM, Command::SUBMIT_SM, Command::UNBIND]);
+    asked.iter().for_each(|one| it.say(servers[0], &response(one, Status::OK, b"\0")));
+    assert!(it.is_closed(servers[0]));
+    assert_eq!(it.heard(esmes[0]).len(), 4, "what it had was answered");
+    (0..4).for_each(|number| it.say(esmes[0], &submit(number)));
+    assert_eq!(serve(&mut it, second), 4);
+}
+
+#[test]
+fn a_bind_moves_to_the_shard_that_owns_its_system_id() {
+    let shards = 4;
+    let home = owner(b"RestComm", shards);
+    assert!(home < shards);
+    let mut seen = [0; 4];
+    (0..1000).for_each(|id: u32| seen[owner(&id.to_be_bytes(), shards)] += 1);
+    assert!(seen.iter().all(|it| (150..350).contains(it)), "{seen:?}");
+
+    let away = (home + 1) % shards;
+    let mut it = World::mux(|it| (it.shard, it.shards) = (away, shards));
+    let esme = it.open();
+    let enquire = request(Command::ENQUIRE_LINK, 1, b"");
+    it.say(esme, &[enquire, bind(TRX, 2, "secret"), submit(3)].concat());
+    assert_eq!(it.smpp.poll_handover(), Some(Handover { conn: esme, shard: home }));
+    assert_eq!(it.smpp.poll_handover(), None);
+    assert!(it.smpp.is_idle() && it.wire.connecting.is_empty());
+    let rest = it.unread.values().next().unwrap();
+    assert_eq!(*rest, [bind(TRX, 2, "secret"), submit(3)].concat(), "goes along unread");
+
+    let mut it = World::mux(|it| (it.shard, it.shards) = (home, shards));
+    it.join(TRX);
+    assert_eq!(it.smpp.poll_handover(), None);
+}
+
+#[test]
+fn a_stop_unbinds_everyone() {
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 2);
+    it.smpp.stop(it.now, &mut it.wire);
+    for conn in esmes.into_iter().chain(servers) {
+        let asked = it.heard_one(conn);
+        assert_eq!(asked.command, Command::UNBIND);
+        it.say(conn, &response(&asked, Status::OK, b""));
+        assert!(it.is_closed(conn));
+    }
+    assert!(it.smpp.is_idle());
+}

@@ -1,0 +1,693 @@
+//! One SMSC connection for each ESME session.
+
+use super::*;
+use crate::config::{SmppFull, SmppToProvider};
+use crate::stats::smpp::SmppDrop;
+
+#[test]
+fn a_session_binds_sends_receives_and_unbinds() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(100));
+    let sent = it.heard_one(smsc);
+    assert_eq!(
+        (sent.head(), &sent.body),
+        ((Command::SUBMIT_SM, Status::OK, 2), &message(0, b"Hello world!"))
+    );
+    it.say(smsc, &response(&sent, Status::OK, b"id-1\0"));
+    let answer = it.heard_one(esme);
+    assert_eq!((answer.head(), &answer.body[..]), ((SUBMIT_RESP, Status::OK, 100), &b"id-1\0"[..]));
+
+    it.say(smsc, &deliver(0xffff_0001, "hi"));
+    let sent = it.heard_one(esme);
+    assert_eq!(
+        (sent.head(), &sent.body),
+        ((Command::DELIVER_SM, Status::OK, 1), &message(0, b"hi"))
+    );
+    it.say(esme, &response(&sent, Status::OK, b"\0"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::OK, 0xffff_0001));
+
+    it.say(smsc, &request(Command::ALERT_NOTIFICATION, 9, b"\0\0a\0\0\0b\0"));
+    assert_eq!(it.heard_one(esme).head(), (Command::ALERT_NOTIFICATION, Status::OK, 2));
+
+    it.say(esme, &request(Command::UNBIND, 101, b""));
+    let sent = it.heard_one(smsc);
+    assert_eq!(sent.head(), (Command::UNBIND, Status::OK, 3));
+    it.say(smsc, &response(&sent, Status::OK, b""));
+    assert_eq!(it.heard_one(esme).head(), (UNBIND_RESP, Status::OK, 101));
+    assert!(it.is_closed(smsc) && !it.is_closed(esme), "the ESME closes");
+    assert_eq!(it.state(esme), Some(ServerState::Closed));
+    it.end(esme);
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+
+    let counters = it.smpp.counters();
+    // bind 37, submit_sm 61, deliver_sm_resp 17, unbind 16; bind_resp 21, submit_sm_resp 21, deliver_sm 51,
+    // alert_notification 24, unbind_resp 16.
+    assert_eq!((counters.requests_to_server, counters.bytes_to_server), (3, 37 + 61 + 17 + 16));
+    assert_eq!(counters.requests_to_client, 2);
+    assert_eq!(counters.bytes_to_client, 21 + 21 + 51 + 24 + 16);
+    let rows: Vec<_> = counters.by_command().filter(|it| it.1 + it.2 > 0).collect();
+    assert_eq!(
+        rows,
+        [
+            ("submit_sm", 1, 1),
+            ("deliver_sm", 1, 1),
+            ("unbind", 1, 1),
+            ("bind_transceiver", 1, 1),
+            ("alert_notification", 1, 0)
+        ]
+    );
+}
+
+#[test]
+fn binds_take_turns_over_the_servers_exactly() {
+    let mut it = World::new(|_| {});
+    let numbers: Vec<u16> = (0..9).map(|_| it.bound().2).collect();
+    assert_eq!(numbers, [1, 2, 3, 1, 2, 3, 1, 2, 3]);
+    let counters = it.smpp.counters();
+    assert_eq!((counters.sessions, counters.providers, counters.active_connections()), (9, 9, 18));
+    assert_eq!(counters.servers, [(server(1), 3), (server(2), 3), (server(3), 3)]);
+    let view = it.smpp.sessions().next().unwrap();
+    assert_eq!((view.state, view.server, view.outstanding), ("BOUND", Some(server(1)), 0));
+}
+
+#[test]
+fn where_the_network_cuts_does_not_matter() {
+    let stream = [submit(1), request(Command::ENQUIRE_LINK, 2, b""), submit(3), submit(4)].concat();
+    for cut in 0..stream.len() {
+        let mut it = World::new(|_| {});
+        let (esme, smsc, _) = it.bound();
+        it.say(esme, &stream[..cut]);
+        it.say(esme, &stream[cut..]);
+        let sent = it.heard(smsc);
+        assert_eq!(sent.iter().map(|it| it.sequence).collect::<Vec<_>>(), [2, 3, 4], "cut {cut}");
+        assert_eq!(it.heard_one(esme).head(), (ENQUIRE_RESP, Status::OK, 2), "cut {cut}");
+    }
+}
+
+#[test]
+fn a_refused_bind_is_relayed_with_its_own_number_and_ends_the_session() {
+    for (body, answer) in [(&b""[..], BIND_RESP), (b"x\0", BIND_RESP), (b"", Command::GENERIC_NACK)]
+    {
+        let mut it = World::new(|_| {});
+        let esme = it.open();
+        it.say(esme, &bind(Command::BIND_TRANSCEIVER, 0x8000_0001, "wrong"));
+        let [(smsc, _)] = it.accept()[..] else { panic!() };
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &pdu(answer, Status::INVALID_PASSWORD, sent.sequence, body));
+        let heard = it.heard_one(esme);
+        assert_eq!(heard.head(), (answer, Status::INVALID_PASSWORD, 0x8000_0001));
+        assert_eq!(heard.body, body);
+        assert!(it.is_closed(esme) && it.is_closed(smsc) && it.smpp.is_idle());
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_skipped() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSMITTER, 5, "secret"));
+    for number in 1..=2 {
+        let [(conn, to, secure)] = it.wire.connecting[..] else { panic!() };
+        assert_eq!((to, secure), (server(number), Secure::No));
+        it.lose(conn, Gone::Refused);
+    }
+    let [(smsc, 3)] = it.accept()[..] else { panic!() };
+    it.lose(smsc, Gone::Reset);
+    let refusal = it.heard_one(esme);
+    let want = (Command::BIND_TRANSMITTER.response(), Status::SYSTEM_ERROR, 5);
+    assert_eq!(refusal.head(), want, "each server once");
+    assert_eq!(refusal.body, b"RestComm\0\x02\x10\0\x01\x34");
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+}
+
+#[test]
+fn a_connection_that_hangs_is_given_up() {
+    let mut it = World::new(|it| it.response = Duration::from_secs(10));
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
+    let hanging = it.wire.connecting[0].0;
+    it.pass_millis(2999);
+    assert!(!it.is_closed(hanging));
+    it.pass_millis(1);
+    assert!(it.is_closed(hanging));
+    let [(smsc, 2)] = it.accept()[..] else { panic!() };
+    it.heard(smsc);
+    it.pass_millis(7000);
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 5), "response timer");
+    assert!(it.is_closed(esme) && it.is_closed(smsc) && it.smpp.is_idle());
+    assert_eq!(it.smpp.counters().unanswered, 1);
+}
+
+#[test]
+fn who_does_not_bind_is_disconnected() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &request(Command::ENQUIRE_LINK, 1, b""));
+    assert_eq!(it.heard_one(esme).head(), (ENQUIRE_RESP, Status::OK, 1));
+    it.pass_millis(999);
+    assert!(!it.is_closed(esme));
+    it.pass_millis(1);
+    assert!(it.is_closed(esme) && it.heard(esme).is_empty());
+    assert_eq!(it.smpp.counters().not_bound, 1);
+}
+
+#[test]
+fn the_response_timer_answers_once_and_late_answers_go_nowhere() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(50));
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &deliver(60, "x"));
+    let delivered = it.heard_one(esme);
+    it.pass_millis(2999);
+    assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty());
+    it.pass_millis(1);
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 50));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 60));
+    it.say(smsc, &response(&sent, Status::OK, b"id\0"));
+    it.say(esme, &response(&delivered, Status::OK, b"\0"));
+    assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty());
+    let counters = it.smpp.counters();
+    assert_eq!((counters.unanswered, counters.drops(SmppDrop::Unexpected)), (2, 2));
+}
+
+#[test]
+fn answers_find_their_requests_in_any_order_and_by_any_response() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(
+        esme,
+        &[submit(9), submit(8), request(Command::QUERY_SM, 7, b"id\0\0\0\0"), submit(6)].concat(),
+    );
+    let sent = it.heard(smsc);
+    assert_eq!(sent.iter().map(|it| it.sequence).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    it.say(smsc, &response(&sent[3], Status::OK, b"d\0"));
+    it.say(smsc, &pdu(Command::GENERIC_NACK, Status::INVALID_COMMAND_ID, sent[1].sequence, b""));
+    it.say(smsc, &pdu(SUBMIT_RESP, Status::OK, sent[2].sequence, b"no such\0"));
+    it.say(smsc, &response(&sent[0], Status::THROTTLED, b""));
+    it.say(smsc, &pdu(SUBMIT_RESP, Status::OK, 77, b"unknown\0"));
+    it.say(smsc, &pdu(Command::GENERIC_NACK, Status::INVALID_COMMAND_LENGTH, 0, b""));
+    let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+    let want = [
+        (SUBMIT_RESP, Status::OK, 6),
+        (Command::GENERIC_NACK, Status::INVALID_COMMAND_ID, 8),
+        (SUBMIT_RESP, Status::THROTTLED, 9),
+    ];
+    assert_eq!(heads, want);
+    assert_eq!(it.smpp.counters().drops(SmppDrop::Unexpected), 3);
+}
+
+#[test]
+fn numbers_wrap_on_both_legs() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    for conn in [esme, smsc] {
+        let pending = match it.smpp.legs.get_mut(conn).unwrap() {
+            Leg::Session(it) => &mut it.pending,
+            Leg::Provider(it) => &mut it.pending,
+        };
+        *pending = crate::relay::smpp::pending::Pending::starting_at(0x7fff_ffff);
+    }
+    it.say(esme, &[submit(1), submit(2)].concat());
+    let sent = it.heard(smsc);
+    assert_eq!(sent.iter().map(|it| it.sequence).collect::<Vec<_>>(), [0x7fff_ffff, 1]);
+    sent.iter().for_each(|one| it.say(smsc, &response(one, Status::OK, b"\0")));
+    assert_eq!(it.heard(esme).iter().map(|it| it.sequence).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_lost_server_is_replaced_by_the_next_one_again_and_again() {
+    let mut it = World::new(|_| {});
+    let (esme, mut smsc, _) = it.bound();
+    for (round, want) in (0..).zip([2, 3, 1, 2]) {
+        it.say(esme, &submit(10));
+        it.heard_one(smsc);
+        it.lose(smsc, Gone::Reset);
+        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 10), "{round}");
+        assert_eq!(it.state(esme), Some(ServerState::Rebinding));
+        for asked in [submit(11), request(Command::ENQUIRE_LINK, 11, b"")] {
+            it.say(esme, &asked);
+            assert_eq!(it.heard_one(esme).status, Status::SYSTEM_ERROR, "turned back");
+        }
+        it.pass_millis(499);
+        assert!(it.wire.connecting.is_empty(), "not yet");
+        it.pass_millis(1);
+        let [(next, number)] = it.accept()[..] else { panic!("one bind, no more") };
+        assert_eq!(number, want, "round {round}");
+        let sent = it.heard_one(next);
+        assert_eq!(sent.head(), (Command::BIND_TRANSCEIVER, Status::OK, 1));
+        assert!(sent.body.starts_with(b"RestComm\0secret\0"));
+        it.say(next, &response(&sent, Status::OK, b"other\0"));
+        assert_eq!(it.state(esme), Some(ServerState::Bound));
+        assert!(it.heard(esme).is_empty(), "it saw nothing of that");
+        it.say(esme, &submit(12));
+        let sent = it.heard_one(next);
+        it.say(next, &response(&sent, Status::OK, b"\0"));
+        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 12));
+        smsc = next;
+    }
+    assert_eq!(it.smpp.counters().rebinds, 4);
+    it.pass_millis(10_000);
+    let asked: Vec<_> = it.heard(smsc).iter().map(|it| it.command).collect();
+    assert_eq!(asked, [Command::ENQUIRE_LINK], "one enquire timer, not four");
+}
+
+#[test]
+fn when_no_server_is_left_the_esme_is_unbound() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, 1) = it.bound() else { panic!() };
+    it.end(smsc);
+    it.pass_millis(500);
+    for number in [2, 3, 1] {
+        let [(conn, to, _)] = it.wire.connecting[..] else { panic!() };
+        assert_eq!(to, server(number));
+        it.lose(conn, Gone::Refused);
+    }
+    let unbind = it.heard_one(esme);
+    assert_eq!(unbind.command, Command::UNBIND);
+    assert_eq!(it.state(esme), Some(ServerState::Unbinding));
+    it.say(esme, &submit(5));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 5));
+    it.say(esme, &response(&unbind, Status::OK, b""));
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+}
+
+#[test]
+fn an_esme_that_does_not_answer_the_unbind_is_closed_all_the_same() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.lose(smsc, Gone::Reset);
+    it.pass_millis(500);
+    let [(next, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(next);
+    it.say(next, &response(&sent, Status::INVALID_PASSWORD, b""));
+    assert_eq!(it.heard_one(esme).command, Command::UNBIND, "an error to a rebind");
+    it.pass_millis(2999);
+    assert!(!it.is_closed(esme));
+    it.pass_millis(1);
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+}
+
+#[test]
+fn both_sides_are_asked_at_a_fixed_rate() {
+    let mut it = World::new(|it| it.enquire = Duration::from_secs(5));
+    let (esme, smsc, _) = it.bound();
+    let mut counts = [0, 0];
+    for _ in 0..170 {
+        it.pass_millis(100);
+        for (conn, count) in [esme, smsc].into_iter().zip(&mut counts) {
+            for asked in it.heard(conn) {
+                assert_eq!(asked.command, Command::ENQUIRE_LINK);
+                *count += 1;
+                it.say(conn, &response(&asked, Status::OK, b""));
+            }
+        }
+    }
+    assert_eq!(counts, [3, 3]);
+    it.say(esme, &request(Command::UNBIND, 1, b""));
+    assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
+    it.pass_millis(2900);
+    assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty(), "no enquire_link after unbind");
+}
+
+#[test]
+fn a_silent_esme_takes_both_legs_down() {
+    let mut it = World::new(|it| it.enquire = Duration::from_secs(5));
+    let (esme, smsc, _) = it.bound();
+    it.pass_millis(5000);
+    let asked = it.heard_one(smsc);
+    it.say(smsc, &response(&asked, Status::OK, b""));
+    it.heard_one(esme);
+    it.pass_millis(3000);
+    assert!(it.is_closed(esme));
+    assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
+    it.pass_millis(1000);
+    assert!(it.is_closed(smsc) && it.smpp.is_idle());
+}
+
+#[test]
+fn a_silent_smsc_is_replaced() {
+    let mut it = World::new(|it| it.enquire = Duration::from_secs(5));
+    let (esme, smsc, _) = it.bound();
+    it.pass_millis(5000);
+    let asked = it.heard_one(esme);
+    it.say(esme, &response(&asked, Status::OK, b""));
+    it.pass_millis(3000);
+    assert!(it.is_closed(smsc) && !it.is_closed(esme));
+    assert_eq!(it.state(esme), Some(ServerState::Rebinding));
+    it.pass_millis(500);
+    assert_eq!(it.accept().len(), 1);
+}
+
+#[test]
+fn the_smsc_unbinds() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &request(Command::UNBIND, 33, b""));
+    let asked = it.heard_one(esme);
+    assert_eq!((asked.command, it.state(esme)), (Command::UNBIND, Some(ServerState::Unbinding)));
+    it.say(esme, &response(&asked, Status::OK, b""));
+    assert_eq!(it.heard_one(smsc).head(), (UNBIND_RESP, Status::OK, 33));
+    assert!(it.is_closed(esme) && it.is_closed(smsc) && it.smpp.is_idle());
+
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &request(Command::UNBIND, 34, b""));
+    it.pass_millis(3000);
+    assert_eq!(it.heard_one(smsc).head(), (UNBIND_RESP, Status::SYSTEM_ERROR, 34), "no answer");
+    assert!(it.is_closed(esme) && it.is_closed(smsc) && it.smpp.is_idle());
+}
+
+#[test]
+fn answers_under_way_arrive_before_the_unbind_is_done() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+    let sent = it.heard(smsc);
+    it.say(
+        smsc,
+        &[response(&sent[0], Status::OK, b"a\0"), response(&sent[1], Status::OK, b"")].concat(),
+    );
+    let heads: Vec<_> = it.heard(esme).iter().map(|it| (it.command, it.sequence)).collect();
+    assert_eq!(heads, [(SUBMIT_RESP, 1), (UNBIND_RESP, 2)]);
+
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &request(Command::UNBIND, 2, b""));
+    it.lose(smsc, Gone::Reset);
+    assert_eq!(it.heard_one(esme).head(), (UNBIND_RESP, Status::OK, 2), "gone is unbound enough");
+    it.pass_millis(1000);
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+}
+
+#[test]
+fn an_esme_that_goes_takes_its_smsc_connection_along() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &deliver(4, "x"));
+    it.lose(esme, Gone::Reset);
+    let said: Vec<_> = it.heard(smsc).iter().map(|it| (it.command, it.status)).collect();
+    assert_eq!(said, [(DELIVER_RESP, Status::SYSTEM_ERROR), (Command::UNBIND, Status::OK)]);
+    it.pass_millis(1000);
+    assert!(it.is_closed(smsc) && it.smpp.is_idle());
+}
+
+#[test]
+fn who_only_stops_sending_still_gets_what_it_asked_for() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &[submit(1), submit(2)].concat());
+    it.end(esme);
+    let sent = it.heard(smsc);
+    it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
+    assert!(!it.is_closed(esme));
+    it.say(smsc, &response(&sent[1], Status::OK, b"b\0"));
+    assert_eq!(it.heard(esme).iter().map(|it| it.sequence).collect::<Vec<_>>(), [1, 2]);
+    assert!(it.is_closed(esme));
+}
+
+#[test]
+fn who_stops_sending_while_it_is_held_gets_all_its_answers() {
+    let mut it = World::new(|it| it.session_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &(1..=5).flat_map(submit).collect::<Vec<_>>());
+    it.end(esme);
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        let out: Vec<u8> =
+            it.heard(smsc).iter().flat_map(|one| response(one, Status::OK, b"\0")).collect();
+        it.say(smsc, &out);
+        answered.extend(it.heard(esme).iter().map(|it| it.sequence));
+    }
+    assert_eq!(answered, [1, 2, 3, 4, 5]);
+    assert!(it.is_closed(esme));
+}
+
+#[test]
+fn a_receiver_may_not_submit() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_RECEIVER, 1, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert_eq!(sent.command, Command::BIND_RECEIVER, "bound as what it is");
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    it.heard(esme);
+    it.say(esme, &submit(2));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 2));
+    assert!(it.heard(smsc).is_empty());
+}
+
+#[test]
+fn wrong_input_ends_one_connection_at_worst() {
+    let cases: &[(&str, &[u8], bool)] = &[
+        ("below a header", b"\0\0\0\x0f\0\0\0\x04", true),
+        ("oversized", b"\0\x01\0\x01", true),
+        ("negative", b"\xff\xff\xff\xff", true),
+        ("unknown", &request(Command(0x0bad), 3, b"body"), false),
+        ("vendor", &request(Command(0x0001_0201), 3, b"body"), false),
+        ("outbind", &request(Command::OUTBIND, 3, b"a\0b\0"), false),
+    ];
+    for (name, bytes, is_over) in cases {
+        let mut it = World::new(|_| {});
+        let (esme, smsc, _) = it.bound();
+        let (other, ..) = it.bound();
+        it.say(esme, bytes);
+        let answer = it.heard_one(esme);
+        let want = match is_over {
+            true => (Command::GENERIC_NACK, Status::INVALID_COMMAND_LENGTH, 0),
+            false => (Command::GENERIC_NACK, Status::INVALID_COMMAND_ID, 3),
+        };
+        assert_eq!((answer.head(), it.is_closed(esme)), (want, *is_over), "{name}");
+        if !is_over {
+            it.say(esme, &submit(9));
+            assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM, "{name}");
+            it.say(smsc, bytes);
+            assert_eq!(it.heard_one(smsc).head(), want, "{name} from the server");
+        }
+        assert_eq!(it.state(other), Some(ServerState::Bound), "{name}");
+    }
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, b"\0\0\0\x01");
+    assert_eq!(
+        it.heard_one(smsc).head(),
+        (Command::GENERIC_NACK, Status::INVALID_COMMAND_LENGTH, 0)
+    );
+    assert!(it.is_closed(smsc));
+    assert_eq!(it.state(esme), Some(ServerState::Rebinding), "another server takes over");
+}
+
+#[test]
+fn a_bind_that_cannot_be_read_is_refused() {
+    let long = request(
+        Command::BIND_TRANSCEIVER,
+        4,
+        &[b"id\0pw\0\0\x34\0\0\0".to_vec(), vec![0; 1100]].concat(),
+    );
+    for bytes in [request(Command::BIND_TRANSCEIVER, 4, b"id\0pw"), long] {
+        let mut it = World::new(|_| {});
+        let esme = it.open();
+        it.say(esme, &bytes);
+        assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::INVALID_COMMAND_LENGTH, 4));
+        assert!(it.is_closed(esme) && it.wire.connecting.is_empty());
+    }
+}
+
+#[test]
+fn vendors_commands_pass_if_they_may() {
+    let mut it = World::new(|it| it.vendor_commands = true);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &request(Command(0x0001_0201), 3, b"body"));
+    let sent = it.heard_one(smsc);
+    assert_eq!((sent.command, &sent.body[..]), (Command(0x0001_0201), &b"body"[..]));
+    it.say(smsc, &response(&sent, Status(0x400), b"back"));
+    assert_eq!(it.heard_one(esme).head(), (Command(0x8001_0201), Status(0x400), 3));
+}
+
+#[test]
+fn a_full_window_stops_the_reading_and_loses_nothing() {
+    let mut it = World::new(|it| it.session_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &(1..=5).flat_map(submit).collect::<Vec<_>>());
+    let mut sent = it.heard(smsc);
+    assert_eq!(sent.len(), 2);
+    assert!(it.wire.paused.contains(&esme));
+    let mut answered = Vec::new();
+    while !sent.is_empty() {
+        let one = sent.remove(0);
+        it.say(smsc, &response(&one, Status::OK, b"\0"));
+        answered.extend(it.heard(esme).iter().map(|it| it.sequence));
+        sent.extend(it.heard(smsc));
+        assert!(sent.len() <= 2);
+    }
+    assert_eq!(answered, [1, 2, 3, 4, 5]);
+    assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn a_full_window_is_told_if_that_is_wanted() {
+    let mut it = World::new(|it| {
+        it.provider_window = 2;
+        it.full = SmppFull::Throttle;
+    });
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &(1..=3).flat_map(submit).collect::<Vec<_>>());
+    assert_eq!(it.heard(smsc).len(), 2);
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::THROTTLED, 3));
+    assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn waiting_for_a_window_is_not_silence() {
+    let mut it = World::new(|it| {
+        it.session_window = 1;
+        it.enquire = Duration::from_secs(1);
+        it.response = Duration::from_secs(60);
+    });
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &[submit(1), submit(2)].concat());
+    for _ in 0..30 {
+        it.pass_millis(1000);
+        for asked in it.heard(smsc) {
+            if asked.command == Command::ENQUIRE_LINK {
+                it.say(smsc, &response(&asked, Status::OK, b""));
+            }
+        }
+    }
+    assert!(!it.is_closed(esme), "we did not listen");
+    it.pass_millis(31_000);
+}
+
+#[test]
+fn messages_to_an_esme_that_does_not_answer_stop_its_own_server() {
+    let mut it = World::new(|it| it.session_window = 2);
+    let (esme, smsc, _) = it.bound();
+    let (_, other, _) = it.bound();
+    it.say(smsc, &(1..=4).flat_map(|number| deliver(number, "x")).collect::<Vec<_>>());
+    let first = it.heard(esme);
+    assert_eq!(first.len(), 2);
+    assert_eq!(it.wire.paused, [smsc].into(), "and nobody else's");
+    it.say(esme, &response(&first[0], Status::OK, b"\0"));
+    assert_eq!(it.heard(esme).len(), 1);
+    it.pass_millis(3000);
+    assert_eq!(it.heard(esme).len(), 1, "answers that never came make room as well");
+    assert!(!it.wire.paused.contains(&other));
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_its_server_and_nobody_else() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.wire.full.insert(esme);
+    it.say(smsc, &deliver(1, "x"));
+    assert_eq!(it.wire.paused, [esme, smsc].into());
+    it.drain(esme);
+    assert!(it.wire.paused.is_empty());
+    it.wire.full.insert(smsc);
+    it.say(esme, &submit(1));
+    it.say(esme, &submit(2));
+    assert_eq!(it.wire.paused, [esme].into(), "a server that does not read stops its client");
+    it.drain(smsc);
+    assert!(it.wire.paused.is_empty());
+    assert_eq!(it.heard(smsc).iter().filter(|it| it.command == Command::SUBMIT_SM).count(), 2);
+}
+
+#[test]
+fn a_throttling_server_is_given_less_for_a_while() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &(1..=8).flat_map(submit).collect::<Vec<_>>());
+    let sent = it.heard(smsc);
+    it.say(smsc, &response(&sent[0], Status::THROTTLED, b""));
+    assert_eq!(
+        it.heard_one(esme).head(),
+        (SUBMIT_RESP, Status::THROTTLED, 1),
+        "the client hears it"
+    );
+    it.say(esme, &submit(9));
+    assert!(it.heard(smsc).is_empty() && it.wire.paused.contains(&esme));
+    sent[1..].iter().for_each(|one| it.say(smsc, &response(one, Status::OK, b"\0")));
+    assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM);
+    assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn active_standby_moves_when_the_active_server_fails() {
+    let mut it = World::new(|it| it.to_provider = SmppToProvider::ActiveStandby);
+    let (_, _, 1) = it.bound() else { panic!() };
+    let (gone, last, 1) = it.bound() else { panic!() };
+    it.lose(gone, Gone::Reset);
+    it.end(last);
+    let (_, smsc, 1) = it.bound() else { panic!("a session that ends is no failure") };
+    it.lose(smsc, Gone::Reset);
+    it.pass_millis(500);
+    let [(next, 2)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(next);
+    it.say(next, &response(&sent, Status::OK, b"\0"));
+    let (_, _, 2) = it.bound() else { panic!("new sessions follow") };
+}
+
+#[test]
+fn a_new_list_of_servers_counts_for_new_binds() {
+    let mut it = World::new(|_| {});
+    let (esme, ..) = it.bound();
+    let settings = SmppSettings { servers: vec![server(9)], ..it.smpp.settings.clone() };
+    it.smpp.reload(it.now, settings, &it.snapshot, &mut it.wire);
+    assert_eq!(it.state(esme), Some(ServerState::Bound));
+    let (_, _, 9) = it.bound() else { panic!() };
+}
+
+#[test]
+fn a_stop_unbinds_first() {
+    let mut it = World::new(|_| {});
+    let (polite, polite_smsc, _) = it.bound();
+    let (rude, rude_smsc, _) = it.bound();
+    let waiting = it.open();
+    it.smpp.stop(it.now, &mut it.wire);
+    assert!(it.is_closed(waiting));
+    for conn in [polite, polite_smsc] {
+        let asked = it.heard_one(conn);
+        assert_eq!(asked.command, Command::UNBIND);
+        it.say(conn, &response(&asked, Status::OK, b""));
+        assert!(it.is_closed(conn));
+    }
+    let source = SocketAddr::new([192, 0, 2, 9].into(), 1);
+    assert_eq!(it.smpp.handle_open(it.now, PLAIN_LISTENER, source, &mut it.wire), None);
+    assert!(!it.is_closed(rude) && !it.smpp.is_idle());
+    it.pass_millis(1000);
+    assert!(it.is_closed(rude) && it.is_closed(rude_smsc) && it.smpp.is_idle());
+}
+
+#[test]
+fn sessions_are_limited() {
+    let mut it = World::new(|it| it.sessions_max = 2);
+    let source = SocketAddr::new([192, 0, 2, 9].into(), 1);
+    it.open();
+    let second = it.open();
+    assert_eq!(it.smpp.handle_open(it.now, PLAIN_LISTENER, source, &mut it.wire), None);
+    it.lose(second, Gone::Reset);
+    it.open();
+    assert_eq!(it.smpp.counters().drops(SmppDrop::Full), 1);
+}
+
+#[test]
+fn ten_thousand_sessions_leave_nothing_behind() {
+    let mut it = World::new(|_| {});
+    for _ in 0..10_000 {
+        let (esme, smsc, _) = it.bound();
+        it.say(esme, &submit(1));
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status::OK, b"\0"));
+        it.say(esme, &request(Command::UNBIND, 2, b""));
+        let sent = it.heard(smsc).pop().unwrap();
+        it.say(smsc, &response(&sent, Status::OK, b""));
+        it.end(esme);
+        it.wire = Recorder::default();
+        it.unread.clear();
+        it.pass_millis(10);
+    }
+    assert!(it.smpp.is_idle());
+    assert!(it.smpp.legs.iter().next().is_none() && it.smpp.spaces.len() == 0);
+    it.pass_millis(20_000);
+    assert_eq!(it.smpp.poll_timeout(), None, "no timer outlives its session");
+}
