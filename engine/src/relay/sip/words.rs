@@ -104,7 +104,9 @@ mod tests {
         };
         for round in 0..20_000 {
             let mut text = |longest: u64| -> String {
-                (0..=draw(longest)).map(|_| ['a', 'b', 'A', '-'][draw(4) as usize]).collect()
+                (0..=draw(longest))
+                    .map(|_| char::from(b"abA-"[usize::try_from(draw(4)).unwrap()]))
+                    .collect()
             };
             let (all, text) = ([text(2), text(3), text(5)], text(30));
             let lower = text.to_ascii_lowercase();
