@@ -9,6 +9,7 @@ pub mod config;
 pub mod lifecycle;
 pub mod names;
 pub mod node;
+pub mod pods;
 pub mod registry;
 pub mod relay;
 pub mod snapshot;

@@ -314,6 +314,19 @@ impl Search<'_> {
             );
             self.warn(&["nodeTimeout", "heartbeatInterval"], text);
         }
+        let pods = &config.kubernetes;
+        if pods.is_on && pods.pull_period >= config.node_timeout {
+            let text = format!(
+                "pods count as silent after {} ms but are only looked at every {} ms",
+                config.node_timeout.as_millis(),
+                pods.pull_period.as_millis()
+            );
+            self.error(&["heartbeat.pullPeriod", "nodeTimeout"], text);
+        }
+        if pods.is_on && pods.node_name.chars().any(|it| it.is_ascii_uppercase()) {
+            let text = "no pod can have such a name: names of pods are in lower case".to_owned();
+            self.warn(&["heartbeat.nodeName"], text);
+        }
         if config.probe.timeout > config.probe.interval {
             let text =
                 "a probe waits longer than it takes to the next one; set probeInterval above it";

@@ -36,6 +36,8 @@ pub(super) struct Draft {
     pub(super) stream_keepalive: Option<Duration>,
     /// `routingRulesIpv4` and `routingRulesIpv6`.
     pub(super) routing_rules: [Vec<RoutingRule>; 2],
+    /// `configclass` of heartbeats.
+    pub(super) heartbeat_class: Option<String>,
     /// What the operator must hear about the value that was just set.
     pub(super) warnings: Vec<String>,
 }
@@ -67,6 +69,7 @@ impl Draft {
             silence_time: config.silence.map(|it| it.time),
             stream_keepalive: None,
             routing_rules: [Vec::new(), Vec::new()],
+            heartbeat_class: None,
             warnings: Vec::new(),
             config,
         }
@@ -105,6 +108,7 @@ impl Draft {
             config.stream_idle = config.stream_idle.min(it);
         }
         config.routing_rules = self.routing_rules.concat();
+        config.kubernetes.choose(self.heartbeat_class.as_deref());
         // The registry needs one address, whatever the legs have (`http-smpp-registry.md` 5.2).
         let fallback = || config.internal.host.clone().or_else(|| config.external.host.clone());
         config.host = config.host.clone().or_else(fallback);
@@ -202,6 +206,7 @@ fn blank() -> Config {
         message_bytes_max: 0,
         udp_keepalive: None,
         stream_idle: Duration::ZERO,
+        kubernetes: super::KubernetesConfig::default(),
         heartbeat_sources: Vec::new(),
         source_rate_max: 0,
         total_rate_max: 0,

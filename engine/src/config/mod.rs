@@ -8,6 +8,7 @@ mod contradictions;
 mod draft;
 mod http;
 mod keys;
+mod kubernetes;
 mod load;
 mod properties;
 mod report;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use self::http::{HttpConfig, Search};
 pub use self::keys::{Generation, Key, Reload, SECTIONS, Section, Status, keys};
+pub use self::kubernetes::KubernetesConfig;
 pub use self::load::{Finding, Loaded, Origin, Setting, Severity, load};
 pub use self::report::{Changes, changed, check, manual};
 pub use self::smpp::{SmppConfig, SmppFull, SmppToNode, SmppToProvider};
@@ -152,6 +154,8 @@ pub struct Config {
     pub udp_keepalive: Option<Duration>,
     /// Close a stream that stays silent this long.
     pub stream_idle: Duration,
+    /// Nodes as pods.
+    pub kubernetes: KubernetesConfig,
     /// Networks whose heartbeats are believed; empty believes the whole internal leg.
     pub heartbeat_sources: Vec<Network>,
     /// Requests a second from one source address; 0 is unlimited.

@@ -37,6 +37,8 @@ pub struct Announcement {
 /// How an announcement came; the later ones are believed more where they contradict each other.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Source {
+    /// The labels of a pod.
+    Kubernetes,
     /// The body of a SIP heartbeat.
     Sip,
     /// `start` of the JSON protocol.
@@ -70,7 +72,7 @@ impl Announcement {
         Announcement::read(Source::Sip, &host_name, &property("ip"), properties)
     }
 
-    /// Reads the words of an RMI or JSON heartbeat: properties as in [`Announcement::parse`]. The
+    /// Reads the words of an RMI or JSON heartbeat, or of a pod: properties as in [`Announcement::parse`]. The
     /// `restcommInstanceId` of JSON is the `Restcomm-Instance-Id` of RMI.
     ///
     /// # Errors

@@ -208,6 +208,23 @@ impl Registry {
         Ok(())
     }
 
+    /// As [`Registry::handle_announcement`], for words that are most likely the node's last ones: then they
+    /// are not copied.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: the node is not believed.
+    pub fn handle_repeated(
+        &mut self,
+        now: Time,
+        announcement: &Announcement,
+    ) -> Result<(), Refused> {
+        if self.repeats(now, announcement) {
+            return Ok(());
+        }
+        self.handle_announcement(now, announcement.clone())
+    }
+
     /// What a shard saw.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ impl Voices {
         self.voices.retain(|it| !fading.contains(&it.said.source));
     }
 
-    /// What they say together. Where they differ the operator is believed most, then RMI, JSON and SIP:
+    /// What they say together. Where they differ the operator is believed most, then RMI, JSON, SIP and labels:
     /// nodes fill them in with more and less care.
     pub(super) fn together(&self) -> Announcement {
         let mut all = Announcement::of(self.ip, self.version);

@@ -26,13 +26,24 @@ pub(super) const HEARTBEATS: &[Key] = &[
     )
     .xml_default("2610")
     .later("HTTP heartbeats"),
-    text(
+    Key::new(
         &["heartbeat.configclass"],
         &["heartbeat@configclass"],
-        "Java class that says how nodes send their heartbeats.",
+        "",
+        "Java class that says how nodes send their heartbeats; HeartbeatConfigKube finds them as pods of \
+         Kubernetes. (This build does not serve RMI and HTTP yet.)",
         "HeartbeatConfigHttp",
+        Kind::Other {
+            allowed: "text",
+            set: |draft, text| {
+                draft.heartbeat_class =
+                    (!text.is_empty()).then(|| value::text(text)).transpose()?;
+                Ok(())
+            },
+            differs: |old, new| old.kubernetes.is_on != new.kubernetes.is_on,
+        },
     )
-    .later("heartbeats other than SIP"),
+    .restart(),
     text(
         &["heartbeat.protocolClassName"],
         &[
@@ -43,21 +54,6 @@ pub(super) const HEARTBEATS: &[Key] = &[
         "ServerController",
     )
     .later("heartbeats other than SIP"),
-    number(
-        &["heartbeat.pullPeriod"],
-        &["heartbeat/heartbeatConfig/pullPeriod"],
-        "5000",
-        "From one look at Kubernetes to the next, milliseconds.",
-        "1000",
-    )
-    .later("Kubernetes"),
-    text(
-        &["heartbeat.nodeName"],
-        &["heartbeat/heartbeatConfig/nodeName"],
-        "Beginning of the names of pods that are nodes.",
-        "restcomm",
-    )
-    .later("Kubernetes"),
 ];
 
 pub(super) const IGNORED: &[Key] = &[
@@ -146,18 +142,6 @@ const fn port(
     help: &'static str,
 ) -> Key {
     checked(names, xml, default, help, "7000", value::PORT, |it| value::port(it).map(drop))
-}
-
-const fn number(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    default: &'static str,
-    help: &'static str,
-    example: &'static str,
-) -> Key {
-    checked(names, xml, default, help, example, "a whole number", |it| {
-        value::number::<i64>(it, -1, i64::from(i32::MAX)).map(drop)
-    })
 }
 
 const fn checked(

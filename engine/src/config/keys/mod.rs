@@ -4,6 +4,7 @@ mod addresses;
 mod balancing;
 mod http;
 mod ip_load_balancer;
+mod kubernetes;
 mod later;
 mod process;
 mod sip;
@@ -39,6 +40,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Statistics and administration", keys: process::ADMINISTRATION },
     Section { title: "TLS and WebSocket", keys: tls::TLS },
     Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
+    Section { title: "Kubernetes", keys: kubernetes::KUBERNETES },
     Section { title: "HTTP", keys: http::HTTP },
     Section { title: "SMPP", keys: smpp::SMPP },
     Section { title: "Accepted without effect", keys: later::IGNORED },
