@@ -154,13 +154,21 @@ fn arrows_between_layers_point_one_way() {
         broken.extend(missing.map(|it| format!("{layer}/src/lib.rs lacks {it}")));
     }
     let found = dependencies("shards");
-    broken
-        .extend(NOWHERE.iter().filter(|it| found.contains(**it)).map(|it| format!("shards: {it}")));
+    let found = NOWHERE.iter().filter(|it| **it != "tokio" && found.contains(**it));
+    broken.extend(found.map(|it| format!("shards: {it}")));
     expect_none("protocols <- engine <- shards", &broken);
 }
 
 /// Frameworks that bring a runtime of their own, and randomness that a simulation cannot replay.
 const NOWHERE: [&str; 5] = ["tokio", "async-std", "mio", "smol", "rand"];
+
+#[test]
+fn the_runtime_of_the_kubernetes_client_stays_on_its_thread() {
+    let uses = |it: &&File| it.is_rust() && it.text.contains(concat!("tok", "io::"));
+    let files = tree();
+    let broken = files.iter().filter(uses).filter(|it| it.path != "shards/src/kubernetes.rs");
+    expect_none("no second runtime", &broken.map(|it| it.path.clone()).collect::<Vec<_>>());
+}
 
 /// Names in the tables of dependencies, those of tests included.
 fn dependencies(crate_directory: &str) -> BTreeSet<String> {

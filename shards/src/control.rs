@@ -33,6 +33,7 @@ use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
+use crate::kubernetes::Kubernetes;
 use crate::names::{Names, Sources};
 use crate::{logs, probe, reload};
 
@@ -102,6 +103,7 @@ struct Control<S: Shards> {
     probes: probe::Sockets,
     names: Names,
     hosts: Hosts,
+    kubernetes: Option<Kubernetes>,
     server: Option<Server>,
     gathering: Option<Gathering<S::Figures>>,
     shards: S,
@@ -154,6 +156,9 @@ impl<S: Shards> Control<S> {
         let mut prober = Prober::new(seed(), local, config.probe);
         prober.configure(now, config.probe, registry.probed());
 
+        let kubernetes = Kubernetes::start(now, &config, Arc::clone(&bell));
+        let kubernetes = kubernetes.map_err(|it| kernel(&it))?;
+
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
         let view = View {
             snapshot,
@@ -190,6 +195,7 @@ impl<S: Shards> Control<S> {
             probes,
             names,
             hosts,
+            kubernetes,
             server,
             gathering: None,
             shards,
@@ -240,6 +246,7 @@ impl<S: Shards> Control<S> {
             self.registry.poll_timeout(),
             self.prober.poll_timeout(),
             self.hosts.poll_timeout(),
+            self.kubernetes.as_ref().and_then(Kubernetes::poll_timeout),
             self.server.as_ref().and_then(Server::poll_timeout),
             gathering,
             self.view.stopping.map(|it| it + STOP_GRACE),
@@ -301,6 +308,9 @@ impl<S: Shards> Control<S> {
             self.is_stale |= self.shards.refresh(&self.view);
         }
         self.hosts.handle_timeout(now, &self.names);
+        if let Some(kubernetes) = &mut self.kubernetes {
+            kubernetes.handle_events(now, &mut self.registry);
+        }
         self.registry.handle_timeout(now);
         while let Some(action) = self.prober.poll_action(now) {
             self.probes.send(now, action, &mut self.prober, &self.epoll);
@@ -347,6 +357,9 @@ impl<S: Shards> Control<S> {
         self.view.config = config;
         self.is_stale = true;
         self.hosts.configure(now, &self.view.config);
+        if let Some(kubernetes) = &mut self.kubernetes {
+            kubernetes.configure(now, &self.view.config);
+        }
         self.configure_nodes(now);
     }
 

@@ -11,6 +11,7 @@ pub mod driver;
 pub mod executor;
 pub mod hosts;
 pub mod http;
+pub mod kubernetes;
 mod layered;
 mod layers;
 pub mod listeners;

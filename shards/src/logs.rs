@@ -17,7 +17,11 @@ use protocols::time::Time;
 ///
 /// Once per process; later calls only change the level.
 pub fn start(level: Option<LevelFilter>) {
-    let plain = env_logger::Builder::new()
+    let mut plain = env_logger::Builder::new();
+    for library in TALKATIVE {
+        plain.filter_module(library, LevelFilter::Off);
+    }
+    let plain = plain
         .target(env_logger::Target::Stdout)
         .filter_level(LevelFilter::Trace)
         .format(|out, record| out.write_all(line(SystemTime::now(), record).as_bytes()))
@@ -35,6 +39,10 @@ pub fn start(level: Option<LevelFilter>) {
         set_level(level);
     }
 }
+
+/// Libraries that say by themselves what we say in our own words. `RUST_LOG` can ask for them.
+const TALKATIVE: [&str; 5] =
+    ["hyper", "hyper_util", "kube_client", "rustls_platform_verifier", "tower"];
 
 /// Changes the level of everything from now on; `RUST_LOG` no longer counts.
 pub fn set_level(level: LevelFilter) {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::config::{
-    Changes, Config, HttpConfig, Loaded, Origin, Severity, SmppConfig, changed, load,
+    Changes, Config, HttpConfig, KubernetesConfig, Loaded, Origin, Severity, SmppConfig, changed,
+    load,
 };
 use log::{error, info, warn};
 use protocols::time::Time;
@@ -120,6 +121,10 @@ fn applicable(old: &Config, new: Config) -> Config {
         internal: old.internal.clone(),
         ip_load_balancer_in_via: old.ip_load_balancer_in_via,
         statistic_port: old.statistic_port,
+        kubernetes: KubernetesConfig {
+            pull_period: new.kubernetes.pull_period,
+            ..old.kubernetes.clone()
+        },
         shards: old.shards,
         steering: old.steering,
         connections_max: old.connections_max,

@@ -23,6 +23,7 @@ pub struct Setup {
     keys: Vec<(String, String)>,
     text: Option<Text>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// Makes a whole configuration file.
@@ -84,7 +85,7 @@ impl Setup {
 
     /// Single-entry mode: only the external leg.
     pub fn single_entry() -> Setup {
-        Setup { keys: vec![], text: None, arguments: vec![] }
+        Setup { keys: vec![], text: None, arguments: vec![], environment: vec![] }
             .set("host", "127.0.0.1")
             .set("externalUdpPort", "EXTERNAL")
             .set("externalTcpPort", "EXTERNAL")
@@ -117,7 +118,7 @@ impl Setup {
 
     /// A whole configuration file of any generation, made from the ports.
     pub fn file(text: impl Fn(&Addresses) -> String + Send + Sync + 'static) -> Setup {
-        Setup { keys: vec![], text: Some(Arc::new(text)), arguments: vec![] }
+        Setup { keys: vec![], text: Some(Arc::new(text)), arguments: vec![], environment: vec![] }
     }
 
     /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE`,
@@ -139,6 +140,12 @@ impl Setup {
     /// Adds a command line argument in front of the file, such as `-DexternalPort=5070`.
     pub fn argument(mut self, argument: &str) -> Setup {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Adds a variable to the process's environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -196,6 +203,7 @@ impl Setup {
             .arg(&path)
             .current_dir(&directory)
             .env_remove("RUST_LOG")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,5 +1,5 @@
-//! The whole thing under test: a real `trunkline` process, scripted SIP peers, pretend nodes and a
-//! packet sprayer, all on loopback.
+//! The whole thing under test: a real `trunkline` process, scripted SIP peers, pretend nodes, a packet
+//! sprayer and a stand-in API server of Kubernetes, all on loopback.
 //!
 //! Nothing here reads with the parser under test: a harness that reads with the code it checks agrees with
 //! its mistakes. Only [`sim`] knows the relay, which it drives in place of the process. A play never sleeps a fixed time; it waits for an event with a generous
@@ -11,7 +11,9 @@ mod channel;
 mod dialog;
 mod java;
 mod keys;
+mod kubernetes;
 mod message;
+mod namespaces;
 mod node;
 mod peer;
 mod ports;
@@ -25,7 +27,9 @@ pub use balancer::{Addresses, Balancer, NodeEntry, Setup};
 pub use dialog::Dialog;
 pub use java::{JavaNode, Layout};
 pub use keys::{Keys, Signed, keys};
+pub use kubernetes::{ApiServer, Pod};
 pub use message::{Message, Uri, param};
+pub use namespaces::Namespaces;
 pub use node::{Node, first_to_get, who_got};
 pub use peer::{Link, Peer, Received, Transport};
 pub use sprayer::Sprayer;
