@@ -47,6 +47,29 @@ impl Cluster {
         }
     }
 
+    /// Waits until all balancers know the same nodes as eligible, another set than this one.
+    fn wait_agreement(&self, before: &str) -> String {
+        wait_for("equal fingerprints", || {
+            let prints = self.balancers.iter().map(|it| it.lbinfo()["fingerprint"].to_string());
+            let prints: Vec<String> = prints.collect();
+            let are_equal = prints.iter().all(|it| *it == prints[0] && it != before);
+            are_equal.then(|| prints[0].clone())
+        })
+    }
+
+    /// Asks every balancer the same of many calls: each call has one node.
+    fn decide_alike(&self, caller: &Peer, when: &str) {
+        for _ in 0..20 {
+            let question = caller.request("MESSAGE", "sip:bob@example.com");
+            for balancer in &self.balancers {
+                caller.send_to(balancer.external, &question);
+                caller.expect_in(question.call_id(), "200");
+            }
+            let got = who_got(&self.nodes, question.call_id(), "MESSAGE");
+            assert_eq!(got.len(), 1, "{when}: {}", question.call_id());
+        }
+    }
+
     /// A client of the virtual address. The sprayer hides its address, so it must not ask for `rport`.
     fn caller(&self) -> Peer {
         let mut caller = Peer::bind("alice").through(self.outside.address);
@@ -115,6 +138,110 @@ fn balancers_with_the_same_nodes_show_the_same_fingerprint() {
     let _more = one.announced(Node::bind("n4"));
     one.wait_nodes(5);
     assert_ne!(before, fingerprint(one));
+}
+
+#[test]
+fn balancers_decide_alike_while_nodes_join_leave_and_die() {
+    for algorithm in HASHES {
+        let mut cluster = Cluster::new(algorithm, 2, 4, false);
+        let caller = cluster.caller();
+        let print = cluster.wait_agreement("");
+        let calls = (0..12).map(|_| caller.call("sip:bob@example.com"));
+        let calls: Vec<(Dialog, Vec<usize>)> =
+            calls.map(|it| (it.clone(), who_got(&cluster.nodes, &it.call_id, "INVITE"))).collect();
+        cluster.decide_alike(&caller, "at first");
+
+        let mut more = Node::bind("n4");
+        more.asks_rport = false;
+        more.answers_calls();
+        more.announce(&cluster.balancers.iter().map(|it| it.internal).collect::<Vec<_>>());
+        cluster.nodes.push(more);
+        let print = cluster.wait_agreement(&print);
+        cluster.decide_alike(&caller, "one more");
+
+        cluster.nodes[0].leave();
+        let print = cluster.wait_agreement(&print);
+        cluster.decide_alike(&caller, "one leaves");
+
+        cluster.nodes[1].die();
+        cluster.wait_agreement(&print);
+        cluster.decide_alike(&caller, "one is dead");
+
+        for (mut dialog, home) in calls {
+            for method in ["MESSAGE", "INFO", "BYE"] {
+                caller.exchange(&mut dialog, method);
+            }
+            let got = |method| who_got(&cluster.nodes, &dialog.call_id, method);
+            assert_eq!((got("MESSAGE"), got("MESSAGE")), (got("INFO"), got("BYE")), "{algorithm}");
+            assert_eq!(got("BYE").len(), 1);
+            assert!(
+                home == [1] || got("BYE") == home,
+                "{algorithm}: only the dead one's calls move"
+            );
+        }
+    }
+}
+
+#[test] // the guide's figure 4
+fn ip_load_balancers_on_both_sides_carry_calls_of_either_direction() {
+    for algorithm in HASHES {
+        let cluster = Cluster::new(algorithm, 2, 4, false);
+        cluster.nodes.iter().for_each(|it| it.answers_nothing());
+        let (inside, outside) = (cluster.inside.address, cluster.outside.address);
+        for _ in 0..2 {
+            // From outside, with requests of both sides in the dialog.
+            let caller = cluster.caller();
+            let invite = caller.request("INVITE", "sip:bob@example.com");
+            caller.send(&invite);
+            let (home, got) = first_to_get(&cluster.nodes, "INVITE");
+            let node = &cluster.nodes[home];
+            assert_eq!(Uri::of(got.record_routes()[0]).address(), Some(inside));
+            let ok = node.reply(&got, 200, "OK");
+            let heard = caller.expect("200 INVITE");
+            let (mut theirs, mut ours) =
+                (Dialog::of_caller(&caller, &invite, &heard), Dialog::of_callee(node, &got, &ok));
+            assert_eq!(Uri::of(&theirs.routes[0]).address(), Some(outside));
+            caller.send(&theirs.ack());
+            node.expect_in(&theirs.call_id, "ACK");
+            for _ in 0..4 {
+                node.send(&ours.request("INFO"));
+                caller.reply(&caller.expect_in(&theirs.call_id, "INFO"), 200, "OK");
+                node.expect_in(&theirs.call_id, "200 INFO");
+                caller.send(&theirs.request("MESSAGE"));
+                node.reply(&node.expect_in(&theirs.call_id, "MESSAGE"), 200, "OK");
+                caller.expect_in(&theirs.call_id, "200 MESSAGE");
+            }
+            node.send(&ours.request("BYE"));
+            caller.reply(&caller.expect_in(&theirs.call_id, "BYE"), 200, "OK");
+            node.expect_in(&theirs.call_id, "200 BYE");
+
+            // From a node.
+            let mut callee = Peer::bind("bob");
+            callee.asks_rport = false;
+            let hint = format!("node_host=127.0.0.1;node_port={}", node.address().port());
+            let route = format!("<sip:lb@{inside};transport=udp;{hint};lr>");
+            let invite = node.request("INVITE", &callee.uri()).with("Route", route);
+            node.send(&invite);
+            let got = callee.expect("INVITE");
+            assert_eq!(Uri::of(got.record_routes()[0]).address(), Some(outside));
+            let ok = callee.reply(&got, 200, "OK");
+            let heard = node.expect_in(invite.call_id(), "200 INVITE");
+            let (mut ours, mut theirs) =
+                (Dialog::of_caller(node, &invite, &heard), Dialog::of_callee(&callee, &got, &ok));
+            node.send(&ours.ack());
+            callee.expect("ACK");
+            node.send(&ours.request("MESSAGE"));
+            callee.reply(&callee.expect("MESSAGE"), 200, "OK");
+            node.expect_in(invite.call_id(), "200 MESSAGE");
+            callee.send(&theirs.request("BYE"));
+            node.reply(&node.expect_in(invite.call_id(), "BYE"), 200, "OK");
+            callee.expect("200 BYE");
+            assert_eq!(who_got(&cluster.nodes, invite.call_id(), "BYE"), [home], "{algorithm}");
+        }
+        for balancer in &cluster.balancers {
+            assert!(balancer.stat("NumberOfRequestsProcessed") > 4, "both took part");
+        }
+    }
 }
 
 #[test] // 66
