@@ -11,7 +11,7 @@ mod shards;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::config::Config;
 use engine::lifecycle::Prober;
@@ -31,6 +31,7 @@ pub use self::shards::{Addressee, Explain, Facts, Page, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
+use crate::heartbeats::{self, Farewell, Heartbeats, Written};
 use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::names::{Names, Sources};
@@ -61,12 +62,17 @@ pub fn run<S: Shards>(
             return EXIT_CONFIG;
         }
     };
-    if reload::names_log_level(&loaded) {
+    if reload::is_written(&loaded, "logLevel") {
         logs::set_level(loaded.config.log_level);
     } else if let Some(path) = &run.log_config {
         log4j(path);
     }
-    match Control::start(clock, file, sources, start) {
+    let written = |key| reload::is_written(&loaded, key);
+    let written = Written {
+        rmi: written("rmiRegistryPort") || written("rmiRemoteObjectPort"),
+        http: written("heartbeatPort"),
+    };
+    match Control::start(clock, file, written, sources, start) {
         Ok(control) => control.run(),
         Err(why) => {
             error!("An unexpected error occurred while starting the load balancer: {why}");
@@ -103,6 +109,7 @@ struct Control<S: Shards> {
     names: Names,
     hosts: Hosts,
     server: Option<Server>,
+    heartbeats: Heartbeats,
     gathering: Option<Gathering<S::Figures>>,
     shards: S,
     shards_running: usize,
@@ -124,6 +131,7 @@ impl<S: Shards> Control<S> {
     fn start(
         clock: Clock,
         file: reload::File,
+        written: Written,
         sources: Sources,
         start: impl FnOnce(Clock, &View) -> Result<S, String>,
     ) -> Result<Self, String> {
@@ -146,6 +154,8 @@ impl<S: Shards> Control<S> {
         let mut hosts = Hosts::new(Arc::clone(&bell));
         hosts.configure(now, &config);
         let mut registry = Registry::new(now, Rules::from(&*config), &hosts.addresses());
+        // Whatever can be refused comes before the first thread that carries traffic.
+        let heartbeats = Heartbeats::open(&config, written, epoch_ms(), &epoll)?;
         info!("Node expiration task created");
         info!("Node registry started");
         let own = config.internal.host.as_deref().or(config.host.as_deref()).and_then(literal);
@@ -157,7 +167,6 @@ impl<S: Shards> Control<S> {
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
         let extra_servers = hosts.extra_servers(&config);
         let view = View { snapshot, config: Arc::clone(&config), extra_servers, stopping: None };
-        // Whatever can be refused comes before the first thread that carries traffic.
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
         };
@@ -183,6 +192,7 @@ impl<S: Shards> Control<S> {
             names,
             hosts,
             server,
+            heartbeats,
             gathering: None,
             shards,
             rules: Vec::new(),
@@ -217,6 +227,10 @@ impl<S: Shards> Control<S> {
                     token if probe::Sockets::owns(token) => {
                         self.probes.handle_ready(now, token, &mut self.prober, &self.epoll);
                     }
+                    token if Heartbeats::owns(token) => {
+                        let registry = &mut self.registry;
+                        self.heartbeats.handle_ready(now, token, &self.epoll, registry);
+                    }
                     token => self.handle_http(now, token),
                 }
             }
@@ -233,6 +247,7 @@ impl<S: Shards> Control<S> {
             self.prober.poll_timeout(),
             self.hosts.poll_timeout(),
             self.server.as_ref().and_then(Server::poll_timeout),
+            self.heartbeats.poll_timeout(),
             gathering,
             self.view.stopping.map(|it| it + STOP_GRACE),
         ];
@@ -293,6 +308,10 @@ impl<S: Shards> Control<S> {
             self.is_stale |= self.shards.refresh(&self.view);
         }
         self.hosts.handle_timeout(now, &self.names);
+        self.heartbeats.handle_timeout(now, &self.epoll);
+        while let Some((from, to)) = self.heartbeats.poll_switch_over() {
+            self.shards.switch_over(from, to);
+        }
         self.registry.handle_timeout(now);
         while let Some(action) = self.prober.poll_action(now) {
             self.probes.send(now, action, &mut self.prober, &self.epoll);
@@ -339,6 +358,7 @@ impl<S: Shards> Control<S> {
         self.view.config = config;
         self.is_stale = true;
         self.hosts.configure(now, &self.view.config);
+        self.heartbeats.configure(&self.view.config);
         self.configure_nodes(now);
     }
 
@@ -444,7 +464,8 @@ impl<S: Shards> Control<S> {
     }
 
     fn facts(&self, now: Time) -> Facts<'_> {
-        Facts { now, view: &self.view, registry: &self.registry }
+        let beats = self.heartbeats.figures();
+        Facts { now, view: &self.view, registry: &self.registry, beats }
     }
 
     fn respond(&mut self, now: Time, connection: Connection, response: &Response) {
@@ -455,6 +476,8 @@ impl<S: Shards> Control<S> {
 
     /// The rest of the stop, in the original's words (5.4).
     fn stop(self) {
+        let own = heartbeats::own_address(&self.view.config);
+        let farewell = own.map(|own| Farewell::say(own, self.registry.listening_nodes()));
         info!("Stopping the sip forwarder");
         for (leg, ip, transport, port) in listening_points(&self.view.config) {
             let transport = transport.as_via();
@@ -462,7 +485,11 @@ impl<S: Shards> Control<S> {
         }
         drop(self.shards);
         info!("Sip forwarder SIP stack stopped");
+        if let Some(farewell) = farewell {
+            farewell.wait();
+        }
         info!("Unregistering the node registry");
+        drop(self.heartbeats);
         info!("Stopping the node registry");
         info!("Stopping node registry...");
         info!("Node Expiration Task cancelled true");
@@ -485,13 +512,19 @@ pub(crate) fn signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
+/// Wall clock, milliseconds since 1970.
+fn epoch_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(0)
+}
+
 /// The standard library keys its hasher from the system's entropy.
 fn seed() -> u64 {
     use std::hash::BuildHasher;
     std::hash::RandomState::new().hash_one(0)
 }
 
-/// Epoll tokens; `probe` and `http` have ranges of their own.
+/// Epoll tokens; `probe`, `http` and `heartbeats` have ranges of their own.
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
 const SHARDS: u64 = 2;

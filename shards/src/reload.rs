@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::config::{
-    Changes, Config, HttpConfig, Loaded, Origin, Severity, SmppConfig, changed, load,
+    Changes, Config, HeartbeatConfig, HttpConfig, Loaded, Origin, Severity, SmppConfig, changed,
+    load,
 };
 use log::{error, info, warn};
 use protocols::time::Time;
@@ -106,9 +107,9 @@ impl File {
     }
 }
 
-/// Whether the operator named a log level, in the file or by `-D`.
-pub fn names_log_level(loaded: &Loaded) -> bool {
-    loaded.origins.iter().any(|it| it.key.name() == "logLevel" && it.origin != Origin::Default)
+/// Whether the operator has written a key, in the file or by `-D`.
+pub fn is_written(loaded: &Loaded, key: &str) -> bool {
+    loaded.origins.iter().any(|it| it.key.name() == key && it.origin != Origin::Default)
 }
 
 /// The new configuration with the old one's listeners, shards and buffers.
@@ -120,6 +121,10 @@ fn applicable(old: &Config, new: Config) -> Config {
         internal: old.internal.clone(),
         ip_load_balancer_in_via: old.ip_load_balancer_in_via,
         statistic_port: old.statistic_port,
+        heartbeats: HeartbeatConfig {
+            rmi_stub_host: new.heartbeats.rmi_stub_host.clone(),
+            ..old.heartbeats.clone()
+        },
         shards: old.shards,
         steering: old.steering,
         connections_max: old.connections_max,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::balance::Shard;
 use engine::config::Steering;
+use engine::node::NodeKey;
 use engine::relay::listeners;
 use engine::relay::sip::{Relay, Settings, explain};
 use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
@@ -200,6 +201,14 @@ impl Shards for Service {
         }
     }
 
+    fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
+        let Some(body) = &self.body else { return };
+        for shard in (0..=u8::MAX).take(body.shards()) {
+            // A shard whose mailbox is full keeps its calls where they were: they fail over one by one.
+            let _ = body.post.send(shard, Mail::SwitchOver { from, to });
+        }
+    }
+
     fn addressee(&self, shard: u8) -> Addressee {
         let post = self.body.as_ref().map(|it| it.post.clone());
         Box::new(move |name, answer| {
@@ -230,6 +239,7 @@ impl Shards for Service {
             shards: &shards,
             residence: &residence,
             certificates: self.keeper.current().map_or(&[], |it| it.certificates.as_slice()),
+            beats: facts.beats,
         };
         match page {
             Page::Stat => Response::json(stats::lbstat(&scrape)),

@@ -43,7 +43,7 @@ impl Service {
         let (external, internal) = (free_port(), free_port());
         let text = format!(
             "host=127.0.0.1\nexternalUdpPort={external}\ninternalUdpPort={internal}\n\
-             statisticPort={port}\nshards=1\n{more}"
+             statisticPort={port}\nrmiRegistryPort=0\nshards=1\n{more}"
         );
         let file = file(name, &text);
         let mut child = Command::new(env!("CARGO_BIN_EXE_trunkline"))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocols::time::Time;
 
+use super::{BeatError, Refused};
 use crate::node::{Bad, Node};
 
 /// A change of the node table with its reason. [`fmt::Display`] is the log line.
@@ -67,6 +68,25 @@ pub enum Event {
         /// The node.
         node: NodeText,
     },
+    /// A node names no node in its heartbeats: it has no connector that we could use.
+    EmptyHeartbeat {
+        /// Where it is.
+        from: IpAddr,
+    },
+    /// A heartbeat by RMI or HTTP was not believed.
+    HeartbeatRefused {
+        /// Who sent it.
+        from: IpAddr,
+        /// Why.
+        why: Disbelief,
+    },
+    /// All calls of one node are another's.
+    Switchover {
+        /// Route that was left.
+        from: String,
+        /// Route that took over.
+        to: String,
+    },
     /// A switchover named a `jvmRoute` that nobody ever announced.
     SwitchoverFailed {
         /// Route that was to be left.
@@ -74,6 +94,27 @@ pub enum Event {
         /// Route that was to take over.
         to: String,
     },
+}
+
+/// Why a heartbeat by RMI or HTTP was not believed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Disbelief {
+    /// It names no node.
+    Words(BeatError),
+    /// It names a node that cannot be.
+    Node(Refused),
+    /// A session that is not known, or no more.
+    Session,
+}
+
+impl fmt::Display for Disbelief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Disbelief::Words(it) => it.fmt(f),
+            Disbelief::Node(it) => it.fmt(f),
+            Disbelief::Session => f.write_str("no such session; the node has to start anew"),
+        }
+    }
 }
 
 /// Why a node was taken out.
@@ -106,6 +147,8 @@ impl Event {
             Event::Removed { reason: Removal::Silent { .. } | Removal::Unanswered, .. }
             | Event::Bad { .. }
             | Event::Suspect { .. }
+            | Event::EmptyHeartbeat { .. }
+            | Event::HeartbeatRefused { .. }
             | Event::NoRoom { .. } => log::Level::Warn,
             _ => log::Level::Info,
         }
@@ -159,11 +202,16 @@ impl fmt::Display for Event {
             }
             Event::ExtraNodes => f.write_str("Extra Servers registered as active nodes!"),
             Event::NoRoom { node } => write!(f, "{TASK}[{node}] not added: the node table is full"),
+            Event::EmptyHeartbeat { from } => write!(
+                f,
+                "Heartbeat from {from} without any node: it has no connector that we could use"
+            ),
+            Event::HeartbeatRefused { from, why } => {
+                write!(f, "Heartbeat from {from} refused: {why}")
+            }
+            Event::Switchover { from, to } => write_routes(f, "Switchover", from, to),
             Event::SwitchoverFailed { from, to } => {
-                write!(f, "Switchover failed where fromJvmRoute=")?;
-                write_plain(f, from)?;
-                f.write_str(" and toJvmRoute=")?;
-                write_plain(f, to)
+                write_routes(f, "Switchover failed where", from, to)
             }
         }
     }
@@ -204,6 +252,13 @@ impl fmt::Display for NodeText {
         }
         Ok(())
     }
+}
+
+fn write_routes(f: &mut fmt::Formatter<'_>, what: &str, from: &str, to: &str) -> fmt::Result {
+    write!(f, "{what} fromJvmRoute=")?;
+    write_plain(f, from)?;
+    f.write_str(" and toJvmRoute=")?;
+    write_plain(f, to)
 }
 
 /// Peers wrote this text: it must not end our line or steer a terminal.

@@ -12,8 +12,9 @@ mod remembered;
 mod rules;
 mod sessions;
 mod voices;
+mod words;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,10 +24,11 @@ use protocols::time::Time;
 pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError, Source};
 use self::entry::Entry;
 pub use self::entry::Health;
-pub use self::event::{Event, NodeText, Removal};
+pub use self::event::{Disbelief, Event, NodeText, Removal};
 use self::remembered::Remembered;
 pub use self::rules::Rules;
 pub use self::sessions::SessionWord;
+pub use self::words::Heard;
 use crate::lifecycle::Pulse;
 use crate::node::{Node, NodeKey, Origin};
 use crate::relay::Report;
@@ -43,6 +45,10 @@ pub struct Registry {
     /// Sessions that began with a JSON `start`, and their nodes.
     sessions: BTreeMap<String, Vec<NodeKey>>,
     remembered: Remembered,
+    /// Who has sent heartbeats without any node.
+    empty: BTreeSet<IpAddr>,
+    /// When a heartbeat was last refused aloud.
+    refused: Option<Time>,
     /// Extra servers that are no nodes: what comes from there comes from inside.
     servers: Vec<SocketAddr>,
     events: VecDeque<Event>,
@@ -97,6 +103,8 @@ impl Registry {
             routes: BTreeMap::new(),
             sessions: BTreeMap::new(),
             remembered: Remembered::default(),
+            empty: BTreeSet::new(),
+            refused: None,
             servers: Vec::new(),
             events: VecDeque::new(),
             generation: 0,
@@ -289,12 +297,13 @@ impl Registry {
     /// The pair goes to every shard's [`crate::balance::Algorithm::switch_over`]; `None` if a route is
     /// unknown.
     pub fn handle_switch_over(&mut self, from: &str, to: &str) -> Option<(NodeKey, NodeKey)> {
-        if let (Some((old, _)), Some((new, _))) = (self.routes.get(from), self.routes.get(to)) {
-            return Some((*old, *new));
-        }
+        let pair = self.routes.get(from).zip(self.routes.get(to)).map(|(old, new)| (old.0, new.0));
         let [from, to] = [from, to].map(|it| it.chars().take(ROUTE_CHARS_MAX).collect());
-        self.tell(Event::SwitchoverFailed { from, to });
-        None
+        self.tell(match pair {
+            Some(_) => Event::Switchover { from, to },
+            None => Event::SwitchoverFailed { from, to },
+        });
+        pair
     }
 
     /// Takes out who is silent and lifts what has lasted long enough, if it is time. Handle everything

@@ -321,6 +321,21 @@ pub struct Streams {
     pub idle_closed: u64,
 }
 
+/// What the control thread has heard of nodes by RMI and HTTP since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Beats {
+    /// Calls by RMI: pings, removals, switchovers.
+    pub rmi: u64,
+    /// Commands by HTTP.
+    pub json: u64,
+    /// Connections and requests that were neither.
+    pub malformed: u64,
+    /// Connections closed for lack of room, or refused for where they came from.
+    pub refused: u64,
+    /// Connections that are open now.
+    pub connections: u64,
+}
+
 /// A certificate that we show.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certificate {
@@ -401,6 +416,8 @@ pub struct Scrape<'a> {
     pub residence: &'a Residence,
     /// What we show to those who connect by TLS.
     pub certificates: &'a [Certificate],
+    /// Heartbeats by RMI and HTTP.
+    pub beats: Beats,
 }
 
 impl Scrape<'_> {

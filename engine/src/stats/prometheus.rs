@@ -18,6 +18,7 @@ pub fn metrics(scrape: &Scrape<'_>) -> String {
     messages(&mut page, scrape);
     smpp(&mut page, scrape);
     nodes(&mut page, scrape);
+    heartbeats(&mut page, scrape);
     http(&mut page, scrape);
     shards(&mut page, scrape);
     residence(&mut page, scrape);
@@ -183,6 +184,23 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
         "1; balancers whose fingerprints are equal choose alike.",
     );
     page.owned_row(&[("fingerprint", format!("{:016x}", snapshot.fingerprint()))], 1);
+}
+
+/// Those by SIP are SIP requests.
+fn heartbeats(page: &mut Page, scrape: &Scrape<'_>) {
+    let it = &scrape.beats;
+    page.family("trunkline_heartbeats_total", "counter", "Heartbeats by RMI and HTTP.");
+    page.row(&[("by", "rmi")], it.rmi);
+    page.row(&[("by", "http")], it.json);
+    page.family(
+        "trunkline_heartbeats_refused_total",
+        "counter",
+        "Connections to the heartbeat ports that were cut off, by reason.",
+    );
+    page.row(&[("reason", "malformed")], it.malformed);
+    page.row(&[("reason", "refused")], it.refused);
+    page.family("trunkline_heartbeat_connections", "gauge", "Open connections of nodes.");
+    page.row(&[], it.connections);
 }
 
 fn http(page: &mut Page, scrape: &Scrape<'_>) {

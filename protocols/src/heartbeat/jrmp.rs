@@ -200,6 +200,11 @@ impl Connection {
         self.deadline
     }
 
+    /// Bytes of the message that is under way, which is what an unfinished call costs.
+    pub const fn held_bytes(&self) -> usize {
+        self.message_bytes + self.pending.len()
+    }
+
     fn read(&mut self, now: Time, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Flow, Malformed> {
         loop {
             let before = input.len();

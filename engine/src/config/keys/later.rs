@@ -3,46 +3,7 @@
 use super::{Key, Kind};
 use crate::config::value;
 
-pub(super) const HEARTBEATS: &[Key] = &[
-    port(
-        &["rmiRegistryPort"],
-        &["heartbeat/heartbeatConfig/rmiRegistryPort"],
-        "2000",
-        "Port of the RMI registry that Java nodes send their heartbeats to.",
-    )
-    .later("RMI heartbeats"),
-    port(
-        &["rmiRemoteObjectPort", "rmiRemoteOjectPort"],
-        &["heartbeat/heartbeatConfig/rmiRemoteObjectPort"],
-        "2001",
-        "Port of the RMI object.",
-    )
-    .later("RMI heartbeats"),
-    port(
-        &["heartbeatPort"],
-        &["heartbeat/heartbeatConfig/heartbeatPort"],
-        "",
-        "Port of heartbeats by HTTP.",
-    )
-    .xml_default("2610")
-    .later("HTTP heartbeats"),
-    text(
-        &["heartbeat.configclass"],
-        &["heartbeat@configclass"],
-        "Java class that says how nodes send their heartbeats.",
-        "HeartbeatConfigHttp",
-    )
-    .later("heartbeats other than SIP"),
-    text(
-        &["heartbeat.protocolClassName"],
-        &[
-            "heartbeat/heartbeatConfig/protocolClassName",
-            "heartbeat/heartbeatConfig/ProtocolClassName",
-        ],
-        "Java class of the heartbeat protocol.",
-        "ServerController",
-    )
-    .later("heartbeats other than SIP"),
+pub(super) const KUBERNETES: &[Key] = &[
     number(
         &["heartbeat.pullPeriod"],
         &["heartbeat/heartbeatConfig/pullPeriod"],
@@ -137,15 +98,6 @@ const fn text(
     example: &'static str,
 ) -> Key {
     checked(names, xml, "", help, example, "text", |it| value::text(it).map(drop))
-}
-
-const fn port(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    default: &'static str,
-    help: &'static str,
-) -> Key {
-    checked(names, xml, default, help, "7000", value::PORT, |it| value::port(it).map(drop))
 }
 
 const fn number(

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod balancing;
+mod heartbeats;
 mod http;
 mod ip_load_balancer;
 mod later;
@@ -38,7 +39,8 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Process", keys: process::PROCESS },
     Section { title: "Statistics and administration", keys: process::ADMINISTRATION },
     Section { title: "TLS and WebSocket", keys: tls::TLS },
-    Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
+    Section { title: "Heartbeats by RMI and HTTP", keys: heartbeats::HEARTBEATS },
+    Section { title: "Kubernetes", keys: later::KUBERNETES },
     Section { title: "HTTP", keys: http::HTTP },
     Section { title: "SMPP", keys: smpp::SMPP },
     Section { title: "Accepted without effect", keys: later::IGNORED },
