@@ -5,6 +5,7 @@
 //! One epoll set, no timers of its own while nothing is due. Everything that decides is a state machine
 //! of the engine; everything that carries traffic is behind [`Shards`].
 
+mod orders;
 mod points;
 mod shards;
 
@@ -26,12 +27,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::time::Time;
 use regex::bytes::RegexBuilder;
 
-use self::points::{listening_points, reach, started};
-pub use self::shards::{Addressee, Explain, Facts, Page, Said, Shards, View};
+use self::points::{listening_points, opened_http, opened_smpp, reach, smpp_name, started};
+pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
-use crate::heartbeats::{self, Farewell, Heartbeats, Written};
+use crate::heartbeats::{self, Farewell, Heartbeats};
 use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::names::{Names, Sources};
@@ -62,17 +63,12 @@ pub fn run<S: Shards>(
             return EXIT_CONFIG;
         }
     };
-    if reload::is_written(&loaded, "logLevel") {
+    if reload::names_log_level(&loaded) {
         logs::set_level(loaded.config.log_level);
     } else if let Some(path) = &run.log_config {
         log4j(path);
     }
-    let written = |key| reload::is_written(&loaded, key);
-    let written = Written {
-        rmi: written("rmiRegistryPort") || written("rmiRemoteObjectPort"),
-        http: written("heartbeatPort"),
-    };
-    match Control::start(clock, file, written, sources, start) {
+    match Control::start(clock, file, sources, start) {
         Ok(control) => control.run(),
         Err(why) => {
             error!("An unexpected error occurred while starting the load balancer: {why}");
@@ -131,7 +127,6 @@ impl<S: Shards> Control<S> {
     fn start(
         clock: Clock,
         file: reload::File,
-        written: Written,
         sources: Sources,
         start: impl FnOnce(Clock, &View) -> Result<S, String>,
     ) -> Result<Self, String> {
@@ -155,7 +150,7 @@ impl<S: Shards> Control<S> {
         hosts.configure(now, &config);
         let mut registry = Registry::new(now, Rules::from(&*config), &hosts.addresses());
         // Whatever can be refused comes before the first thread that carries traffic.
-        let heartbeats = Heartbeats::open(&config, written, epoch_ms(), &epoll)?;
+        let heartbeats = Heartbeats::open(&config, epoch_ms(), &epoll)?;
         info!("Node expiration task created");
         info!("Node registry started");
         let own = config.internal.host.as_deref().or(config.host.as_deref()).and_then(literal);
@@ -165,8 +160,14 @@ impl<S: Shards> Control<S> {
         prober.configure(now, config.probe, registry.probed());
 
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
-        let extra_servers = hosts.extra_servers(&config);
-        let view = View { snapshot, config: Arc::clone(&config), extra_servers, stopping: None };
+        let view = View {
+            snapshot,
+            config: Arc::clone(&config),
+            extra_servers: hosts.resolved(&config.extra_server_nodes),
+            smpp_servers: hosts.resolved(&config.smpp.servers),
+            unavailable: hosts.resolved(&config.http.unavailable).first().copied(),
+            stopping: None,
+        };
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
         };
@@ -174,9 +175,11 @@ impl<S: Shards> Control<S> {
         let shards = start(clock, &view)?;
         epoll.add(shards.waker(), readable(SHARDS)).map_err(|it| kernel(&it))?;
         info!("{}", started(&config));
+        opened_http(shards.ports());
         if let Some(server) = &server {
             info!("Load balancer statistic on port : {}", server.address().port());
         }
+        opened_smpp(shards.ports(), &config);
         Ok(Control {
             shards_running: shards.count(),
             clock,
@@ -364,7 +367,9 @@ impl<S: Shards> Control<S> {
 
     fn configure_nodes(&mut self, now: Time) {
         let config = &self.view.config;
-        self.view.extra_servers = self.hosts.extra_servers(config);
+        self.view.extra_servers = self.hosts.resolved(&config.extra_server_nodes);
+        self.view.smpp_servers = self.hosts.resolved(&config.smpp.servers);
+        self.view.unavailable = self.hosts.resolved(&config.http.unavailable).first().copied();
         self.is_stale = true;
         self.registry.configure(now, Rules::from(&**config), &self.hosts.addresses());
         self.prober.configure(now, config.probe, self.registry.probed());
@@ -418,6 +423,7 @@ impl<S: Shards> Control<S> {
                 Response::text(200, "Log level changed")
             }
             Command::NodeRegex { regex, node } => self.tie(regex, node),
+            Command::Order { node, order } => self.handle_order(now, &node, order),
             Command::Explain { source, listener, leg, message } => {
                 let message = Explain { source, listener, leg, message };
                 self.shards.explain(&message, &self.facts(now))
@@ -483,8 +489,17 @@ impl<S: Shards> Control<S> {
             let transport = transport.as_via();
             info!("Removing the following Listening Point {leg} {transport} {ip} : {port}");
         }
+        let ports = *self.shards.ports();
         drop(self.shards);
         info!("Sip forwarder SIP stack stopped");
+        if ports.http.is_some() || ports.https.is_some() {
+            info!("Stopping the http forwarder");
+        }
+        if ports.smpp.is_some() {
+            info!("Stopping the SMPP balancer");
+            let (name, host) = smpp_name(&self.view.config);
+            info!("{name} stopped at {host}");
+        }
         if let Some(farewell) = farewell {
             farewell.wait();
         }

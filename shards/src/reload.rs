@@ -107,9 +107,9 @@ impl File {
     }
 }
 
-/// Whether the operator has written a key, in the file or by `-D`.
-pub fn is_written(loaded: &Loaded, key: &str) -> bool {
-    loaded.origins.iter().any(|it| it.key.name() == key && it.origin != Origin::Default)
+/// Whether the operator named a log level, in the file or by `-D`.
+pub fn names_log_level(loaded: &Loaded) -> bool {
+    loaded.origins.iter().any(|it| it.key.name() == "logLevel" && it.origin != Origin::Default)
 }
 
 /// The new configuration with the old one's listeners, shards and buffers.
@@ -130,6 +130,7 @@ fn applicable(old: &Config, new: Config) -> Config {
         connections_max: old.connections_max,
         udp_receive_buffer_bytes: old.udp_receive_buffer_bytes,
         udp_send_buffer_bytes: old.udp_send_buffer_bytes,
+        unwritten_ports: old.unwritten_ports.clone(),
         http: HttpConfig { port: old.http.port, tls_port: old.http.tls_port, ..new.http },
         smpp: SmppConfig {
             host: old.smpp.host.clone(),

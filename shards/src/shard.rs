@@ -3,11 +3,12 @@
 //! What a turn does with messages is in [`crate::carry`], with connections in [`crate::streaming`]. Who
 //! calls it, and how it waits, is in [`crate::driver`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use engine::node::NodeKey;
 use engine::relay::{Arrival, Flow, Listener, ListenerId};
 use engine::snapshot::Snapshot;
 use hdrhistogram::Histogram;
@@ -17,7 +18,7 @@ use socket2::Socket;
 use crate::clock::{Clock, TimerId, Wheel};
 use crate::decide::Decide;
 use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
-use crate::publish::{Subscription, Tuning, View};
+use crate::publish::{Subscription, Tuning, View, WIND_UP};
 use crate::pump::{Lent, Pumped};
 use crate::sys::{Epoll, Event, EventFd, Events, TimerFd, receive_drops};
 use crate::tcp::{Carried, Streams};
@@ -208,7 +209,8 @@ impl<D: Decide> Shard<D> {
 
     /// Sets the alarm for the next timer. Call before waiting without a limit.
     pub fn prepare_to_wait(&mut self) {
-        let stop = self.view.current().stopping;
+        let end = self.view.current().stopping;
+        let stop = end.map(|it| if self.is_stopping { it } else { it - WIND_UP });
         let own = [self.wheel.poll_timeout(), self.reports_due, stop];
         let pumps = self.pumps.iter().map(|it| it.poll_timeout());
         let next = own.into_iter().chain(pumps).flatten().min();
@@ -241,6 +243,7 @@ impl<D: Decide> Shard<D> {
         }
         self.events = Some(events);
         self.expire();
+        self.wind_up();
         self.retry_failed();
         self.flush(started, self.figures.stream_messages - streams_before);
         self.turn_pumps();
@@ -336,11 +339,17 @@ impl<D: Decide> Shard<D> {
             pump.handle_snapshot(&self.snapshot);
         }
         self.relay.configure(Arc::clone(&view.settings));
-        if view.stopping.is_some() && !std::mem::replace(&mut self.is_stopping, true) {
-            self.stop_accepting();
-            for index in 0..self.pumps.len() {
-                self.lend(index, |pump, lent| pump.handle_stopping(lent));
-            }
+    }
+
+    /// Takes leave of the peers when the end is near.
+    fn wind_up(&mut self) {
+        let Some(end) = self.view.current().stopping else { return };
+        if self.now + WIND_UP < end || std::mem::replace(&mut self.is_stopping, true) {
+            return;
+        }
+        self.stop_accepting();
+        for index in 0..self.pumps.len() {
+            self.lend(index, |pump, lent| pump.handle_stopping(lent));
         }
     }
 
@@ -373,10 +382,27 @@ impl<D: Decide> Shard<D> {
         Statistics {
             shard: self.id,
             counters: self.relay.counters().clone(),
+            connections_by_node: self.connections_by_node(),
             residence: self.residence.clone(),
             figures: self.figures,
             pumps: self.pumps.iter_mut().map(|it| it.show()).collect(),
         }
+    }
+
+    /// Of SIP. A node also connects to us, from whatever port: it is known then if it is alone on its
+    /// host.
+    fn connections_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        let mut count = BTreeMap::new();
+        for peer in self.streams.peers() {
+            let alone = match self.snapshot.on(peer.ip()) {
+                [alone] => Some(*alone),
+                _ => None,
+            };
+            if let Some(node) = self.snapshot.at(peer, None).or(alone) {
+                *count.entry(self.snapshot.node(node).key).or_default() += 1;
+            }
+        }
+        count
     }
 
     fn expire(&mut self) {

@@ -45,6 +45,12 @@ pub struct Addresses {
     pub secure: [u16; 3],
     /// Internal TLS, WS and WSS.
     pub secure_internal: [u16; 3],
+    /// HTTP and HTTPS.
+    pub web: [u16; 2],
+    /// SMPP, plain and over TLS.
+    pub smpp: [u16; 2],
+    /// Heartbeats: RMI registry, RMI object, HTTP.
+    pub heartbeats: [u16; 3],
 }
 
 impl Addresses {
@@ -63,6 +69,13 @@ impl Addresses {
             "INTERNAL_TLS" => tls_in,
             "INTERNAL_WS" => ws_in,
             "INTERNAL_WSS" => wss_in,
+            "HTTP" => self.web[0],
+            "HTTPS" => self.web[1],
+            "SMPP" => self.smpp[0],
+            "SMPPS" => self.smpp[1],
+            "RMI" => self.heartbeats[0],
+            "RMI_OBJECT" => self.heartbeats[1],
+            "BEATS" => self.heartbeats[2],
             _ => return None,
         })
     }
@@ -81,6 +94,8 @@ impl Setup {
             .set("externalUdpPort", "EXTERNAL")
             .set("externalTcpPort", "EXTERNAL")
             .set("statisticPort", "STATISTIC")
+            .set("httpPort", "0")
+            .set("rmiRegistryPort", "0")
             .set("shards", "1")
             .set("nodeTimeout", "1500")
             .set("heartbeatInterval", "20")
@@ -99,6 +114,13 @@ impl Setup {
             .set("internalWssPort", "INTERNAL_WSS")
     }
 
+    /// With heartbeats by RMI and by HTTP.
+    pub fn heartbeats(self) -> Setup {
+        self.set("rmiRegistryPort", "RMI")
+            .set("rmiRemoteObjectPort", "RMI_OBJECT")
+            .set("heartbeatPort", "BEATS")
+    }
+
     /// With a certificate of the plays' authority.
     pub fn certified(self) -> Setup {
         let path = |name| keys().path(name).display().to_string();
@@ -112,8 +134,8 @@ impl Setup {
     }
 
     /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE`,
-    /// `SPARE_INTERNAL`, `TLS`, `WS`, `WSS`, `INTERNAL_TLS`, `INTERNAL_WS` and `INTERNAL_WSS` as value become
-    /// the port.
+    /// `SPARE_INTERNAL`, `TLS`, `WS`, `WSS`, `INTERNAL_TLS`, `INTERNAL_WS`, `INTERNAL_WSS`, `HTTP`, `HTTPS`,
+    /// `SMPP`, `SMPPS`, `RMI`, `RMI_OBJECT` and `BEATS` as value become the port.
     pub fn set(mut self, key: &str, value: &str) -> Setup {
         self.keys.retain(|(it, _)| it != key);
         if !value.is_empty() {
@@ -171,6 +193,9 @@ impl Setup {
             spare_internal: ports::free(),
             secure: [(); 3].map(|()| ports::free()),
             secure_internal: [(); 3].map(|()| ports::free()),
+            web: [(); 2].map(|()| ports::free()),
+            smpp: [(); 2].map(|()| ports::free()),
+            heartbeats: [(); 3].map(|()| ports::free()),
         };
         let text = match &self.text {
             Some(text) => text(&addresses),
@@ -280,6 +305,43 @@ impl Balancer {
     pub fn internal_of(&self, transport: Transport) -> SocketAddr {
         let ports = self.addresses.secure_internal;
         SocketAddr::new(self.internal.ip(), of(transport, self.internal, ports))
+    }
+
+    /// Where nodes announce themselves by RMI: the registry.
+    pub fn rmi(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.heartbeats[0])
+    }
+
+    /// Where nodes announce themselves by HTTP.
+    pub fn beats(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.heartbeats[2])
+    }
+
+    /// One figure of `/metrics` by its whole name with labels.
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|it| it.strip_prefix(series)?.strip_prefix(' '));
+        line.and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("no {series}: {metrics}"))
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.web[0])
+    }
+
+    /// Where HTTPS is served.
+    pub fn https(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.web[1])
+    }
+
+    /// Where SMPP is served.
+    pub fn smpp(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.smpp[0])
+    }
+
+    /// Where SMPP over TLS is served.
+    pub fn smpps(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.smpp[1])
     }
 
     /// A client that sends through the external leg, by a transport.
@@ -497,6 +559,15 @@ impl Drop for Balancer {
     }
 }
 
+/// The operator's program, as built with the tests.
+///
+/// # Panics
+///
+/// If it does not build.
+pub fn trunkctl() -> PathBuf {
+    binary().with_file_name("trunkctl")
+}
+
 /// The balancer's program, built once per test process with the profile of the tests.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -511,7 +582,7 @@ fn binary() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = Command::new(cargo);
         // The whole workspace is chosen, so that crates are built as the tests have them already.
-        build.args(["build", "--quiet", "--workspace", "--bin", "trunkline"]);
+        build.args(["build", "--quiet", "--workspace", "--bin", "trunkline", "--bin", "trunkctl"]);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         build.env("CARGO_TARGET_DIR", target);
         if profile.ends_with("release") {

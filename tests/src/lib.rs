@@ -10,6 +10,7 @@ mod balancer;
 mod channel;
 mod dialog;
 mod java;
+mod json;
 mod keys;
 mod message;
 mod node;
@@ -20,9 +21,10 @@ mod sprayer;
 
 use std::time::{Duration, Instant};
 
-pub use balancer::{Balancer, NodeEntry, Setup};
+pub use balancer::{Balancer, NodeEntry, Setup, trunkctl};
 pub use dialog::Dialog;
 pub use java::{JavaNode, Layout};
+pub use json::{JsonBeats, post};
 pub use keys::{Keys, Signed, keys};
 pub use message::{Message, Uri, param};
 pub use node::{Node, first_to_get, who_got};

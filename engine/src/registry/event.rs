@@ -42,6 +42,18 @@ pub enum Event {
         /// The node.
         node: NodeText,
     },
+    /// The operator drains it: no new calls.
+    Draining {
+        /// The node.
+        node: NodeText,
+        /// Until it is taken out.
+        time: Option<Duration>,
+    },
+    /// The operator's order about it is taken back.
+    Undrained {
+        /// The node.
+        node: NodeText,
+    },
     /// It gets no new calls.
     Bad {
         /// The node.
@@ -137,6 +149,10 @@ pub enum Removal {
     Unconfigured,
     /// A static node that does not answer probes.
     Unanswered,
+    /// The operator wants it out.
+    Ordered,
+    /// The deadline of its drain has passed.
+    Overdue,
 }
 
 impl Event {
@@ -179,6 +195,8 @@ impl fmt::Display for Event {
                 let reason = match reason {
                     Removal::Replaced => "another node has its address",
                     Removal::Unconfigured => "the configuration names it no longer",
+                    Removal::Ordered => "the operator has taken it out",
+                    Removal::Overdue => "the deadline of its drain has passed",
                     _ => "it does not answer probes",
                 };
                 write!(
@@ -187,6 +205,17 @@ impl fmt::Display for Event {
                 )
             }
             Event::Graceful { node } => write!(f, "{TASK}[{node}] graceful shutdown: no new calls"),
+            Event::Draining { node, time: None } => {
+                write!(f, "{TASK}[{node}] draining: the operator wants no new calls there")
+            }
+            Event::Draining { node, time: Some(time) } => write!(
+                f,
+                "{TASK}[{node}] draining: the operator wants no new calls there, and it out in {} s",
+                time.as_secs()
+            ),
+            Event::Undrained { node } => {
+                write!(f, "{TASK}[{node}] undrained: the operator's order is taken back")
+            }
             Event::Bad { node, bad } => {
                 let reason = match bad {
                     Bad::Errors => "too many error responses",
@@ -226,6 +255,16 @@ pub struct NodeText {
 }
 
 impl NodeText {
+    /// As the node named itself.
+    pub fn host_name(&self) -> &str {
+        &self.host_name
+    }
+
+    /// Its address.
+    pub const fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
     /// Copies what the line needs.
     pub fn of(node: &Node) -> NodeText {
         let ip = node.ip;
@@ -322,6 +361,26 @@ mod tests {
                 format!(" removed: it does not answer probes. {numbers}"),
             ),
             (Event::Graceful { node: node() }, " graceful shutdown: no new calls".into()),
+            (
+                Event::Draining { node: node(), time: None },
+                " draining: the operator wants no new calls there".into(),
+            ),
+            (
+                Event::Draining { node: node(), time: Some(Duration::from_secs(90)) },
+                " draining: the operator wants no new calls there, and it out in 90 s".into(),
+            ),
+            (
+                Event::Undrained { node: node() },
+                " undrained: the operator's order is taken back".into(),
+            ),
+            (
+                removed(Removal::Ordered),
+                format!(" removed: the operator has taken it out. {numbers}"),
+            ),
+            (
+                removed(Removal::Overdue),
+                format!(" removed: the deadline of its drain has passed. {numbers}"),
+            ),
             (
                 Event::Bad { node: node(), bad: Bad::Errors },
                 " bad: too many error responses, no new calls".into(),

@@ -8,6 +8,7 @@ mod announcement;
 mod entry;
 mod event;
 mod members;
+mod orders;
 mod remembered;
 mod rules;
 mod sessions;
@@ -25,6 +26,8 @@ pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError, So
 use self::entry::Entry;
 pub use self::entry::Health;
 pub use self::event::{Disbelief, Event, NodeText, Removal};
+use self::orders::Order;
+pub use self::orders::{NotNamed, ORDERS_MAX, Ordered};
 use self::remembered::Remembered;
 pub use self::rules::Rules;
 pub use self::sessions::SessionWord;
@@ -45,6 +48,8 @@ pub struct Registry {
     /// Sessions that began with a JSON `start`, and their nodes.
     sessions: BTreeMap<String, Vec<NodeKey>>,
     remembered: Remembered,
+    /// What the operator has ordered; no two are about one address.
+    orders: Vec<Order>,
     /// Who has sent heartbeats without any node.
     empty: BTreeSet<IpAddr>,
     /// When a heartbeat was last refused aloud.
@@ -75,6 +80,8 @@ pub enum Refused {
     },
     /// [`NODES_MAX`] nodes are known already.
     NoRoom,
+    /// The operator has taken it out. That is no news.
+    Out,
 }
 
 impl fmt::Display for Refused {
@@ -86,6 +93,7 @@ impl fmt::Display for Refused {
                 write!(f, "{bytes} bytes of properties, at most {ANNOUNCEMENT_BYTES_MAX}")
             }
             Refused::NoRoom => write!(f, "{NODES_MAX} nodes are known already"),
+            Refused::Out => f.write_str("the operator has taken it out"),
         }
     }
 }
@@ -103,6 +111,7 @@ impl Registry {
             routes: BTreeMap::new(),
             sessions: BTreeMap::new(),
             remembered: Remembered::default(),
+            orders: Vec::new(),
             empty: BTreeSet::new(),
             refused: None,
             servers: Vec::new(),
@@ -140,7 +149,8 @@ impl Registry {
         let mut extra = false;
         for (origin, announcement) in wanted {
             let key = announcement.key();
-            if self.entries.get(&key).is_some_and(|it| it.node.origin == origin) {
+            let is_out = self.ordered(&announcement).is_some_and(|it| it.is_out);
+            if is_out || self.entries.get(&key).is_some_and(|it| it.node.origin == origin) {
                 continue;
             }
             let mut was_live = false;
@@ -181,6 +191,9 @@ impl Registry {
         check(&announcement)?;
         if self.repeats(now, &announcement) {
             return Ok(());
+        }
+        if self.ordered(&announcement).is_some_and(|it| it.is_out) {
+            return Err(Refused::Out);
         }
         let rivals = self.rivals(&announcement);
         let configured = rivals.iter().copied().find(|key| {
@@ -223,7 +236,12 @@ impl Registry {
     /// [`Refused`]: it was an announcement and is not believed.
     pub fn handle_report(&mut self, now: Time, report: Report) -> Result<(), Refused> {
         match report {
-            Report::Beat(announcement) => return self.handle_announcement(now, announcement),
+            Report::Beat(announcement) => {
+                return match self.handle_announcement(now, announcement) {
+                    Err(Refused::Out) => Ok(()),
+                    other => other,
+                };
+            }
             Report::Seen { node, alive, errors, requests, answered } => {
                 self.edit(node, |it, rules| {
                     if alive {
@@ -261,10 +279,7 @@ impl Registry {
 
     /// The node is leaving: it keeps its calls and gets no new ones. `false`: no such node.
     pub fn handle_graceful(&mut self, now: Time, node: NodeKey) -> bool {
-        self.edit(node, |it, _| {
-            it.handle_sign(now);
-            it.node.graceful = true;
-        })
+        self.edit(node, |it, _| it.handle_leaving(now))
     }
 
     /// The node has stopped: it is taken out at once. `false`: no such node, or a configured one.
@@ -314,6 +329,7 @@ impl Registry {
         }
         self.next_check = now + self.rules.heartbeat_interval;
         self.changed |= self.remembered.handle_timeout(now);
+        self.enforce(now);
         let (mut silent, mut marked, mut fading) = (Vec::new(), Vec::new(), Vec::new());
         for (key, it) in &self.entries {
             if it.has_fading_voice(now, &self.rules) {
@@ -339,7 +355,9 @@ impl Registry {
 
     /// When [`Registry::handle_timeout`] has something to do; `None` while there is nothing to forget.
     pub fn poll_timeout(&self) -> Option<Time> {
-        (!self.entries.is_empty() || !self.remembered.is_empty()).then_some(self.next_check)
+        let has_work =
+            !self.entries.is_empty() || !self.remembered.is_empty() || self.has_deadlines();
+        has_work.then_some(self.next_check)
     }
 
     /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost.

@@ -8,7 +8,7 @@ use protocols::heartbeat::json::Command;
 use protocols::heartbeat::{NodeWords, jrmp};
 use protocols::time::Time;
 
-use super::{Announcement, BeatError, Disbelief, Event, Registry, SessionWord, Source};
+use super::{Announcement, BeatError, Disbelief, Event, Refused, Registry, SessionWord, Source};
 use crate::node::NodeKey;
 
 /// What a heartbeat by HTTP came to.
@@ -99,6 +99,7 @@ impl Registry {
         match Announcement::from_words(source, words) {
             Ok(said) => match self.handle_announcement(now, said) {
                 Ok(()) => Heard::Believed,
+                Err(Refused::Out) => Heard::Unknown,
                 Err(why) => {
                     self.refuse(now, from, Disbelief::Node(why));
                     Heard::Unknown

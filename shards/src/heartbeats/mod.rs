@@ -64,15 +64,6 @@ enum Speech {
     Json,
 }
 
-/// Which ports the operator has written down. The others are defaults, and give way.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Written {
-    /// `rmiRegistryPort` or `rmiRemoteObjectPort`.
-    pub rmi: bool,
-    /// `heartbeatPort`.
-    pub http: bool,
-}
-
 impl Heartbeats {
     /// Opens what is configured and says so in the log. `epoch_ms` tells this process from the one before.
     ///
@@ -82,12 +73,7 @@ impl Heartbeats {
     /// # Errors
     ///
     /// What the operator has to change, by key.
-    pub fn open(
-        config: &Config,
-        written: Written,
-        epoch_ms: u64,
-        epoll: &Epoll,
-    ) -> Result<Heartbeats, String> {
+    pub fn open(config: &Config, epoch_ms: u64, epoll: &Epoll) -> Result<Heartbeats, String> {
         let unique = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
         let time = i64::try_from(epoch_ms).unwrap_or(i64::MAX);
         let mut it = Heartbeats {
@@ -107,26 +93,28 @@ impl Heartbeats {
         };
         it.configure(config);
         let beats = &config.heartbeats;
-        if let Some(registry) = beats.rmi_port {
-            let object = beats.rmi_object_port.unwrap_or(registry);
-            let mut wanted = vec![(registry, "rmiRegistryPort")];
-            wanted.extend((object != registry).then_some((object, "rmiRemoteObjectPort")));
-            if it.listen(config, Speech::Rmi, &wanted, written.rmi, epoll)? {
+        if let Some(registry) = beats.rmi_port
+            && it.listen(config, Speech::Rmi, registry, "rmiRegistryPort", epoll)?
+        {
+            it.object_port = registry;
+            if let Some(object) = beats.rmi_object_port.filter(|it| *it != registry)
+                && it.listen(config, Speech::Rmi, object, "rmiRemoteObjectPort", epoll)?
+            {
                 it.object_port = object;
-                info!("RMI heartbeat listener bound to internalHost, port {registry}");
-                info!(
-                    "RMI heartbeat server bound to ports rmiRegistryPort {registry} and \
-                     remoteObjectPort {object}"
-                );
             }
+            info!("RMI heartbeat listener bound to internalHost, port {registry}");
+            info!(
+                "RMI heartbeat server bound to ports rmiRegistryPort {registry} and \
+                 remoteObjectPort {}",
+                it.object_port
+            );
         }
-        if let Some(port) = beats.http_port {
-            let wanted = [(port, "heartbeatPort")];
-            if it.listen(config, Speech::Json, &wanted, written.http, epoll)? {
-                let host = host(config);
-                let ip = address(host)?;
-                info!("Heartbeat service started on {host}/{ip}:{port} (Load balancer's side)");
-            }
+        if let Some(port) = beats.http_port
+            && it.listen(config, Speech::Json, port, "heartbeatPort", epoll)?
+        {
+            let host = host(config);
+            let ip = address(host)?;
+            info!("Heartbeat service started on {host}/{ip}:{port} (Load balancer's side)");
         }
         Ok(it)
     }
@@ -202,46 +190,42 @@ impl Heartbeats {
     /// What was heard since the start, and how many connections there are.
     pub fn figures(&self) -> Beats {
         let connections = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
-        Beats { connections, ..self.figures }
+        Beats { connections, accepted: self.opened, ..self.figures }
     }
 
-    /// Binds all of `wanted`, or none of it where that is only a default.
+    /// Opens a port. `Ok(false)`: it is only a default, and taken.
     fn listen(
         &mut self,
         config: &Config,
         speech: Speech,
-        wanted: &[(u16, &str)],
-        is_written: bool,
+        port: u16,
+        key: &str,
         epoll: &Epoll,
     ) -> Result<bool, String> {
-        let bind = |port| {
-            if !is_written && config.has_listener_on(port) {
-                return Err(std::io::Error::from(ErrorKind::AddrInUse).to_string());
-            }
-            let address = SocketAddr::new(address(host(config))?, port);
-            bound(address).map_err(|error| format!("{address}: {error}"))
+        let is_default = config.unwritten_ports.contains(&port);
+        let address = SocketAddr::new(address(host(config))?, port);
+        let listener = if is_default && config.has_listener_on(port) {
+            Err(ErrorKind::AddrInUse.into())
+        } else {
+            bound(address)
         };
-        let mut listeners = Vec::new();
-        for (port, key) in wanted {
-            match bind(*port) {
-                Ok(it) => listeners.push(it),
-                Err(why) if is_written => return Err(format!("{key}={port}: {why}")),
-                Err(why) => {
-                    let what = if speech == Speech::Rmi { "RMI" } else { "HTTP" };
-                    warn!(
-                        "No heartbeats by {what}: port {port} is taken ({why}). Set {key} to another \
-                         port, or to 0"
-                    );
-                    return Ok(false);
-                }
+        let listener = match listener {
+            Ok(it) => it,
+            Err(error) if is_default => {
+                let what = match key {
+                    "rmiRegistryPort" => "no heartbeats by RMI",
+                    "heartbeatPort" => "no heartbeats by HTTP",
+                    _ => "rmiRegistryPort serves the object, too",
+                };
+                warn!("{key}: {address}: {error}: {what}. Set it to another port, or to 0");
+                return Ok(false);
             }
-        }
-        for listener in listeners {
-            let token = FIRST + u64::try_from(self.ports.len()).unwrap_or(u64::MAX);
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
-            epoll.add(&listener, event).map_err(|error| error.to_string())?;
-            self.ports.push(Port { listener, speech });
-        }
+            Err(error) => return Err(format!("{key}={port}: {address}: {error}")),
+        };
+        let token = FIRST + u64::try_from(self.ports.len()).unwrap_or(u64::MAX);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&listener, event).map_err(|error| error.to_string())?;
+        self.ports.push(Port { listener, speech });
         Ok(true)
     }
 

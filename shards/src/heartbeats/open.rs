@@ -114,6 +114,10 @@ impl Open {
                 Talk::Over => {}
                 Talk::Rmi(connection) => {
                     let flow = connection.handle_bytes(now, bytes, &mut self.out);
+                    let upkeep = connection.take_upkeep();
+                    figures.rmi_pings += u64::from(upkeep.pings);
+                    figures.rmi_leases += u64::from(upkeep.leases);
+                    figures.rmi_releases += u64::from(upkeep.releases);
                     while let Some(event) = connection.poll_event() {
                         figures.rmi += 1;
                         switch_overs.extend(registry.handle_rmi(now, self.peer.ip(), event));

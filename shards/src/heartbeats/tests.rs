@@ -27,8 +27,7 @@ impl Stage {
         config.heartbeats.rmi_object_port = Some(object);
         config.heartbeats.http_port = Some(http);
         edit(&mut config);
-        let written = Written { rmi: true, http: true };
-        let heartbeats = Heartbeats::open(&config, written, 1, &epoll).unwrap();
+        let heartbeats = Heartbeats::open(&config, 1, &epoll).unwrap();
         let registry = Registry::new(Time::ZERO, Rules::from(&config), &BTreeMap::default());
         Stage { heartbeats, registry, epoll, start: Instant::now() }
     }
@@ -175,19 +174,28 @@ fn a_written_port_must_be_free_and_a_default_gives_way() {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
+    let free = free_port();
     let mut config = Config { host: Some("127.0.0.1".to_owned()), ..Config::default() };
-    config.heartbeats.rmi_port = Some(free_port());
-    config.heartbeats.rmi_object_port = Some(port);
-    let why = Heartbeats::open(&config, Written { rmi: true, http: true }, 1, &epoll).unwrap_err();
+    config.unwritten_ports.clear();
+    let ports = |config: &Config| {
+        let it = Heartbeats::open(config, 1, &epoll)?;
+        Ok::<_, String>((it.ports.len(), it.object_port))
+    };
+    (config.heartbeats.rmi_port, config.heartbeats.rmi_object_port) = (Some(free), Some(port));
+    let why = ports(&config).unwrap_err();
     assert!(why.starts_with(&format!("rmiRemoteObjectPort={port}: 127.0.0.1:{port}: ")), "{why}");
-    let it = Heartbeats::open(&config, Written::default(), 1, &epoll).unwrap();
-    assert!(it.ports.is_empty(), "half of RMI is none");
+    config.unwritten_ports = vec![port];
+    assert_eq!(ports(&config), Ok((1, free)), "one port can serve both");
+
+    (config.heartbeats.rmi_port, config.heartbeats.rmi_object_port) = (Some(port), Some(free));
+    assert_eq!(ports(&config), Ok((0, 0)), "without a registry nobody finds the object");
+    config.unwritten_ports.clear();
+    assert!(ports(&config).unwrap_err().starts_with(&format!("rmiRegistryPort={port}: ")));
 
     // Another listener of ours, which is not open yet.
-    config.heartbeats.rmi_object_port = None;
-    config.statistic_port = config.heartbeats.rmi_port;
-    let it = Heartbeats::open(&config, Written::default(), 1, &epoll).unwrap();
-    assert!(it.ports.is_empty());
+    (config.heartbeats.rmi_port, config.statistic_port) = (Some(free), Some(free));
+    config.unwritten_ports = vec![free];
+    assert_eq!(ports(&config), Ok((0, 0)));
 }
 
 #[test]

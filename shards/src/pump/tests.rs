@@ -172,8 +172,8 @@ impl Driven for Proxy {
     type Settings = Target;
     type Counters = Vec<Gone>;
 
-    fn configure(&mut self, settings: Arc<Target>) {
-        self.settings = settings;
+    fn configure(&mut self, _: Time, settings: &Arc<Target>, _: &Snapshot, _: &mut impl Wire) {
+        self.settings = Arc::clone(settings);
     }
 
     fn handle_snapshot(&mut self, _snapshot: &Snapshot) {}
@@ -263,7 +263,8 @@ impl Rig {
         let pumps = sockets.into_iter().enumerate().map(|(shard, of_shard)| {
             let doors = of_shard.into_iter().map(|socket| Door { socket, is_secure });
             let pump: Box<dyn Pumped> = Box::new(Pump::new(PumpSetup {
-                relay: Proxy { shard, ..Proxy::default() },
+                relay: Proxy { shard, settings: settings.current(), ..Proxy::default() },
+                source: None,
                 protocol: StreamProtocol::Http,
                 doors: doors.collect(),
                 settings: settings.subscribe(),
