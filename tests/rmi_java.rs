@@ -1,157 +1,137 @@
-//! `java.rmi` itself against our side of JRMP, before there is a process around it: the state machine in
-//! the smallest server that can be, and a JVM as the node.
+//! `java.rmi` itself as the node (`http-smpp-registry.md` 3.4): JVMs that announce application servers to the
+//! real process. Their classes are compiled from `java/`, in both layouts that the field has.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use protocols::heartbeat::jrmp::{Connection, Event, Flow, Stub, Uid};
-use protocols::time::Time;
-use tests::{JavaNode, Layout, wait_for};
+use tests::{Balancer, JavaNode, Layout, Node, Setup, wait_for, who_got};
 
-/// What the server has seen.
-#[derive(Default)]
-struct Log {
-    events: Vec<Event>,
-    connections: usize,
-    /// Tests of a connection before it is used again.
-    pings: usize,
-    /// Leases, of which all but the first are renewals.
-    leases: usize,
-    /// Ends of leases.
-    cleans: usize,
-    errors: Vec<String>,
+/// The line that tells a JVM of a node, its SIP ports as the JVM's type `kind` (`int:` or nothing).
+fn line(node: &Node, kind: &str, more: &str) -> String {
+    let (name, port) = (node.name(), node.address().port());
+    format!("node {name} 127.0.0.1 udpPort={kind}{port} tcpPort={kind}{port} version=0 {more}")
 }
 
-/// Registry and object on one port.
-struct Server {
-    address: SocketAddr,
-    log: Arc<Mutex<Log>>,
+fn java(lb: &Balancer, layout: Layout) -> Option<JavaNode> {
+    // Leases of a second, so that they are renewed within the play.
+    JavaNode::start(layout, lb.rmi().port(), &["-Djava.rmi.dgc.leaseValue=1000"])
 }
 
-impl Server {
-    fn start() -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let log: Arc<Mutex<Log>> = Arc::default();
-        let shared = Arc::clone(&log);
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let log = Arc::clone(&shared);
-                thread::spawn(move || serve(stream, &log));
-            }
-        });
-        Server { address, log }
-    }
-
-    /// Events so far; the list is empty afterwards.
-    fn events(&self) -> Vec<Event> {
-        std::mem::take(&mut self.log.lock().unwrap().events)
-    }
-}
-
-fn serve(mut stream: TcpStream, log: &Mutex<Log>) {
-    let start = Instant::now();
-    let local = stream.local_addr().unwrap();
-    let uid = Uid { unique: 1, time: 2, count: 3 };
-    let stub = Stub { host: local.ip().to_string(), port: local.port(), object: 4711, uid };
-    let peer = stream.peer_addr().unwrap();
-    let mut connection = Connection::new(Time::ZERO, peer, stub, Uid { count: 4, ..uid });
-    log.lock().unwrap().connections += 1;
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        let now = Time::ZERO + start.elapsed();
-        let mut out = Vec::new();
-        let flow = connection.handle_bytes(now, &buffer[..count], &mut out);
-        let mut log = log.lock().unwrap();
-        log.events.extend(std::iter::from_fn(|| connection.poll_event()));
-        log.pings += usize::from(out == [0x53]);
-        let collector = &[0, 0, 0, 0, 0, 0, 0, 2][..];
-        if buffer[..count].windows(8).any(|it| it == collector) {
-            let lease = out.windows(9).any(|it| it == b"dgc.Lease");
-            *if lease { &mut log.leases } else { &mut log.cleans } += 1;
-        }
-        log.errors.extend(flow.err().map(|it| it.to_string()));
-        drop(log);
-        stream.write_all(&out).unwrap();
-        if flow != Ok(Flow::Open) {
-            return;
-        }
-    }
-}
-
-/// Name, address and properties of the nodes of one ping.
-fn texts(event: &Event) -> Vec<String> {
-    let (Event::Ping(nodes) | Event::ForceRemoval(nodes)) = event else { panic!("{event:?}") };
-    let text = |node: &protocols::heartbeat::NodeWords| {
-        let mut pairs: Vec<String> =
-            node.properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        pairs.sort();
-        format!("{} {} {}", node.host_name, node.ip, pairs.join(" "))
-    };
-    nodes.iter().map(text).collect()
+fn nodes(names: &[&str]) -> Vec<Node> {
+    let nodes: Vec<Node> = names.iter().map(|it| Node::bind(it)).collect();
+    nodes.iter().for_each(|it| it.answers_calls());
+    nodes
 }
 
 #[test]
-fn a_jvm_finds_us_and_says_everything_a_node_can_say() {
-    for layout in [Layout::Old, Layout::New] {
-        let server = Server::start();
-        let Some(mut java) = JavaNode::start(layout, server.address.port(), &[]) else { return };
-        assert_eq!(java.tell("list"), "SIPBalancer", "{layout:?}");
-        assert_eq!(java.tell("ping"), "ok", "{layout:?}: an empty list");
-        java.tell("node n1 10.0.0.1 udpPort=int:5080 tcpPort=int:5080 jvmRoute=a version=0");
-        java.tell("node n2 fe80::1%2 udpPort=5080 name=größer𝄞");
-        assert_eq!(java.tell("ping"), "ok", "{layout:?}");
-        assert_eq!(java.tell("switchover a b"), "ok", "{layout:?}");
-        assert_eq!(java.tell("remove"), "ok", "{layout:?}");
-        let events = server.events();
-        let [empty, ping, switchover, removal] = &events[..] else { panic!("{events:?}") };
-        assert_eq!(texts(empty), [""; 0], "{layout:?}");
-        let nodes = [
-            "n1 10.0.0.1 jvmRoute=a tcpPort=5080 udpPort=5080 version=0",
-            "n2 fe80::1%2 name=größer𝄞 udpPort=5080",
-        ];
-        assert_eq!(texts(ping), nodes, "{layout:?}");
-        let (from, to) = ("a".to_owned(), "b".to_owned());
-        assert_eq!(*switchover, Event::SwitchOver { from, to }, "{layout:?}");
-        assert_eq!(texts(removal), nodes, "{layout:?}");
-        let mut log = server.log.lock().unwrap();
-        assert_eq!(std::mem::take(&mut log.errors), [""; 0], "{layout:?}");
-    }
-}
-
-#[test]
-fn a_jvm_keeps_its_connections_renews_its_lease_and_lets_go() {
-    let server = Server::start();
-    let options = ["-Djava.rmi.dgc.leaseValue=1000"];
-    let Some(mut java) = JavaNode::start(Layout::New, server.address.port(), &options) else {
+fn jvms_of_both_layouts_announce_several_nodes_for_a_while() {
+    // A JVM on a busy machine takes its time.
+    let lb = Setup::two_entry().heartbeats().set("nodeTimeout", "10000").start();
+    let (Some(mut old), Some(mut new)) = (java(&lb, Layout::Old), java(&lb, Layout::New)) else {
         return;
     };
-    java.tell("node n1 127.0.0.1 udpPort=int:5080");
-    assert_eq!(java.tell("every 50 60"), "ok");
-    assert_eq!(server.events().len(), 60);
-    let connections = {
-        let log = server.log.lock().unwrap();
-        assert!(log.leases >= 3, "{} leases of a second in three", log.leases);
-        assert!(log.pings >= 60, "{} of 120 calls on a connection that was there", log.pings);
-        log.connections
-    };
-    assert!(connections <= 4, "{connections}");
-    wait_for("the end of the lease", || {
-        java.tell("collect");
-        (server.log.lock().unwrap().cleans > 0).then_some(())
+    for it in [&mut old, &mut new] {
+        assert_eq!(it.tell("list"), "SIPBalancer");
+        for _ in 0..2 {
+            assert_eq!(it.tell("ping"), "ok", "an empty list");
+        }
+    }
+    lb.wait_log("Heartbeat from 127.0.0.1 without any node");
+    assert_eq!(lb.log().matches("without any node").count(), 1, "once for each source");
+
+    let nodes = nodes(&["n0", "n1", "n2"]);
+    old.tell(&line(&nodes[0], "int:", "jvmRoute=a sessionId=1 httpPort=int:8080"));
+    old.tell(&line(&nodes[1], "", "jvmRoute=b sessionId=2 name=größer𝄞"));
+    new.tell(&line(&nodes[2], "int:", "jvmRoute=c sessionId=3"));
+    let started = Instant::now();
+    for it in [&old, &new] {
+        it.say("every 250 60");
+    }
+    lb.wait_nodes(3);
+    let caller = lb.caller("alice");
+    for _ in 0..6 {
+        let mut call = caller.call("sip:bob@example.com");
+        caller.exchange(&mut call, "BYE");
+    }
+    let got: Vec<usize> = nodes.iter().map(|it| it.count("INVITE")).collect();
+    assert_eq!(got, [2, 2, 2]);
+    lb.wait_node("integers and texts", |it| {
+        it.host_name == "n0" && it.property("httpPort") == Some("8080")
     });
+    lb.wait_node("any text", |it| it.property("name") == Some("größer𝄞"));
+    for it in [&mut old, &mut new] {
+        assert_eq!(it.answer(), "ok", "every one of sixty heartbeats");
+    }
+    assert!(started.elapsed() > Duration::from_secs(15));
+    assert_eq!(lb.known().len(), 3);
+    assert!(!lb.log().contains("removed"), "{}", lb.log());
+    let metrics = |name: &str| lb.metric(name);
+    let connections = metrics("trunkline_heartbeat_connections_total");
+    assert!(connections <= 16.0, "{connections} connections for 240 calls and some leases");
+    assert!(metrics("trunkline_rmi_upkeep_total{kind=\"ping\"}") >= 100.0, "tests before reuse");
+    assert!(metrics("trunkline_rmi_upkeep_total{kind=\"lease\"}") >= 10.0, "renewals");
+    assert_eq!(metrics("trunkline_heartbeats_total{by=\"rmi\"}"), 124.0);
+    assert_eq!(metrics("trunkline_heartbeats_refused_total{reason=\"malformed\"}"), 0.0);
+
+    assert_eq!(old.tell("switchover a c"), "ok");
+    lb.wait_log("Switchover fromJvmRoute=a and toJvmRoute=c");
+    assert_eq!(old.tell("switchover a nowhere"), "ok");
+    lb.wait_log("Switchover failed where fromJvmRoute=a and toJvmRoute=nowhere");
+    assert_eq!(old.tell("remove"), "ok");
+    let left: Vec<String> = lb.known().into_iter().map(|it| it.host_name).collect();
+    assert_eq!(left, ["n2"], "forceRemoval counts at once");
+    lb.wait_log("forcibly removed due to a clean shutdown of a node");
+    wait_for("the end of a lease", || {
+        new.tell("collect");
+        (lb.metric("trunkline_rmi_upkeep_total{kind=\"release\"}") > 0.0).then_some(())
+    });
+    lb.wait_nodes(0); // it has fallen silent meanwhile
+}
+
+#[test] // R5, 24
+fn a_node_that_shuts_down_by_rmi_keeps_its_calls_and_gets_no_new_ones() {
+    let lb = Setup::two_entry()
+        .heartbeats()
+        .set("nodeTimeout", "10000")
+        .algorithm("UserBasedAlgorithm")
+        .set("sipHeaderAffinityKey", "To")
+        .start();
+    let Some(mut java) = java(&lb, Layout::New) else { return };
+    let nodes = nodes(&["n0", "n1"]);
+    for (at, node) in nodes.iter().enumerate() {
+        java.tell(&line(node, "int:", &format!("sessionId={at}")));
+    }
     assert_eq!(java.tell("ping"), "ok");
-    assert_eq!(server.log.lock().unwrap().errors, [""; 0]);
+    lb.wait_nodes(2);
+    let caller = lb.caller("alice");
+    let mut first = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &first.call_id, "INVITE")[0];
+    java.tell("clear");
+    for (at, node) in nodes.iter().enumerate() {
+        let leaving = if at == home { "GRACEFUL_SHUTDOWN=true" } else { "" };
+        java.tell(&line(node, "int:", &format!("sessionId={at} {leaving}")));
+    }
+    assert_eq!(java.tell("ping"), "ok");
+    lb.wait_node("it leaves", |it| it.is_leaving && it.host_name == nodes[home].name());
+    java.say("every 250 48"); // longer than its timeout: it is heard
+    caller.exchange(&mut first, "BYE");
+    assert_eq!(who_got(&nodes, &first.call_id, "BYE"), [home]);
+    let mut second = caller.call("sip:bob@example.com");
+    assert_eq!(who_got(&nodes, &second.call_id, "INVITE"), [1 - home]);
+    caller.exchange(&mut second, "BYE");
+    assert_eq!(java.answer(), "ok");
+    assert_eq!(lb.known().len(), 2, "{}", lb.log());
 }
 
 /// A huge list is refused and the node told so; what it says afterwards is heard.
 #[test]
 fn a_jvm_that_says_too_much_gets_an_exception_and_may_go_on() {
-    let server = Server::start();
-    let Some(mut java) = JavaNode::start(Layout::Old, server.address.port(), &[]) else { return };
+    let lb = Setup::two_entry()
+        .heartbeats()
+        .set("nodeTimeout", "10000")
+        .set("rmiRemoteObjectPort", "0")
+        .set("rmiStubHost", "localhost")
+        .start();
+    let Some(mut java) = java(&lb, Layout::Old) else { return };
     for index in 0..600 {
         let pairs: Vec<String> = (0..20).map(|it| format!("p{it}={index}")).collect();
         java.tell(&format!("node n{index} 10.0.0.1 {}", pairs.join(" ")));
@@ -159,9 +139,17 @@ fn a_jvm_that_says_too_much_gets_an_exception_and_may_go_on() {
     let answer = java.tell("ping");
     assert!(answer.starts_with("java.rmi."), "{answer}");
     java.tell("clear");
+    let nodes = nodes(&["n0"]);
+    java.tell(&line(&nodes[0], "", "sessionId=1"));
+    assert_eq!(java.tell("ping"), "ok", "one port serves registry and object, under another name");
+    lb.wait_nodes(1);
+    // What is refused is said, and a node by that name of another process is not touched.
+    java.tell("clear");
+    java.tell("node nowhere - udpPort=1");
     assert_eq!(java.tell("ping"), "ok");
-    assert_eq!(server.events(), [Event::Ping(vec![])]);
-    let log = server.log.lock().unwrap();
-    assert!(log.errors.iter().all(|it| it.contains("values")), "{:?}", log.errors);
-    assert!(!log.errors.is_empty());
+    lb.wait_log("Heartbeat from 127.0.0.1 refused: Heartbeat ip is not an address");
+    java.tell("clear");
+    java.tell(&line(&nodes[0], "", "sessionId=0"));
+    assert_eq!(java.tell("remove"), "ok");
+    assert_eq!(lb.known().len(), 1, "the late end of a process before this one");
 }

@@ -5,6 +5,7 @@
 //! server: one request per connection, no chunked bodies, no ranges.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use engine::relay::Leg;
 use log::LevelFilter;
@@ -32,6 +33,14 @@ pub enum Command {
         /// Address of the node.
         node: Option<SocketAddr>,
     },
+    /// `/lbdrain?node=&deadline=`, `/lbundrain?node=`, `/lbremove?node=`: what the operator wants of a
+    /// node.
+    Order {
+        /// Name of the node, as the operator knows it.
+        node: String,
+        /// What is wanted.
+        order: Order,
+    },
     /// `POST /lbexplain?source=&listener=`: routes the body without sending it.
     Explain {
         /// As if it came from here.
@@ -45,10 +54,30 @@ pub enum Command {
     },
 }
 
+/// What the operator wants of a node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Order {
+    /// No new calls.
+    Drain {
+        /// And out after this time.
+        time: Option<Duration>,
+    },
+    /// As if nothing had been ordered.
+    Undrain,
+    /// Out at once, until it is taken back.
+    Remove,
+}
+
 impl Command {
     /// Whether it changes anything: only such commands ask for the password (1.12).
     const fn is_mutating(&self) -> bool {
-        matches!(self, Command::Stop | Command::LogLevel(_) | Command::NodeRegex { .. })
+        matches!(
+            self,
+            Command::Stop
+                | Command::LogLevel(_)
+                | Command::NodeRegex { .. }
+                | Command::Order { .. }
+        )
     }
 }
 
@@ -82,6 +111,7 @@ impl Response {
             401 => "Unauthorized",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            409 => "Conflict",
             408 => "Request Timeout",
             411 => "Length Required",
             413 => "Content Too Large",
@@ -189,6 +219,9 @@ fn command(
             Command::LogLevel(level)
         }
         "/lbnoderegex" => node_regex(query)?,
+        "/lbdrain" => order(query, Order::Drain { time: deadline(query)? })?,
+        "/lbundrain" => order(query, Order::Undrain)?,
+        "/lbremove" => order(query, Order::Remove)?,
         "/lbexplain" if is_post => explain(query, body)?,
         "/lbexplain" => return Err(Response::text(405, "POST the SIP message as the body.\n")),
         _ => return Err(Response::text(404, "No such command.\n")),
@@ -211,6 +244,21 @@ fn node_regex(query: &str) -> Result<Command, Response> {
         _ => return Err(usage()),
     };
     Ok(Command::NodeRegex { regex, node })
+}
+
+fn order(query: &str, order: Order) -> Result<Command, Response> {
+    let usage = "Use /lbdrain?node=N&deadline=30m, /lbundrain?node=N or /lbremove?node=N.\n";
+    let node = parameter(query, "node").filter(|it| !it.is_empty());
+    let node = node.ok_or_else(|| Response::text(400, usage))?;
+    Ok(Command::Order { node, order })
+}
+
+fn deadline(query: &str) -> Result<Option<Duration>, Response> {
+    let Some(text) = parameter(query, "deadline").filter(|it| !it.is_empty()) else {
+        return Ok(None);
+    };
+    let usage = || Response::text(400, "deadline is a time such as 90s, 30m or 2h.\n");
+    tools::time_of(&text).map(Some).ok_or_else(usage)
 }
 
 fn explain(query: &str, body: &[u8]) -> Result<Command, Response> {
@@ -310,6 +358,7 @@ mod tests {
     #[test]
     fn urls_are_commands_whatever_their_case() {
         let node = "127.0.0.1:5080".parse().unwrap();
+        let ordered = |node: &str, order| Command::Order { node: node.into(), order };
         let regex = |regex: &str, node| Command::NodeRegex { regex: regex.into(), node };
         let cases = [
             ("/lbstat", Command::Stat),
@@ -324,6 +373,13 @@ mod tests {
             ("/lbnoderegex?regex=%28-%29%2b&ip=127.0.0.1&port=5080", regex("(-)+", Some(node))),
             ("/lbnoderegex?regex=50%+x&ip=127.0.0.1&port=5080", regex("50%+x", Some(node))),
             ("/lbnoderegex?regex=(-)", regex("(-)", None)),
+            ("/lbdrain?node=n1", ordered("n1", Order::Drain { time: None })),
+            ("/lbDrain?deadline=30m&node=10.0.0.1:5060", {
+                let time = Some(Duration::from_secs(1_800));
+                ordered("10.0.0.1:5060", Order::Drain { time })
+            }),
+            ("/lbundrain?node=%5B%3A%3A1%5D%3A5060", ordered("[::1]:5060", Order::Undrain)),
+            ("/lbremove?node=n1", ordered("n1", Order::Remove)),
         ];
         for (target, want) in cases {
             assert_eq!(get(target), Request::Command(want), "{target}");
@@ -343,6 +399,9 @@ mod tests {
             ("GET /lbnoderegex?regex=a&ip=1.2.3.4 HTTP/1.1\r\n\r\n", 400),
             ("GET /lbnoderegex?regex=a&ip=x&port=1 HTTP/1.1\r\n\r\n", 400),
             ("GET /lbexplain HTTP/1.1\r\n\r\n", 405),
+            ("GET /lbdrain HTTP/1.1\r\n\r\n", 400),
+            ("GET /lbundrain?node= HTTP/1.1\r\n\r\n", 400),
+            ("GET /lbdrain?node=n&deadline=soon HTTP/1.1\r\n\r\n", 400),
             ("POST /lbexplain HTTP/1.1\r\n\r\n", 400),
             ("POST /lbexplain?source=x HTTP/1.1\r\nContent-Length: 1\r\n\r\na", 400),
             (
@@ -381,6 +440,10 @@ mod tests {
             ("/lbstop?login=daddy&password=1234", &closed, true),
             ("/lbloglevel?logLevel=DEBUG", &closed, false),
             ("/lbnoderegex?regex=a", &closed, false),
+            ("/lbdrain?node=n", &closed, false),
+            ("/lbundrain?node=n", &closed, false),
+            ("/lbremove?node=n", &closed, false),
+            ("/lbremove?node=n&login=daddy&password=1234", &closed, true),
             ("/lbstop?login=&password=", &unset, false),
         ];
         for (target, credentials, want) in cases {

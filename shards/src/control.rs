@@ -5,13 +5,14 @@
 //! One epoll set, no timers of its own while nothing is due. Everything that decides is a state machine
 //! of the engine; everything that carries traffic is behind [`Shards`].
 
+mod orders;
 mod points;
 mod shards;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::config::Config;
 use engine::lifecycle::Prober;
@@ -31,6 +32,7 @@ pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, Vie
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
+use crate::heartbeats::{self, Farewell, Heartbeats};
 use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::kubernetes::Kubernetes;
@@ -105,6 +107,7 @@ struct Control<S: Shards> {
     hosts: Hosts,
     kubernetes: Option<Kubernetes>,
     server: Option<Server>,
+    heartbeats: Heartbeats,
     gathering: Option<Gathering<S::Figures>>,
     shards: S,
     shards_running: usize,
@@ -148,6 +151,8 @@ impl<S: Shards> Control<S> {
         let mut hosts = Hosts::new(Arc::clone(&bell));
         hosts.configure(now, &config);
         let mut registry = Registry::new(now, Rules::from(&*config), &hosts.addresses());
+        // Whatever can be refused comes before the first thread that carries traffic.
+        let heartbeats = Heartbeats::open(&config, epoch_ms(), &epoll)?;
         info!("Node expiration task created");
         info!("Node registry started");
         let own = config.internal.host.as_deref().or(config.host.as_deref()).and_then(literal);
@@ -168,7 +173,6 @@ impl<S: Shards> Control<S> {
             unavailable: hosts.resolved(&config.http.unavailable).first().copied(),
             stopping: None,
         };
-        // Whatever can be refused comes before the first thread that carries traffic.
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
         };
@@ -197,6 +201,7 @@ impl<S: Shards> Control<S> {
             hosts,
             kubernetes,
             server,
+            heartbeats,
             gathering: None,
             shards,
             rules: Vec::new(),
@@ -231,6 +236,10 @@ impl<S: Shards> Control<S> {
                     token if probe::Sockets::owns(token) => {
                         self.probes.handle_ready(now, token, &mut self.prober, &self.epoll);
                     }
+                    token if Heartbeats::owns(token) => {
+                        let registry = &mut self.registry;
+                        self.heartbeats.handle_ready(now, token, &self.epoll, registry);
+                    }
                     token => self.handle_http(now, token),
                 }
             }
@@ -248,6 +257,7 @@ impl<S: Shards> Control<S> {
             self.hosts.poll_timeout(),
             self.kubernetes.as_ref().and_then(Kubernetes::poll_timeout),
             self.server.as_ref().and_then(Server::poll_timeout),
+            self.heartbeats.poll_timeout(),
             gathering,
             self.view.stopping.map(|it| it + STOP_GRACE),
         ];
@@ -308,6 +318,10 @@ impl<S: Shards> Control<S> {
             self.is_stale |= self.shards.refresh(&self.view);
         }
         self.hosts.handle_timeout(now, &self.names);
+        self.heartbeats.handle_timeout(now, &self.epoll);
+        while let Some((from, to)) = self.heartbeats.poll_switch_over() {
+            self.shards.switch_over(from, to);
+        }
         if let Some(kubernetes) = &mut self.kubernetes {
             kubernetes.handle_events(now, &mut self.registry);
         }
@@ -360,6 +374,7 @@ impl<S: Shards> Control<S> {
         if let Some(kubernetes) = &mut self.kubernetes {
             kubernetes.configure(now, &self.view.config);
         }
+        self.heartbeats.configure(&self.view.config);
         self.configure_nodes(now);
     }
 
@@ -421,6 +436,7 @@ impl<S: Shards> Control<S> {
                 Response::text(200, "Log level changed")
             }
             Command::NodeRegex { regex, node } => self.tie(regex, node),
+            Command::Order { node, order } => self.handle_order(now, &node, order),
             Command::Explain { source, listener, leg, message } => {
                 let message = Explain { source, listener, leg, message };
                 self.shards.explain(&message, &self.facts(now))
@@ -467,7 +483,8 @@ impl<S: Shards> Control<S> {
     }
 
     fn facts(&self, now: Time) -> Facts<'_> {
-        Facts { now, view: &self.view, registry: &self.registry }
+        let beats = self.heartbeats.figures();
+        Facts { now, view: &self.view, registry: &self.registry, beats }
     }
 
     fn respond(&mut self, now: Time, connection: Connection, response: &Response) {
@@ -478,6 +495,8 @@ impl<S: Shards> Control<S> {
 
     /// The rest of the stop, in the original's words (5.4).
     fn stop(self) {
+        let own = heartbeats::own_address(&self.view.config);
+        let farewell = own.map(|own| Farewell::say(own, self.registry.listening_nodes()));
         info!("Stopping the sip forwarder");
         for (leg, ip, transport, port) in listening_points(&self.view.config) {
             let transport = transport.as_via();
@@ -494,7 +513,11 @@ impl<S: Shards> Control<S> {
             let (name, host) = smpp_name(&self.view.config);
             info!("{name} stopped at {host}");
         }
+        if let Some(farewell) = farewell {
+            farewell.wait();
+        }
         info!("Unregistering the node registry");
+        drop(self.heartbeats);
         info!("Stopping the node registry");
         info!("Stopping node registry...");
         info!("Node Expiration Task cancelled true");
@@ -517,13 +540,19 @@ pub(crate) fn signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
+/// Wall clock, milliseconds since 1970.
+fn epoch_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(0)
+}
+
 /// The standard library keys its hasher from the system's entropy.
 fn seed() -> u64 {
     use std::hash::BuildHasher;
     std::hash::RandomState::new().hash_one(0)
 }
 
-/// Epoll tokens; `probe` and `http` have ranges of their own.
+/// Epoll tokens; `probe`, `http` and `heartbeats` have ranges of their own.
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
 const SHARDS: u64 = 2;

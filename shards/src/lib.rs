@@ -9,6 +9,7 @@ pub mod decide;
 pub mod demo;
 pub mod driver;
 pub mod executor;
+pub mod heartbeats;
 pub mod hosts;
 pub mod http;
 pub mod kubernetes;

@@ -3,6 +3,7 @@
 //! All queues are bounded and nobody waits on one: a letter that does not fit is given back, and its
 //! sender counts [`DropReason::QueueFull`](engine::relay::DropReason::QueueFull).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -113,6 +114,8 @@ pub struct Statistics<C> {
     pub shard: u8,
     /// The relay's counters.
     pub counters: C,
+    /// Stream connections of SIP that are open now.
+    pub connections_by_node: BTreeMap<NodeKey, u64>,
     /// Nanoseconds from the return of the receive call to that of the send call, per message.
     pub residence: Histogram<u64>,
     /// The shard's own figures.

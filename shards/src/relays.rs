@@ -264,7 +264,9 @@ impl Driven for Http {
     }
 
     fn counters(&mut self) -> HttpCounters {
-        Http::counters(self).clone()
+        let mut counters = Http::counters(self).clone();
+        counters.busy = self.busy();
+        counters
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::config::{
-    Changes, Config, HttpConfig, KubernetesConfig, Loaded, Origin, Severity, SmppConfig, changed,
-    load,
+    Changes, Config, HeartbeatConfig, HttpConfig, KubernetesConfig, Loaded, Origin, Severity,
+    SmppConfig, changed, load,
 };
 use log::{error, info, warn};
 use protocols::time::Time;
@@ -124,6 +124,10 @@ fn applicable(old: &Config, new: Config) -> Config {
         kubernetes: KubernetesConfig {
             pull_period: new.kubernetes.pull_period,
             ..old.kubernetes.clone()
+        },
+        heartbeats: HeartbeatConfig {
+            rmi_stub_host: new.heartbeats.rmi_stub_host.clone(),
+            ..old.heartbeats.clone()
         },
         shards: old.shards,
         steering: old.steering,

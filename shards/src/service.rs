@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::balance::Shard;
 use engine::config::Steering;
+use engine::node::NodeKey;
 use engine::relay::listeners;
 use engine::relay::sip::{Relay, Settings, explain};
 use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
@@ -217,6 +218,14 @@ impl Shards for Service {
         }
     }
 
+    fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
+        let Some(body) = &self.body else { return };
+        for shard in (0..=u8::MAX).take(body.shards()) {
+            // A shard whose mailbox is full keeps its calls where they were: they fail over one by one.
+            let _ = body.post.send(shard, Mail::SwitchOver { from, to });
+        }
+    }
+
     fn addressee(&self, shard: u8) -> Addressee {
         let post = self.body.as_ref().map(|it| it.post.clone());
         Box::new(move |name, answer| {
@@ -249,6 +258,7 @@ impl Shards for Service {
             shards: &shards,
             residence: &residence,
             certificates: self.keeper.current().map_or(&[], |it| it.certificates.as_slice()),
+            beats: facts.beats,
         };
         match page {
             Page::Stat => Response::json(stats::lbstat(&scrape)),
@@ -315,6 +325,7 @@ impl Service {
     /// Everything that a shard counted.
     fn counters(&self, of: &Statistics<Counters>) -> Counters {
         let mut counters = of.counters.clone();
+        counters.connections_by_node.clone_from(&of.connections_by_node);
         self.relays.count(of.shard, &mut counters);
         counters
     }

@@ -3,11 +3,12 @@
 //! What a turn does with messages is in [`crate::carry`], with connections in [`crate::streaming`]. Who
 //! calls it, and how it waits, is in [`crate::driver`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use engine::node::NodeKey;
 use engine::relay::{Arrival, Flow, Listener, ListenerId};
 use engine::snapshot::Snapshot;
 use hdrhistogram::Histogram;
@@ -381,10 +382,27 @@ impl<D: Decide> Shard<D> {
         Statistics {
             shard: self.id,
             counters: self.relay.counters().clone(),
+            connections_by_node: self.connections_by_node(),
             residence: self.residence.clone(),
             figures: self.figures,
             pumps: self.pumps.iter_mut().map(|it| it.show()).collect(),
         }
+    }
+
+    /// Of SIP. A node also connects to us, from whatever port: it is known then if it is alone on its
+    /// host.
+    fn connections_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        let mut count = BTreeMap::new();
+        for peer in self.streams.peers() {
+            let alone = match self.snapshot.on(peer.ip()) {
+                [alone] => Some(*alone),
+                _ => None,
+            };
+            if let Some(node) = self.snapshot.at(peer, None).or(alone) {
+                *count.entry(self.snapshot.node(node).key).or_default() += 1;
+            }
+        }
+        count
     }
 
     fn expire(&mut self) {

@@ -132,6 +132,11 @@ impl Streams {
         })
     }
 
+    /// The other end of each.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.slots.iter().filter_map(|it| it.connection.as_ref().map(|it| it.peer))
+    }
+
     /// Files a connection. `None` if no number is left for it ([`SLOTS_MAX`]).
     pub(crate) fn insert(
         &mut self,

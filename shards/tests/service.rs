@@ -43,7 +43,7 @@ impl Service {
         let (external, internal) = (free_port(), free_port());
         let text = format!(
             "host=127.0.0.1\nexternalUdpPort={external}\ninternalUdpPort={internal}\n\
-             statisticPort={port}\nshards=1\nhttpPort=0\n{more}"
+             statisticPort={port}\nshards=1\nhttpPort=0\nrmiRegistryPort=0\n{more}"
         );
         let file = file(name, &text);
         let mut child = Command::new(env!("CARGO_BIN_EXE_trunkline"))

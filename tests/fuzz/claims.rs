@@ -2,19 +2,22 @@
 //! replays the corpus and mutations of it in every test run.
 
 use engine::config;
+use engine::registry::{Announcement, Source};
 use protocols::bytes::{Edits, Span};
+use protocols::heartbeat::{jrmp, json, post};
 use protocols::sip::message::{Message, remove_values, salvage};
 use protocols::sip::reply::{reply, reply_to_malformed};
 use protocols::sip::route::NameAddr;
 use protocols::sip::stream::{Frame, Framer};
 use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
+use protocols::time::Time;
 
 /// Name of a target and its corpus directory, and what it claims.
 pub(crate) type Claim = (&'static str, fn(&[u8]));
 
 /// Every claim.
-pub(crate) const CLAIMS: [Claim; 7] = [
+pub(crate) const CLAIMS: [Claim; 10] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
@@ -22,6 +25,9 @@ pub(crate) const CLAIMS: [Claim; 7] = [
     ("stream", stream),
     ("properties", properties),
     ("xml", xml),
+    ("rmi", rmi),
+    ("json", json),
+    ("beat", beat),
 ];
 
 /// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
@@ -156,6 +162,84 @@ pub(crate) fn properties(bytes: &[u8]) {
 pub(crate) fn xml(bytes: &[u8]) {
     load(bytes);
     load(&[b"<load-balancer-properties>", bytes, b"</load-balancer-properties>"].concat());
+}
+
+/// Whatever a client of RMI says, in whatever pieces, is answered alike or ends the connection, and
+/// neither is kept nor answered beyond its bounds.
+pub(crate) fn rmi(bytes: &[u8]) {
+    // Most inputs would not get past the greeting.
+    for greeting in [&b""[..], b"JRMI\0\x02K\0\x09127.0.0.1\0\0\0\0"] {
+        let whole = dialogue(&[greeting, bytes].concat(), usize::MAX);
+        assert_eq!(dialogue(&[greeting, bytes].concat(), 1), whole, "byte by byte");
+        let step = bytes.first().map_or(3, |it| usize::from(*it) + 2);
+        assert_eq!(dialogue(&[greeting, bytes].concat(), step), whole, "by {step}");
+    }
+}
+
+/// Answers, events, and whether the connection goes on.
+fn dialogue(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<jrmp::Event>, bool) {
+    let uid = jrmp::Uid { unique: 1, time: 2, count: 3 };
+    let stub = jrmp::Stub { host: "127.0.0.1".to_owned(), port: 2001, object: 4711, uid };
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 40_000));
+    let mut connection = jrmp::Connection::new(Time::ZERO, peer, stub, uid);
+    let (mut out, mut events) = (Vec::new(), Vec::new());
+    for piece in bytes.chunks(step.min(bytes.len()).max(1)) {
+        let flow = connection.handle_bytes(Time::ZERO, piece, &mut out);
+        events.extend(std::iter::from_fn(|| connection.poll_event()));
+        assert!(connection.held_bytes() <= jrmp::CALL_BYTES_MAX + piece.len());
+        assert!(out.len() <= 16 * bytes.len() + 64, "{} for {}", out.len(), bytes.len());
+        if flow != Ok(jrmp::Flow::Open) {
+            // What is in `out` need not be sent after an error, so it may differ by how it was cut.
+            return (if flow.is_ok() { out } else { Vec::new() }, events, false);
+        }
+    }
+    for event in &events {
+        if let jrmp::Event::Ping(nodes) | jrmp::Event::ForceRemoval(nodes) = event {
+            for words in nodes {
+                let _ = Announcement::from_words(Source::Rmi, words.clone());
+            }
+        }
+    }
+    (out, events, true)
+}
+
+/// A request is a command, is refused, or is not complete; a command has an answer that is JSON.
+pub(crate) fn json(bytes: &[u8]) {
+    let command = |body: &[u8]| {
+        let Ok(command) = json::Command::parse(body) else { return };
+        let mut out = Vec::new();
+        json::answer(command.name(), true, &mut out);
+        assert!(out.starts_with(b"{\"") && out.ends_with(b":\"OK\"}"));
+        if let json::Command::Start(words) = command
+            && let Ok(said) = Announcement::from_words(Source::Json, words)
+        {
+            assert!(said.session.is_none_or(|it| !it.is_empty()));
+        }
+    };
+    command(bytes);
+    match post::body(bytes) {
+        Ok(Some(body)) => {
+            assert!(body.len() <= bytes.len());
+            command(&body);
+        }
+        Ok(None) => {}
+        Err(why) => assert!((400..500).contains(&why.status())),
+    }
+    let mut request = Vec::new();
+    post::request(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), bytes, &mut request);
+    let read = post::body(&request).unwrap_or_else(|it| panic!("{it}"));
+    assert_eq!(read.as_deref(), Some(bytes), "what we post can be read");
+}
+
+/// The body of a SIP heartbeat names a node with an address and a port, or why it does not.
+pub(crate) fn beat(bytes: &[u8]) {
+    match Announcement::parse(bytes) {
+        Ok(said) => {
+            assert!(!said.host_name.is_empty() && said.properties.contains_key("ip"));
+            assert_eq!(said.key(), said.clone().key());
+        }
+        Err(why) => assert!(why.to_string().starts_with("Heartbeat ")),
+    }
 }
 
 fn load(bytes: &[u8]) {

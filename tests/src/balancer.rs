@@ -50,6 +50,8 @@ pub struct Addresses {
     pub web: [u16; 2],
     /// SMPP, plain and over TLS.
     pub smpp: [u16; 2],
+    /// Heartbeats: RMI registry, RMI object, HTTP.
+    pub heartbeats: [u16; 3],
 }
 
 impl Addresses {
@@ -72,6 +74,9 @@ impl Addresses {
             "HTTPS" => self.web[1],
             "SMPP" => self.smpp[0],
             "SMPPS" => self.smpp[1],
+            "RMI" => self.heartbeats[0],
+            "RMI_OBJECT" => self.heartbeats[1],
+            "BEATS" => self.heartbeats[2],
             _ => return None,
         })
     }
@@ -91,6 +96,7 @@ impl Setup {
             .set("externalTcpPort", "EXTERNAL")
             .set("statisticPort", "STATISTIC")
             .set("httpPort", "0")
+            .set("rmiRegistryPort", "0")
             .set("shards", "1")
             .set("nodeTimeout", "1500")
             .set("heartbeatInterval", "20")
@@ -109,6 +115,13 @@ impl Setup {
             .set("internalWssPort", "INTERNAL_WSS")
     }
 
+    /// With heartbeats by RMI and by HTTP.
+    pub fn heartbeats(self) -> Setup {
+        self.set("rmiRegistryPort", "RMI")
+            .set("rmiRemoteObjectPort", "RMI_OBJECT")
+            .set("heartbeatPort", "BEATS")
+    }
+
     /// With a certificate of the plays' authority.
     pub fn certified(self) -> Setup {
         let path = |name| keys().path(name).display().to_string();
@@ -123,7 +136,7 @@ impl Setup {
 
     /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE`,
     /// `SPARE_INTERNAL`, `TLS`, `WS`, `WSS`, `INTERNAL_TLS`, `INTERNAL_WS`, `INTERNAL_WSS`, `HTTP`, `HTTPS`,
-    /// `SMPP` and `SMPPS` as value become the port.
+    /// `SMPP`, `SMPPS`, `RMI`, `RMI_OBJECT` and `BEATS` as value become the port.
     pub fn set(mut self, key: &str, value: &str) -> Setup {
         self.keys.retain(|(it, _)| it != key);
         if !value.is_empty() {
@@ -189,6 +202,7 @@ impl Setup {
             secure_internal: [(); 3].map(|()| ports::free()),
             web: [(); 2].map(|()| ports::free()),
             smpp: [(); 2].map(|()| ports::free()),
+            heartbeats: [(); 3].map(|()| ports::free()),
         };
         let text = match &self.text {
             Some(text) => text(&addresses),
@@ -299,6 +313,23 @@ impl Balancer {
     pub fn internal_of(&self, transport: Transport) -> SocketAddr {
         let ports = self.addresses.secure_internal;
         SocketAddr::new(self.internal.ip(), of(transport, self.internal, ports))
+    }
+
+    /// Where nodes announce themselves by RMI: the registry.
+    pub fn rmi(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.heartbeats[0])
+    }
+
+    /// Where nodes announce themselves by HTTP.
+    pub fn beats(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.heartbeats[2])
+    }
+
+    /// One figure of `/metrics` by its whole name with labels.
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|it| it.strip_prefix(series)?.strip_prefix(' '));
+        line.and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("no {series}: {metrics}"))
     }
 
     /// Where HTTP is served.
@@ -536,6 +567,15 @@ impl Drop for Balancer {
     }
 }
 
+/// The operator's program, as built with the tests.
+///
+/// # Panics
+///
+/// If it does not build.
+pub fn trunkctl() -> PathBuf {
+    binary().with_file_name("trunkctl")
+}
+
 /// The balancer's program, built once per test process with the profile of the tests.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -550,7 +590,7 @@ fn binary() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = Command::new(cargo);
         // The whole workspace is chosen, so that crates are built as the tests have them already.
-        build.args(["build", "--quiet", "--workspace", "--bin", "trunkline"]);
+        build.args(["build", "--quiet", "--workspace", "--bin", "trunkline", "--bin", "trunkctl"]);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         build.env("CARGO_TARGET_DIR", target);
         if profile.ends_with("release") {

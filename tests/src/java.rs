@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use crate::peer::unique;
 use crate::{PATIENCE, is_installed};
 
 /// Which fields the node's own class has.
@@ -36,7 +37,7 @@ impl JavaNode {
         if !is_installed("javac") || !is_installed("java") {
             return None;
         }
-        let name = format!("trunkline-java-{}-{port}-{layout:?}", std::process::id());
+        let name = format!("trunkline-java-{}", unique());
         let directory = std::env::temp_dir().join(name);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("java");
         let package = Path::new("org/mobicents/tools/sip/balancer");
@@ -77,8 +78,26 @@ impl JavaNode {
     ///
     /// If it does not answer in time.
     pub fn tell(&mut self, line: &str) -> String {
-        writeln!(self.input, "{line}").unwrap();
-        self.answers.recv_timeout(2 * PATIENCE).unwrap_or_else(|it| panic!("{line}: {it}"))
+        self.say(line);
+        self.answer()
+    }
+
+    /// Has it begin to obey one line; [`JavaNode::answer`] waits for the end.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn say(&self, line: &str) {
+        writeln!(&self.input, "{line}").unwrap();
+    }
+
+    /// The answer to the oldest line that has none.
+    ///
+    /// # Panics
+    ///
+    /// If it does not answer in time.
+    pub fn answer(&mut self) -> String {
+        self.answers.recv_timeout(2 * PATIENCE).unwrap_or_else(|it| panic!("no answer: {it}"))
     }
 }
 

@@ -10,6 +10,7 @@ mod balancer;
 mod channel;
 mod dialog;
 mod java;
+mod json;
 mod keys;
 mod kubernetes;
 mod message;
@@ -23,9 +24,10 @@ mod sprayer;
 
 use std::time::{Duration, Instant};
 
-pub use balancer::{Addresses, Balancer, NodeEntry, Setup};
+pub use balancer::{Addresses, Balancer, NodeEntry, Setup, trunkctl};
 pub use dialog::Dialog;
 pub use java::{JavaNode, Layout};
+pub use json::{JsonBeats, post};
 pub use keys::{Keys, Signed, keys};
 pub use kubernetes::{ApiServer, Pod};
 pub use message::{Message, Uri, param};

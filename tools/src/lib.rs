@@ -5,12 +5,16 @@
 //! bytes. Reads the part of RFC 3261 that one call needs (§8, §12, §13, §15, §17, §18.2.2), RFC 3581 and
 //! `sip.md` 4 (heartbeats). Leaves alone: forking, authentication, strict routers, bodies.
 
+mod admin;
 pub mod agent;
 pub mod caller;
 pub mod message;
 pub mod node;
+pub mod nodes;
 pub mod process;
 pub mod report;
 pub mod stream;
 pub mod timers;
 pub mod udp;
+
+pub use self::admin::{ask, encoded, time_of};

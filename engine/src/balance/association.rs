@@ -2,6 +2,7 @@
 //! and arithmetic for what may not (`sip.md` 3.1, 8.2). CallIDAffinity, ClusterSubdomainAffinity and
 //! UserBased differ only in the text they follow and in who inherits a dead node's calls.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::memory::{Home, Memory};
@@ -75,6 +76,11 @@ impl Association {
     /// Remembered associations.
     pub(crate) fn len(&self) -> usize {
         self.memory.len()
+    }
+
+    /// Those of each node.
+    pub(crate) fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        self.memory.calls_by_node()
     }
 
     /// Round robin for what may be the first message, unless its like may meet other shards. What is not

@@ -1,6 +1,8 @@
 //! `CallIDAffinityBalancerAlgorithm`, the default (`sip.md` 3.1): calls go round the nodes in turn and
 //! stay where they went.
 
+use std::collections::BTreeMap;
+
 use super::association::Association;
 use super::rendezvous::key_of;
 use super::{Algorithm, Entry, Promises, Query};
@@ -33,6 +35,10 @@ impl Algorithm for CallIdAffinity {
 
     fn active_calls(&self) -> Option<usize> {
         Some(self.0.len())
+    }
+
+    fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        self.0.calls_by_node()
     }
 
     fn switch_over(&mut self, from: NodeKey, to: NodeKey) {

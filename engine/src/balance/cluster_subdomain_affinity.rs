@@ -1,6 +1,7 @@
 //! `ClusterSubdomainAffinityAlgorithm` (`sip.md` 3.4): CallIDAffinity, but the calls of a dead node go to
 //! its partners of `subclusterMap`, whatever the group-failover key says.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::association::Association;
@@ -47,6 +48,10 @@ impl Algorithm for ClusterSubdomainAffinity {
 
     fn active_calls(&self) -> Option<usize> {
         Some(self.calls.len())
+    }
+
+    fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        self.calls.calls_by_node()
     }
 
     fn switch_over(&mut self, from: NodeKey, to: NodeKey) {

@@ -282,6 +282,8 @@ fn memory_is_bounded() {
         }
         if let Some(calls) = algorithm.active_calls() {
             assert_eq!(calls, 100, "{}", entry.name);
+            let by_node: u64 = algorithm.calls_by_node().values().sum();
+            assert_eq!(by_node, 100, "{}", entry.name);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! the order they were filed, and one found to be in use when its turn comes is filed again. All of a
 //! dead node's calls move at once, because a call names an owner and only the owner names the node.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -140,6 +141,15 @@ impl Memory {
     /// Calls that live on a node.
     pub(crate) fn calls_of(&self, node: NodeKey) -> usize {
         self.owners.iter().filter(|it| it.home.node == node).map(|it| it.calls).sum()
+    }
+
+    /// Nodes that calls live on, and how many on each.
+    pub(crate) fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        let mut calls = BTreeMap::new();
+        for owner in self.owners.iter().filter(|it| it.calls > 0) {
+            *calls.entry(owner.home.node).or_default() += owner.calls as u64;
+        }
+        calls
     }
 
     /// All calls of `from` live on `to` from now on, however many they are. `ip` is the address of `to`,

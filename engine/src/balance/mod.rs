@@ -22,6 +22,8 @@ mod contract;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::collections::BTreeMap;
+
 use protocols::time::Time;
 
 use crate::config::Config;
@@ -165,6 +167,11 @@ pub trait Algorithm: Send {
     /// Remembered calls, where there is such a thing.
     fn active_calls(&self) -> Option<usize> {
         None
+    }
+
+    /// Those of them that live on each node.
+    fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        BTreeMap::new()
     }
 
     /// Calls of the first node belong to the second from now on (`sip.md` 5.8).

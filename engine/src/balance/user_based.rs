@@ -6,6 +6,7 @@
 //! the callers of one user come from many addresses and meet different shards, so the user's node is
 //! arithmetic: all shards and balancers agree, and users return to their node when it returns.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::association::Association;
@@ -79,6 +80,10 @@ impl Algorithm for UserBased {
 
     fn active_calls(&self) -> Option<usize> {
         self.users.as_ref().map(Association::len)
+    }
+
+    fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        self.users.as_ref().map(Association::calls_by_node).unwrap_or_default()
     }
 
     fn switch_over(&mut self, from: NodeKey, to: NodeKey) {

@@ -4,10 +4,13 @@
 //! follow their INVITE. A retransmission counts as a transaction: a query names none. With
 //! `earlyDialogWorstCase` the responses from outside wander too.
 
+use std::collections::BTreeMap;
+
 use super::memory::Memory;
 use super::rendezvous::{choose, key_of};
 use super::rotation::Rotation;
 use super::{Algorithm, Entry, Promises, Query};
+use crate::node::NodeKey;
 use crate::snapshot::{NodeId, Snapshot, Standing};
 
 /// The row.
@@ -100,6 +103,10 @@ impl Algorithm for WorstCase {
 
     fn active_calls(&self) -> Option<usize> {
         Some(self.calls.len())
+    }
+
+    fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
+        self.calls.calls_by_node()
     }
 }
 

@@ -118,6 +118,17 @@ impl Search<'_> {
             let host = config.host.as_deref().unwrap_or_default();
             take(host, true, port, "statisticPort".to_owned());
         }
+        let beats = &config.heartbeats;
+        for (port, name) in [
+            (beats.rmi_port, "rmiRegistryPort"),
+            (beats.rmi_object_port.filter(|it| beats.rmi_port != Some(*it)), "rmiRemoteObjectPort"),
+            (beats.http_port, "heartbeatPort"),
+        ] {
+            // One that is only a default gives way.
+            if let Some(port) = port.filter(|_| self.written(&[name]).is_some()) {
+                take(config.host.as_deref().unwrap_or_default(), true, port, name.to_owned());
+            }
+        }
         for (port, name) in [(config.http.port, "httpPort"), (config.http.tls_port, "httpsPort")] {
             if let Some(port) = port {
                 take("0.0.0.0", true, port, name.to_owned());
@@ -281,6 +292,16 @@ impl Search<'_> {
         if config.http.unavailable_redirects && config.http.unavailable.is_none() {
             let text = format!("does nothing without {}", self.spell("unavailableHost"));
             self.warn(&["unavailableRedirect"], text);
+        }
+        for (port, name) in [
+            (config.heartbeats.rmi_port, "rmiRegistryPort"),
+            (config.heartbeats.http_port, "heartbeatPort"),
+        ] {
+            let written = self.written(&[name]).and_then(|it| it.text.parse::<u16>().ok());
+            if port.is_none() && written.is_some_and(|it| it > 0) {
+                let class = self.spell("heartbeat.configclass");
+                self.warn(&[name], format!("stays closed: {class} asks for another protocol"));
+            }
         }
         if config.smpp.port.is_none() && config.smpp.tls_port.is_some() {
             let text = format!("SMPP opens only with {}", self.spell("smppPort"));

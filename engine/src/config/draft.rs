@@ -6,7 +6,8 @@ use protocols::sip::Transport;
 
 use super::keys::{Generation, keys};
 use super::{
-    AffinityKey, Config, LegConfig, Probe, RampUp, RoutingRule, Silence, Steering, Tls, value,
+    AffinityKey, Config, HeartbeatConfig, LegConfig, Probe, RampUp, RoutingRule, Silence, Steering,
+    Tls, value,
 };
 use crate::node::Ports;
 
@@ -36,8 +37,12 @@ pub(super) struct Draft {
     pub(super) stream_keepalive: Option<Duration>,
     /// `routingRulesIpv4` and `routingRulesIpv6`.
     pub(super) routing_rules: [Vec<RoutingRule>; 2],
+    /// Heartbeats by RMI and HTTP, as if each protocol were wanted.
+    pub(super) heartbeats: HeartbeatConfig,
     /// `configclass` of heartbeats.
     pub(super) heartbeat_class: Option<String>,
+    /// Format of the file, where a group of keys depends on it.
+    pub(super) generation: Generation,
     /// What the operator must hear about the value that was just set.
     pub(super) warnings: Vec<String>,
 }
@@ -45,7 +50,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Every key at its default, pieces put together.
     pub(super) fn defaults(generation: Generation) -> Draft {
-        let mut draft = Draft::of(blank());
+        let mut draft = Draft { generation, ..Draft::of(blank()) };
         for key in keys() {
             let set = key.set(&mut draft, key.default_in(generation));
             debug_assert_eq!(set, Ok(()), "the default of {}", key.name());
@@ -69,7 +74,9 @@ impl Draft {
             silence_time: config.silence.map(|it| it.time),
             stream_keepalive: None,
             routing_rules: [Vec::new(), Vec::new()],
+            heartbeats: config.heartbeats.clone(),
             heartbeat_class: None,
+            generation: Generation::Properties,
             warnings: Vec::new(),
             config,
         }
@@ -108,7 +115,9 @@ impl Draft {
             config.stream_idle = config.stream_idle.min(it);
         }
         config.routing_rules = self.routing_rules.concat();
-        config.kubernetes.choose(self.heartbeat_class.as_deref());
+        let class = self.heartbeat_class.as_deref();
+        config.kubernetes.choose(class);
+        config.heartbeats = self.heartbeats.clone().chosen(class, self.generation);
         // The registry needs one address, whatever the legs have (`http-smpp-registry.md` 5.2).
         let fallback = || config.internal.host.clone().or_else(|| config.external.host.clone());
         config.host = config.host.clone().or_else(fallback);
@@ -207,6 +216,7 @@ fn blank() -> Config {
         udp_keepalive: None,
         stream_idle: Duration::ZERO,
         kubernetes: super::KubernetesConfig::default(),
+        heartbeats: HeartbeatConfig::default(),
         heartbeat_sources: Vec::new(),
         source_rate_max: 0,
         total_rate_max: 0,

@@ -6,6 +6,7 @@
 
 mod contradictions;
 mod draft;
+mod heartbeats;
 mod http;
 mod keys;
 mod kubernetes;
@@ -22,6 +23,7 @@ mod xml;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use self::heartbeats::HeartbeatConfig;
 pub use self::http::{HttpConfig, Search};
 pub use self::keys::{Generation, Key, Reload, SECTIONS, Section, Status, keys};
 pub use self::kubernetes::KubernetesConfig;
@@ -154,6 +156,8 @@ pub struct Config {
     pub udp_keepalive: Option<Duration>,
     /// Close a stream that stays silent this long.
     pub stream_idle: Duration,
+    /// Heartbeats by RMI and HTTP.
+    pub heartbeats: HeartbeatConfig,
     /// Nodes as pods.
     pub kubernetes: KubernetesConfig,
     /// Networks whose heartbeats are believed; empty believes the whole internal leg.
@@ -341,6 +345,18 @@ pub struct Network {
     pub ip: IpAddr,
     /// Leading bits that count.
     pub prefix: u8,
+}
+
+impl Network {
+    /// Whether an address is in it.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let bits = |ip: IpAddr| match ip {
+            IpAddr::V4(it) => u128::from(it.to_bits()) << 96,
+            IpAddr::V6(it) => it.to_bits(),
+        };
+        let differing = bits(self.ip) ^ bits(ip);
+        self.ip.is_ipv4() == ip.is_ipv4() && differing.leading_zeros() >= u32::from(self.prefix)
+    }
 }
 
 /// `reuseportSteering`.

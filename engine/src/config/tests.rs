@@ -241,6 +241,11 @@ fn the_guides_sample_starts() {
     assert_eq!((config.http.port, config.http.tls_port), (Some(2080), Some(2081)));
     assert_eq!(config.unwritten_ports, Vec::<u16>::new());
     assert!(config.remote_server_ssl && !config.http.redirects_to_tls);
+    let beats = &config.heartbeats;
+    assert_eq!(
+        (beats.rmi_port, beats.rmi_object_port, beats.http_port),
+        (Some(2000), Some(2001), None)
+    );
     let smpp = &config.smpp;
     assert_eq!((smpp.port, smpp.mux, smpp.full), (Some(2776), false, SmppFull::Stop));
     let servers: Vec<_> = smpp.servers.iter().map(|it| (it.host.as_str(), it.port)).collect();
@@ -251,7 +256,6 @@ fn the_guides_sample_starts() {
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",
         "point: unknown; ignored; perhaps the end of the comment above",
-        "rmiRegistryPort: this build does not serve RMI heartbeats yet",
     ] {
         assert!(warnings.contains(part), "{part} in\n{warnings}");
     }
@@ -359,7 +363,7 @@ fn the_same_values_mean_the_same_in_both_formats() {
          statisticPort=2006\nresponseStatusCodeNodeRemoval=503\nstaticNodes=10.0.0.9/udp+tcp\n\
          httpToHttpsRedirect=true\nhttpReencrypt=true\n\
          http.urlrewrite=<rule><from>a</from><to>b</to></rule>\n\
-         muxMode=true\nsmppReencrypt=true\n",
+         muxMode=true\nsmppReencrypt=true\nheartbeat.configclass=HeartbeatConfigHttp\n",
     );
     let two = xml("<common><host>127.0.0.1</host><apiPort>2006</apiPort></common><sip><internal>\
          <udpPort>5065</udpPort><tcpPort>5065</tcpPort></internal>\
@@ -687,7 +691,7 @@ fn check_says_where_every_value_comes_from_and_hides_secrets() {
     ] {
         assert!(text.contains(part), "{part}in\n{text}");
     }
-    assert!(!text.contains("hunter2") && !text.contains("rmiRegistryPort"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("persistentConsistentHash"), "{text}");
     for key in keys().filter(|it| it.status == Status::Active) {
         assert!(text.contains(&format!("\n{}=", key.name())), "{key:?}");
     }
@@ -771,4 +775,52 @@ fn depth_and_size_have_limits() {
         "&b;".repeat(200)
     );
     let _ = load("bomb", bomb.as_bytes(), &[]);
+}
+
+#[test]
+fn heartbeats_open_as_their_generation_did() {
+    const HTTP: &str = "org.mobicents.tools.heartbeat.impl.HeartbeatConfigHttp";
+    let xml = |class: &str, inside: &str| {
+        let class =
+            if class.is_empty() { String::new() } else { format!(" configclass=\"{class}\"") };
+        xml(&format!("<heartbeat{class}><heartbeatConfig>{inside}</heartbeatConfig></heartbeat>"))
+    };
+    type Open = (Option<u16>, Option<u16>, Option<u16>);
+    let cases: Vec<(&str, Loaded, Open)> = vec![
+        ("a", properties(""), (Some(2000), Some(2001), None)),
+        ("b", properties("heartbeatPort=2610\n"), (Some(2000), Some(2001), Some(2610))),
+        ("c", properties("rmiRegistryPort=0\n"), (None, None, None)),
+        ("d", properties("rmiRemoteOjectPort=3001\n"), (Some(2000), Some(3001), None)),
+        (
+            "e",
+            properties("rmiRemoteOjectPort=3001\nrmiRemoteObjectPort=3002\n"),
+            (Some(2000), Some(3002), None),
+        ),
+        ("f", properties("rmiRemoteObjectPort=0\n"), (Some(2000), None, None)),
+        ("g", properties(&format!("heartbeat.configclass={HTTP}\n")), (None, None, Some(2610))),
+        ("h", xml("", ""), (None, None, Some(2610))),
+        ("i", xml(HTTP, "<heartbeatPort>2611</heartbeatPort>"), (None, None, Some(2611))),
+        (
+            "j",
+            xml("x.HeartbeatConfigRmi", "<rmiRegistryPort>3000</rmiRegistryPort>"),
+            (Some(3000), Some(2001), None),
+        ),
+        ("k", xml("x.HeartbeatConfigKube", ""), (None, None, None)),
+    ];
+    for (name, loaded, want) in cases {
+        let it = &loaded.config.heartbeats;
+        assert_eq!((it.rmi_port, it.rmi_object_port, it.http_port), want, "{name}");
+        assert_eq!(errors(&loaded), Vec::<String>::new(), "{name}");
+    }
+    let closed = xml("", "<rmiRegistryPort>3000</rmiRegistryPort>");
+    let said = warnings(&closed).join("\n");
+    assert!(said.contains("heartbeat@configclass asks for another protocol"), "{said}");
+
+    // A port that was written must be free; one that is only a default gives way.
+    let taken = properties("statisticPort=2000\n");
+    assert_eq!(errors(&taken), Vec::<String>::new());
+    assert!(taken.config.has_listener_on(2000) && !taken.config.has_listener_on(2001));
+    let twice = properties("statisticPort=2000\nrmiRegistryPort=2000\n");
+    assert!(errors(&twice).join("\n").contains("port 2000"), "{:?}", errors(&twice));
+    assert_eq!(errors(&properties("rmiRegistryPort=3000\nrmiRemoteObjectPort=3000\n")).len(), 0);
 }

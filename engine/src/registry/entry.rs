@@ -6,6 +6,7 @@ use protocols::time::Time;
 
 use super::Rules;
 use super::announcement::{Announcement, Source};
+use super::orders::Ordered;
 use super::voices::Voices;
 use crate::node::{Bad, Node, Origin};
 
@@ -20,6 +21,10 @@ pub(super) struct Entry {
     up: bool,
     /// A static node answers 503 to probes.
     full: bool,
+    /// It said that it is leaving.
+    leaving: bool,
+    /// What the operator wants of it.
+    ordered: Option<Ordered>,
     /// By errors or silence.
     bad: Option<(Bad, Time)>,
     suspect_until: Option<Time>,
@@ -44,6 +49,8 @@ pub struct Health {
     pub unanswered: u32,
     /// Last response of any kind.
     pub last_response: Option<Time>,
+    /// What the operator wants of it.
+    pub ordered: Option<Ordered>,
     /// Share of new calls while it warms up, of [`crate::config::RampUp::weight_max`]; 0 without ramp-up.
     pub weight: u32,
 }
@@ -56,6 +63,8 @@ impl Entry {
             voices: Voices::new(now, said),
             sign: now,
             full: false,
+            leaving: false,
+            ordered: None,
             bad: None,
             suspect_until: None,
             errors: 0,
@@ -107,9 +116,28 @@ impl Entry {
             self.heal();
         }
         self.handle_sign(now);
-        self.node.graceful |= graceful;
+        self.leaving |= graceful;
         self.describe();
+        self.refresh();
         restarted
+    }
+
+    /// It is leaving: it wants no new calls.
+    pub(super) fn handle_leaving(&mut self, now: Time) {
+        self.handle_sign(now);
+        self.leaving = true;
+        self.refresh();
+    }
+
+    /// Whether it is leaving by its own word.
+    pub(super) const fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// What the operator wants of it from now on.
+    pub(super) fn obey(&mut self, ordered: Option<Ordered>) {
+        self.ordered = ordered;
+        self.refresh();
     }
 
     /// A life sign through one protocol.
@@ -152,7 +180,7 @@ impl Entry {
 
     /// It runs anew: nothing that the old one did counts.
     fn handle_restart(&mut self, now: Time) {
-        (self.node.joined, self.node.graceful) = (now, false);
+        (self.node.joined, self.leaving) = (now, false);
         (self.sign, self.suspect_until) = (now, None);
         (self.last_error, self.last_response) = (None, None);
         self.heal();
@@ -248,6 +276,7 @@ impl Entry {
             unanswered: self.unanswered,
             last_response: self.last_response,
             weight,
+            ordered: self.ordered,
         }
     }
 
@@ -259,6 +288,7 @@ impl Entry {
     fn refresh(&mut self) {
         self.node.bad = self.bad.map(|(bad, _)| bad).or(self.full.then_some(Bad::Full));
         self.node.suspect = self.suspect_until.is_some();
+        self.node.graceful = self.leaving || self.ordered.is_some();
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocols::time::Time;
 
+use super::{BeatError, Refused};
 use crate::node::{Bad, Node};
 
 /// A change of the node table with its reason. [`fmt::Display`] is the log line.
@@ -41,6 +42,18 @@ pub enum Event {
         /// The node.
         node: NodeText,
     },
+    /// The operator drains it: no new calls.
+    Draining {
+        /// The node.
+        node: NodeText,
+        /// Until it is taken out.
+        time: Option<Duration>,
+    },
+    /// The operator's order about it is taken back.
+    Undrained {
+        /// The node.
+        node: NodeText,
+    },
     /// It gets no new calls.
     Bad {
         /// The node.
@@ -67,6 +80,25 @@ pub enum Event {
         /// The node.
         node: NodeText,
     },
+    /// A node names no node in its heartbeats: it has no connector that we could use.
+    EmptyHeartbeat {
+        /// Where it is.
+        from: IpAddr,
+    },
+    /// A heartbeat by RMI or HTTP was not believed.
+    HeartbeatRefused {
+        /// Who sent it.
+        from: IpAddr,
+        /// Why.
+        why: Disbelief,
+    },
+    /// All calls of one node are another's.
+    Switchover {
+        /// Route that was left.
+        from: String,
+        /// Route that took over.
+        to: String,
+    },
     /// A switchover named a `jvmRoute` that nobody ever announced.
     SwitchoverFailed {
         /// Route that was to be left.
@@ -74,6 +106,27 @@ pub enum Event {
         /// Route that was to take over.
         to: String,
     },
+}
+
+/// Why a heartbeat by RMI or HTTP was not believed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Disbelief {
+    /// It names no node.
+    Words(BeatError),
+    /// It names a node that cannot be.
+    Node(Refused),
+    /// A session that is not known, or no more.
+    Session,
+}
+
+impl fmt::Display for Disbelief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Disbelief::Words(it) => it.fmt(f),
+            Disbelief::Node(it) => it.fmt(f),
+            Disbelief::Session => f.write_str("no such session; the node has to start anew"),
+        }
+    }
 }
 
 /// Why a node was taken out.
@@ -96,6 +149,10 @@ pub enum Removal {
     Unconfigured,
     /// A static node that does not answer probes.
     Unanswered,
+    /// The operator wants it out.
+    Ordered,
+    /// The deadline of its drain has passed.
+    Overdue,
 }
 
 impl Event {
@@ -106,6 +163,8 @@ impl Event {
             Event::Removed { reason: Removal::Silent { .. } | Removal::Unanswered, .. }
             | Event::Bad { .. }
             | Event::Suspect { .. }
+            | Event::EmptyHeartbeat { .. }
+            | Event::HeartbeatRefused { .. }
             | Event::NoRoom { .. } => log::Level::Warn,
             _ => log::Level::Info,
         }
@@ -136,6 +195,8 @@ impl fmt::Display for Event {
                 let reason = match reason {
                     Removal::Replaced => "another node has its address",
                     Removal::Unconfigured => "the configuration names it no longer",
+                    Removal::Ordered => "the operator has taken it out",
+                    Removal::Overdue => "the deadline of its drain has passed",
                     _ => "it does not answer probes",
                 };
                 write!(
@@ -144,6 +205,17 @@ impl fmt::Display for Event {
                 )
             }
             Event::Graceful { node } => write!(f, "{TASK}[{node}] graceful shutdown: no new calls"),
+            Event::Draining { node, time: None } => {
+                write!(f, "{TASK}[{node}] draining: the operator wants no new calls there")
+            }
+            Event::Draining { node, time: Some(time) } => write!(
+                f,
+                "{TASK}[{node}] draining: the operator wants no new calls there, and it out in {} s",
+                time.as_secs()
+            ),
+            Event::Undrained { node } => {
+                write!(f, "{TASK}[{node}] undrained: the operator's order is taken back")
+            }
             Event::Bad { node, bad } => {
                 let reason = match bad {
                     Bad::Errors => "too many error responses",
@@ -159,11 +231,16 @@ impl fmt::Display for Event {
             }
             Event::ExtraNodes => f.write_str("Extra Servers registered as active nodes!"),
             Event::NoRoom { node } => write!(f, "{TASK}[{node}] not added: the node table is full"),
+            Event::EmptyHeartbeat { from } => write!(
+                f,
+                "Heartbeat from {from} without any node: it has no connector that we could use"
+            ),
+            Event::HeartbeatRefused { from, why } => {
+                write!(f, "Heartbeat from {from} refused: {why}")
+            }
+            Event::Switchover { from, to } => write_routes(f, "Switchover", from, to),
             Event::SwitchoverFailed { from, to } => {
-                write!(f, "Switchover failed where fromJvmRoute=")?;
-                write_plain(f, from)?;
-                f.write_str(" and toJvmRoute=")?;
-                write_plain(f, to)
+                write_routes(f, "Switchover failed where", from, to)
             }
         }
     }
@@ -178,6 +255,16 @@ pub struct NodeText {
 }
 
 impl NodeText {
+    /// As the node named itself.
+    pub fn host_name(&self) -> &str {
+        &self.host_name
+    }
+
+    /// Its address.
+    pub const fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
     /// Copies what the line needs.
     pub fn of(node: &Node) -> NodeText {
         let ip = node.ip;
@@ -204,6 +291,13 @@ impl fmt::Display for NodeText {
         }
         Ok(())
     }
+}
+
+fn write_routes(f: &mut fmt::Formatter<'_>, what: &str, from: &str, to: &str) -> fmt::Result {
+    write!(f, "{what} fromJvmRoute=")?;
+    write_plain(f, from)?;
+    f.write_str(" and toJvmRoute=")?;
+    write_plain(f, to)
 }
 
 /// Peers wrote this text: it must not end our line or steer a terminal.
@@ -267,6 +361,26 @@ mod tests {
                 format!(" removed: it does not answer probes. {numbers}"),
             ),
             (Event::Graceful { node: node() }, " graceful shutdown: no new calls".into()),
+            (
+                Event::Draining { node: node(), time: None },
+                " draining: the operator wants no new calls there".into(),
+            ),
+            (
+                Event::Draining { node: node(), time: Some(Duration::from_secs(90)) },
+                " draining: the operator wants no new calls there, and it out in 90 s".into(),
+            ),
+            (
+                Event::Undrained { node: node() },
+                " undrained: the operator's order is taken back".into(),
+            ),
+            (
+                removed(Removal::Ordered),
+                format!(" removed: the operator has taken it out. {numbers}"),
+            ),
+            (
+                removed(Removal::Overdue),
+                format!(" removed: the deadline of its drain has passed. {numbers}"),
+            ),
             (
                 Event::Bad { node: node(), bad: Bad::Errors },
                 " bad: too many error responses, no new calls".into(),

@@ -50,7 +50,9 @@ impl Registry {
     }
 
     pub(super) fn insert(&mut self, now: Time, origin: Origin, announcement: Announcement) {
-        let entry = Entry::new(now, origin, announcement);
+        let ordered = self.ordered(&announcement);
+        let mut entry = Entry::new(now, origin, announcement);
+        entry.obey(ordered);
         let key = entry.node.key;
         self.by_ip.entry(entry.node.ip).or_default().push(key);
         let is_live = entry.is_live();
@@ -97,7 +99,9 @@ impl Registry {
         let Some(mut it) = self.entries.remove(&old) else { return old };
         let before = it.node.clone();
         let session = it.session(Source::Json).map(|session| (session.to_owned(), old));
+        let was_leaving = it.is_leaving();
         let restarted = change(&mut it, &self.rules);
+        let is_leaving = it.is_leaving();
         let (node, key) = (it.node.clone(), it.node.key);
         let is_live = it.is_live();
         self.file_session(session, it.session(Source::Json).map(|it| (it.to_owned(), key)));
@@ -122,7 +126,7 @@ impl Registry {
         {
             self.tell_change(Event::Changed { node: text.clone() });
         }
-        if node.graceful && (restarted || !before.graceful) {
+        if is_leaving && (restarted || !was_leaving) {
             self.tell_change(Event::Graceful { node: text.clone() });
         }
         if is_live && !restarted && before.bad.is_some() && node.is_eligible() {
@@ -135,7 +139,7 @@ impl Registry {
     /// Changes one entry and tells what became of its flags. `false`: there is no such live node.
     pub(super) fn edit(&mut self, key: NodeKey, change: impl FnOnce(&mut Entry, &Rules)) -> bool {
         let Some(it) = self.entries.get_mut(&key).filter(|it| it.is_live()) else { return false };
-        let flags = |it: &Entry| (it.node.graceful, it.node.bad, it.node.suspect);
+        let flags = |it: &Entry| (it.is_leaving(), it.node.bad, it.node.suspect);
         let before = flags(it);
         change(it, &self.rules);
         let after = flags(it);
@@ -207,7 +211,7 @@ impl Registry {
         was_live
     }
 
-    fn tell_change(&mut self, event: Event) {
+    pub(super) fn tell_change(&mut self, event: Event) {
         self.changed = true;
         self.tell(event);
     }

@@ -8,12 +8,14 @@ mod announcement;
 mod entry;
 mod event;
 mod members;
+mod orders;
 mod remembered;
 mod rules;
 mod sessions;
 mod voices;
+mod words;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,10 +25,13 @@ use protocols::time::Time;
 pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError, Source};
 use self::entry::Entry;
 pub use self::entry::Health;
-pub use self::event::{Event, NodeText, Removal};
+pub use self::event::{Disbelief, Event, NodeText, Removal};
+use self::orders::Order;
+pub use self::orders::{NotNamed, ORDERS_MAX, Ordered};
 use self::remembered::Remembered;
 pub use self::rules::Rules;
 pub use self::sessions::SessionWord;
+pub use self::words::Heard;
 use crate::lifecycle::Pulse;
 use crate::node::{Node, NodeKey, Origin};
 use crate::relay::Report;
@@ -43,6 +48,12 @@ pub struct Registry {
     /// Sessions that began with a JSON `start`, and their nodes.
     sessions: BTreeMap<String, Vec<NodeKey>>,
     remembered: Remembered,
+    /// What the operator has ordered; no two are about one address.
+    orders: Vec<Order>,
+    /// Who has sent heartbeats without any node.
+    empty: BTreeSet<IpAddr>,
+    /// When a heartbeat was last refused aloud.
+    refused: Option<Time>,
     /// Extra servers that are no nodes: what comes from there comes from inside.
     servers: Vec<SocketAddr>,
     events: VecDeque<Event>,
@@ -69,6 +80,8 @@ pub enum Refused {
     },
     /// [`NODES_MAX`] nodes are known already.
     NoRoom,
+    /// The operator has taken it out. That is no news.
+    Out,
 }
 
 impl fmt::Display for Refused {
@@ -80,6 +93,7 @@ impl fmt::Display for Refused {
                 write!(f, "{bytes} bytes of properties, at most {ANNOUNCEMENT_BYTES_MAX}")
             }
             Refused::NoRoom => write!(f, "{NODES_MAX} nodes are known already"),
+            Refused::Out => f.write_str("the operator has taken it out"),
         }
     }
 }
@@ -97,6 +111,9 @@ impl Registry {
             routes: BTreeMap::new(),
             sessions: BTreeMap::new(),
             remembered: Remembered::default(),
+            orders: Vec::new(),
+            empty: BTreeSet::new(),
+            refused: None,
             servers: Vec::new(),
             events: VecDeque::new(),
             generation: 0,
@@ -132,7 +149,8 @@ impl Registry {
         let mut extra = false;
         for (origin, announcement) in wanted {
             let key = announcement.key();
-            if self.entries.get(&key).is_some_and(|it| it.node.origin == origin) {
+            let is_out = self.ordered(&announcement).is_some_and(|it| it.is_out);
+            if is_out || self.entries.get(&key).is_some_and(|it| it.node.origin == origin) {
                 continue;
             }
             let mut was_live = false;
@@ -173,6 +191,9 @@ impl Registry {
         check(&announcement)?;
         if self.repeats(now, &announcement) {
             return Ok(());
+        }
+        if self.ordered(&announcement).is_some_and(|it| it.is_out) {
+            return Err(Refused::Out);
         }
         let rivals = self.rivals(&announcement);
         let configured = rivals.iter().copied().find(|key| {
@@ -232,7 +253,12 @@ impl Registry {
     /// [`Refused`]: it was an announcement and is not believed.
     pub fn handle_report(&mut self, now: Time, report: Report) -> Result<(), Refused> {
         match report {
-            Report::Beat(announcement) => return self.handle_announcement(now, announcement),
+            Report::Beat(announcement) => {
+                return match self.handle_announcement(now, announcement) {
+                    Err(Refused::Out) => Ok(()),
+                    other => other,
+                };
+            }
             Report::Seen { node, alive, errors, requests, answered } => {
                 self.edit(node, |it, rules| {
                     if alive {
@@ -270,10 +296,7 @@ impl Registry {
 
     /// The node is leaving: it keeps its calls and gets no new ones. `false`: no such node.
     pub fn handle_graceful(&mut self, now: Time, node: NodeKey) -> bool {
-        self.edit(node, |it, _| {
-            it.handle_sign(now);
-            it.node.graceful = true;
-        })
+        self.edit(node, |it, _| it.handle_leaving(now))
     }
 
     /// The node has stopped: it is taken out at once. `false`: no such node, or a configured one.
@@ -306,12 +329,13 @@ impl Registry {
     /// The pair goes to every shard's [`crate::balance::Algorithm::switch_over`]; `None` if a route is
     /// unknown.
     pub fn handle_switch_over(&mut self, from: &str, to: &str) -> Option<(NodeKey, NodeKey)> {
-        if let (Some((old, _)), Some((new, _))) = (self.routes.get(from), self.routes.get(to)) {
-            return Some((*old, *new));
-        }
+        let pair = self.routes.get(from).zip(self.routes.get(to)).map(|(old, new)| (old.0, new.0));
         let [from, to] = [from, to].map(|it| it.chars().take(ROUTE_CHARS_MAX).collect());
-        self.tell(Event::SwitchoverFailed { from, to });
-        None
+        self.tell(match pair {
+            Some(_) => Event::Switchover { from, to },
+            None => Event::SwitchoverFailed { from, to },
+        });
+        pair
     }
 
     /// Takes out who is silent and lifts what has lasted long enough, if it is time. Handle everything
@@ -322,6 +346,7 @@ impl Registry {
         }
         self.next_check = now + self.rules.heartbeat_interval;
         self.changed |= self.remembered.handle_timeout(now);
+        self.enforce(now);
         let (mut silent, mut marked, mut fading) = (Vec::new(), Vec::new(), Vec::new());
         for (key, it) in &self.entries {
             if it.has_fading_voice(now, &self.rules) {
@@ -347,7 +372,9 @@ impl Registry {
 
     /// When [`Registry::handle_timeout`] has something to do; `None` while there is nothing to forget.
     pub fn poll_timeout(&self) -> Option<Time> {
-        (!self.entries.is_empty() || !self.remembered.is_empty()).then_some(self.next_check)
+        let has_work =
+            !self.entries.is_empty() || !self.remembered.is_empty() || self.has_deadlines();
+        has_work.then_some(self.next_check)
     }
 
     /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost.

@@ -78,6 +78,7 @@ fn a_protocol_that_falls_silent_loses_its_say() {
     it.handle_timeout(at(16_500));
     assert_eq!(events(&mut it), ["Changed"]);
     assert_eq!(it.handle_switch_over("a", "a"), Some((sip.key(), sip.key())), "at once");
+    assert_eq!(events(&mut it), ["Switchover"]);
     let node = it.live().next().unwrap();
     assert_eq!((node.key, node.properties.contains_key("z")), (sip.key(), false));
     assert!(it.snapshot().unwrap().remembers("10.0.0.1:5062".parse().unwrap()));

@@ -41,9 +41,17 @@ pub(super) fn events(it: &mut Registry) -> Vec<String> {
     std::iter::from_fn(|| it.poll_event())
         .map(|event| {
             let text = format!("{event:?}");
-            let reason = ["Silent", "Stopped", "Replaced", "Unconfigured", "Unanswered"]
-                .into_iter()
-                .find(|reason| text.contains(&format!("reason: {reason}")));
+            let reason = [
+                "Silent",
+                "Stopped",
+                "Replaced",
+                "Unconfigured",
+                "Unanswered",
+                "Ordered",
+                "Overdue",
+            ]
+            .into_iter()
+            .find(|reason| text.contains(&format!("reason: {reason}")));
             let variant: String = text.chars().take_while(|it| it.is_alphanumeric()).collect();
             reason.map_or(variant.clone(), |reason| format!("{variant}:{reason}"))
         })

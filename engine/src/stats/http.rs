@@ -3,6 +3,7 @@
 //! Source: `http-smpp-registry.md` 4.1: bytes are content, without heads and without the framing of chunks;
 //! requests are those received to be forwarded; active connections count both sides of each pair.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocols::http::Method;
@@ -35,6 +36,8 @@ pub struct HttpCounters {
     pub tunnel_bytes_to_node: u64,
     /// Bytes that went through tunnels to clients.
     pub tunnel_bytes_to_client: u64,
+    /// Connections to nodes that carry a request or a tunnel now.
+    pub busy: BTreeMap<NodeKey, u64>,
     nodes: ahash::HashMap<NodeKey, HttpNode>,
     gone: HttpNode,
 }
@@ -108,6 +111,7 @@ impl HttpCounters {
             self.row(*key).merge(row);
         }
         self.gone.merge(&other.gone);
+        super::left::add(&mut self.busy, &other.busy);
     }
 
     /// Requests of one method.

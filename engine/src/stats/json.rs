@@ -5,8 +5,10 @@ use std::fmt::Write;
 use protocols::http;
 use protocols::sip::message::Method;
 
-use super::Scrape;
+use super::prometheus::state_of;
+use super::{Counters, Scrape};
 use crate::node::Node;
+use crate::registry::Ordered;
 use crate::relay::DropReason;
 use crate::snapshot::Family;
 
@@ -95,12 +97,13 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
 /// all eligible nodes, by which two balancers see that they decide alike.
 pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     let snapshot = scrape.snapshot;
+    let totals = scrape.totals();
     let list = |family: Family| {
         let nodes: Vec<String> = snapshot
             .nodes()
             .iter()
             .filter(|it| it.version == snapshot.latest() && Family::of(it.ip) == family)
-            .map(|it| node(scrape, it))
+            .map(|it| node(scrape, &totals, it))
             .collect();
         format!("[{}]", nodes.join(","))
     };
@@ -114,7 +117,31 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     whole.raw("generation", snapshot.generation());
     whole.raw("latestVersion", snapshot.latest().0);
     whole.raw("nodes", snapshot.nodes().len());
+    let others = snapshot.nodes().iter().filter(|it| it.version != snapshot.latest());
+    let others: Vec<String> = others.map(|it| node(scrape, &totals, it)).collect();
+    whole.raw("olderVersions", format!("[{}]", others.join(",")));
+    let absent = scrape.registry.absent().map(|(text, ordered)| {
+        let mut it = Object::default();
+        it.text("hostName", text.host_name());
+        it.text("ip", &text.ip().to_string());
+        it.text("node", &text.to_string());
+        it.raw("order", order(scrape, ordered));
+        it.end()
+    });
+    whole.raw("absent", format!("[{}]", absent.collect::<Vec<_>>().join(",")));
     whole.end()
+}
+
+/// What the operator wants of a node.
+fn order(scrape: &Scrape<'_>, ordered: Ordered) -> String {
+    let mut it = Object::default();
+    it.text("state", if ordered.is_out { "out" } else { "draining" });
+    it.raw("since", scrape.wall_ms(ordered.since));
+    match ordered.deadline {
+        Some(deadline) => it.raw("deadline", scrape.wall_ms(deadline)),
+        None => it.raw("deadline", "null"),
+    }
+    it.end()
 }
 
 /// SMSCs in the shape of nodes, as the original lists them.
@@ -150,7 +177,7 @@ pub fn health(scrape: &Scrape<'_>) -> (u16, String) {
     (code, it.end())
 }
 
-fn node(scrape: &Scrape<'_>, node: &Node) -> String {
+fn node(scrape: &Scrape<'_>, totals: &Counters, node: &Node) -> String {
     let record = scrape.registry.health(scrape.now, node.key);
     let wall = |time| scrape.wall_ms(time);
     let counter = |value: u64| format!("{{\"value\":{value}}}");
@@ -177,6 +204,21 @@ fn node(scrape: &Scrape<'_>, node: &Node) -> String {
     it.raw("version", node.version.0);
     it.raw("suspect", node.suspect);
     it.raw("joined", wall(node.joined));
+    it.text("state", state_of(node, record.as_ref()));
+    if let Some(ordered) = record.and_then(|it| it.ordered) {
+        it.raw("order", order(scrape, ordered));
+    }
+    let held = totals.left(node);
+    let mut left = Object::default();
+    match held.calls {
+        Some(calls) => left.raw("calls", calls),
+        None => left.raw("calls", "null"),
+    }
+    left.raw("sipConnections", held.sip_connections);
+    left.raw("httpConnections", held.http_connections);
+    left.raw("smppConnections", held.smpp_connections);
+    left.raw("isNothing", held.is_nothing());
+    it.raw("left", left.end());
     it.end()
 }
 

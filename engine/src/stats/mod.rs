@@ -5,9 +5,11 @@
 
 mod http;
 mod json;
+mod left;
 mod prometheus;
 pub mod smpp;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocols::sip::Transport;
@@ -16,6 +18,7 @@ use protocols::time::Time;
 
 pub use self::http::{HttpCounters, HttpNode, LATENCY_BOUNDS, Refusal};
 pub use self::json::{health, lbinfo, lbstat};
+pub use self::left::Left;
 pub use self::prometheus::metrics;
 use crate::node::NodeKey;
 use crate::registry::Registry;
@@ -35,6 +38,10 @@ pub struct Counters {
     content_bytes: u64,
     remembered_calls: Option<u64>,
     nodes: Nodes,
+    /// Calls that the algorithm remembers now.
+    pub calls_by_node: BTreeMap<NodeKey, u64>,
+    /// Stream connections of SIP that are open now.
+    pub connections_by_node: BTreeMap<NodeKey, u64>,
     /// What the shard's HTTP relay counts; the shard brings the two together.
     pub http: HttpCounters,
     /// The SMPP relay's.
@@ -115,6 +122,8 @@ impl Counters {
             self.nodes.row(*key).merge(row);
         }
         self.nodes.gone.merge(&other.nodes.gone);
+        left::add(&mut self.calls_by_node, &other.calls_by_node);
+        left::add(&mut self.connections_by_node, &other.connections_by_node);
         self.http.merge(&other.http);
         self.smpp.merge(&other.smpp);
     }
@@ -321,6 +330,29 @@ pub struct Streams {
     pub idle_closed: u64,
 }
 
+/// What the control thread has heard of nodes by RMI and HTTP since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Beats {
+    /// Calls by RMI: pings, removals, switchovers.
+    pub rmi: u64,
+    /// Tests of a connection before it is used again.
+    pub rmi_pings: u64,
+    /// Leases of the object, begun and renewed.
+    pub rmi_leases: u64,
+    /// Leases given back.
+    pub rmi_releases: u64,
+    /// Commands by HTTP.
+    pub json: u64,
+    /// Connections and requests that were neither.
+    pub malformed: u64,
+    /// Connections closed for lack of room, or refused for where they came from.
+    pub refused: u64,
+    /// Connections taken in.
+    pub accepted: u64,
+    /// Connections that are open now.
+    pub connections: u64,
+}
+
 /// A certificate that we show.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certificate {
@@ -401,6 +433,8 @@ pub struct Scrape<'a> {
     pub residence: &'a Residence,
     /// What we show to those who connect by TLS.
     pub certificates: &'a [Certificate],
+    /// Heartbeats by RMI and HTTP.
+    pub beats: Beats,
 }
 
 impl Scrape<'_> {

@@ -8,6 +8,7 @@ use protocols::sip::message::Method;
 
 use super::{HttpCounters, HttpNode, LATENCY_BOUNDS, RESIDENCE_BOUNDS, Refusal, Scrape};
 use crate::node::Node;
+use crate::registry::Health;
 use crate::relay::{DropReason, Leg};
 use crate::stats::smpp::SmppDrop;
 
@@ -18,6 +19,7 @@ pub fn metrics(scrape: &Scrape<'_>) -> String {
     messages(&mut page, scrape);
     smpp(&mut page, scrape);
     nodes(&mut page, scrape);
+    heartbeats(&mut page, scrape);
     http(&mut page, scrape);
     shards(&mut page, scrape);
     residence(&mut page, scrape);
@@ -136,10 +138,18 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
     let totals = scrape.totals();
     let snapshot = scrape.snapshot;
     page.family("trunkline_nodes", "gauge", "Live nodes, by state.");
+    let states: Vec<&str> = snapshot
+        .nodes()
+        .iter()
+        .map(|it| state_of(it, scrape.registry.health(scrape.now, it.key).as_ref()))
+        .collect();
     for state in STATES {
-        let count = snapshot.nodes().iter().filter(|it| state_of(it) == state).count();
+        let count = states.iter().filter(|it| **it == state).count();
         page.row(&[("state", state)], count);
     }
+    let absent = scrape.registry.absent().count();
+    page.family("trunkline_nodes_ordered_absent", "gauge", "Drained or out, and not there.");
+    page.row(&[], absent);
     let labels: Vec<[String; 3]> = snapshot
         .nodes()
         .iter()
@@ -150,11 +160,26 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
     };
     let rows = || labels.iter().zip(snapshot.nodes());
     page.family("trunkline_node_state", "gauge", "1 for the state that a live node is in.");
-    for (label, node) in rows() {
+    for ((label, node), state) in rows().zip(&states) {
         let [key, name, version] = &with(label);
-        let state = ("state", state_of(node).to_owned());
+        let state = ("state", (*state).to_owned());
         let address = ("ip", node.ip.to_string());
         page.owned_row(&[key.clone(), name.clone(), version.clone(), address, state], 1);
+    }
+    page.family("trunkline_node_left", "gauge", "What still depends on a live node, by kind.");
+    for (label, node) in rows() {
+        let left = totals.left(node);
+        for (kind, count) in [
+            ("call", left.calls),
+            ("sip_connection", Some(left.sip_connections)),
+            ("http_connection", Some(left.http_connections)),
+            ("smpp_connection", Some(left.smpp_connections)),
+        ] {
+            if let Some(count) = count {
+                let [key, name, version] = with(label);
+                page.owned_row(&[key, name, version, ("kind", kind.to_owned())], count);
+            }
+        }
     }
     page.family("trunkline_node_calls_total", "counter", "Calls given to a live node.");
     for (label, node) in rows() {
@@ -183,6 +208,29 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
         "1; balancers whose fingerprints are equal choose alike.",
     );
     page.owned_row(&[("fingerprint", format!("{:016x}", snapshot.fingerprint()))], 1);
+}
+
+/// Those by SIP are SIP requests.
+fn heartbeats(page: &mut Page, scrape: &Scrape<'_>) {
+    let it = &scrape.beats;
+    page.family("trunkline_heartbeats_total", "counter", "Heartbeats by RMI and HTTP.");
+    page.row(&[("by", "rmi")], it.rmi);
+    page.row(&[("by", "http")], it.json);
+    page.family("trunkline_rmi_upkeep_total", "counter", "What RMI clients do beside heartbeats.");
+    page.row(&[("kind", "ping")], it.rmi_pings);
+    page.row(&[("kind", "lease")], it.rmi_leases);
+    page.row(&[("kind", "release")], it.rmi_releases);
+    page.family(
+        "trunkline_heartbeats_refused_total",
+        "counter",
+        "Connections to the heartbeat ports that were cut off, by reason.",
+    );
+    page.row(&[("reason", "malformed")], it.malformed);
+    page.row(&[("reason", "refused")], it.refused);
+    page.family("trunkline_heartbeat_connections_total", "counter", "Connections of nodes.");
+    page.row(&[], it.accepted);
+    page.family("trunkline_heartbeat_connections", "gauge", "Open connections of nodes.");
+    page.row(&[], it.connections);
 }
 
 fn http(page: &mut Page, scrape: &Scrape<'_>) {
@@ -386,11 +434,13 @@ fn process(page: &mut Page, scrape: &Scrape<'_>) {
 
 const LEGS: [(Leg, &str); 2] = [(Leg::External, "external"), (Leg::Internal, "internal")];
 
-const STATES: [&str; 4] = ["eligible", "graceful", "bad", "suspect"];
+const STATES: [&str; 5] = ["eligible", "draining", "graceful", "bad", "suspect"];
 
 /// One state each, the most lasting first.
-const fn state_of(node: &Node) -> &'static str {
-    if node.graceful {
+pub(super) fn state_of(node: &Node, record: Option<&Health>) -> &'static str {
+    if record.is_some_and(|it| it.ordered.is_some()) {
+        "draining"
+    } else if node.graceful {
         "graceful"
     } else if node.bad.is_some() {
         "bad"

@@ -1,5 +1,6 @@
 //! What the SMPP relay counts. Source: guide 1.12 item 3, `http-smpp-registry.md` 4.1, 4.3.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use protocols::smpp::Command;
@@ -39,6 +40,8 @@ pub struct SmppCounters {
     pub mux: bool,
     /// Every SMSC, with the number of connections that are bound there now.
     pub servers: Vec<(SocketAddr, u64)>,
+    /// Connections now to each server that has any, wanted or not.
+    pub connections: BTreeMap<SocketAddr, u64>,
 }
 
 /// Why a PDU went nowhere, or a connection was refused. Counted by reason.
@@ -136,6 +139,7 @@ impl SmppCounters {
         self.responses.iter_mut().zip(other.responses).for_each(|(to, from)| sum(to, from));
         self.drops.iter_mut().zip(other.drops).for_each(|(to, from)| sum(to, from));
         self.mux |= other.mux;
+        super::left::add(&mut self.connections, &other.connections);
         for (server, bound) in &other.servers {
             match self.servers.iter_mut().find(|it| it.0 == *server) {
                 Some(it) => it.1 += bound,

@@ -86,6 +86,7 @@ fn with_scrape<T>(change: impl FnOnce(&mut Scrape<'_>), show: impl FnOnce(&Scrap
         shards: &[(&first, load(1)), (&second, load(2))],
         residence: &residence,
         certificates: &[Certificate { alias: "lb".to_owned(), not_after: 0 }],
+        beats: Beats { rmi: 3, ..Beats::default() },
     };
     change(&mut scrape);
     show(&scrape)

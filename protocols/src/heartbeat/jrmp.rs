@@ -36,7 +36,19 @@ pub struct Connection {
     message_bytes: usize,
     next_return: Uid,
     events: VecDeque<Event>,
+    upkeep: Upkeep,
     deadline: Time,
+}
+
+/// What clients do for themselves, beside calls.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Upkeep {
+    /// Tests of the connection before it is used again.
+    pub pings: u32,
+    /// Leases, begun and renewed.
+    pub leases: u32,
+    /// Leases given back.
+    pub releases: u32,
 }
 
 /// The remote object as clients are told of it.
@@ -149,6 +161,7 @@ impl Connection {
             message_bytes: 0,
             next_return: first_return,
             events: VecDeque::new(),
+            upkeep: Upkeep::default(),
             deadline: now + MESSAGE_TIME_MAX,
         }
     }
@@ -194,10 +207,20 @@ impl Connection {
         self.events.pop_front()
     }
 
+    /// What the client did for itself since the last call.
+    pub const fn take_upkeep(&mut self) -> Upkeep {
+        core::mem::replace(&mut self.upkeep, Upkeep { pings: 0, leases: 0, releases: 0 })
+    }
+
     /// When to close the connection unless something arrives: a message lasts [`MESSAGE_TIME_MAX`] at
     /// most, the pause between two [`IDLE_TIME_MAX`].
     pub const fn poll_timeout(&self) -> Time {
         self.deadline
+    }
+
+    /// Bytes of the message that is under way, which is what an unfinished call costs.
+    pub const fn held_bytes(&self) -> usize {
+        self.message_bytes + self.pending.len()
     }
 
     fn read(&mut self, now: Time, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Flow, Malformed> {
@@ -260,6 +283,7 @@ impl Connection {
                 match *code {
                     PING => {
                         out.push(PING_ACKNOWLEDGEMENT);
+                        self.upkeep.pings += 1;
                         self.end_message();
                     }
                     ACKNOWLEDGEMENT => self.phase = Phase::Acknowledgement,
@@ -282,8 +306,14 @@ impl Connection {
                 match method {
                     Method::List => answer::names(out, uid),
                     Method::Lookup => answer::stub(out, uid, &self.stub),
-                    Method::Dirty(lease) => answer::lease(out, uid, &lease),
-                    Method::Clean => answer::nothing(out, uid),
+                    Method::Dirty(lease) => {
+                        self.upkeep.leases += 1;
+                        answer::lease(out, uid, &lease);
+                    }
+                    Method::Clean => {
+                        self.upkeep.releases += 1;
+                        answer::nothing(out, uid);
+                    }
                     Method::Register(event) => {
                         answer::nothing(out, uid);
                         self.events.push_back(event);

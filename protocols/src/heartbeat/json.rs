@@ -100,19 +100,23 @@ impl Command {
         })
     }
 
-    /// Appends the answer: `OK`, or `NOK` if the node is not known or not believed. A stock node that
-    /// misses three `OK` starts anew.
-    pub fn answer(&self, known: bool, out: &mut Vec<u8>) {
-        let name = match self {
+    /// As the body spells it, and the answer.
+    pub const fn name(&self) -> &'static str {
+        match self {
             Command::Start(_) => "start",
             Command::Heartbeat { .. } => "heartbeat",
             Command::Shutdown { .. } => "shutdown",
             Command::Stop { .. } => "stop",
             Command::SwitchOver { .. } => "switchover",
-        };
-        let pieces = ["{\"", name, "\":\"", if known { "OK" } else { "NOK" }, "\"}"];
-        pieces.into_iter().for_each(|it| out.extend_from_slice(it.as_bytes()));
+        }
     }
+}
+
+/// Appends the answer to the command of that name: `OK`, or `NOK` if the node is not known or not
+/// believed. A stock node that misses three `OK` starts anew.
+pub fn answer(name: &str, known: bool, out: &mut Vec<u8>) {
+    let pieces = ["{\"", name, "\":\"", if known { "OK" } else { "NOK" }, "\"}"];
+    pieces.into_iter().for_each(|it| out.extend_from_slice(it.as_bytes()));
 }
 
 /// Appends what a stopping balancer posts to every node that has a `heartbeatPort`, so that it looks for
@@ -408,7 +412,7 @@ mod tests {
         ];
         for (command, known, want) in cases {
             let mut out = Vec::new();
-            command.answer(known, &mut out);
+            answer(command.name(), known, &mut out);
             assert_eq!(out, want.as_bytes(), "{want}");
         }
         let mut out = Vec::new();

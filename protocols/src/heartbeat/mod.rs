@@ -7,6 +7,7 @@ pub mod java;
 pub mod jrmp;
 pub mod json;
 pub mod options;
+pub mod post;
 
 /// What a node says of itself over RMI or JSON: words alone, nothing is checked yet.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use engine::config::Config;
 use engine::names::{Answer, Query, Unresolved};
+use engine::node::NodeKey;
 use engine::registry::Registry;
 use engine::relay::{Leg, Report};
 use engine::snapshot::Snapshot;
+use engine::stats::Beats;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
@@ -41,6 +43,9 @@ pub trait Shards {
     /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
     /// are not delivered any more.
     fn ask_figures(&mut self);
+
+    /// Tells every shard that all calls of one node are another's.
+    fn switch_over(&mut self, from: NodeKey, to: NodeKey);
 
     /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
     fn addressee(&self, shard: u8) -> Addressee;
@@ -130,6 +135,8 @@ pub struct Facts<'c> {
     pub view: &'c View,
     /// The records of all nodes.
     pub registry: &'c Registry,
+    /// Heartbeats by RMI and HTTP.
+    pub beats: Beats,
 }
 
 /// A message to be explained; see [`crate::admin::Command::Explain`].

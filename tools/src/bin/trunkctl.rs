@@ -1,10 +1,10 @@
-//! `trunkctl`: what a configuration means, why a message goes where it goes, what a balancer counts.
+//! `trunkctl`: what a configuration means, why a message goes where it goes, what a balancer counts, and
+//! orders about its nodes.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use argh::FromArgs;
 use engine::config::{Config, Loaded, check, load};
@@ -16,8 +16,9 @@ use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId, listeners};
 use engine::snapshot::Family;
 use protocols::sip::Transport;
 use protocols::time::Time;
+use tools::{ask, nodes};
 
-/// Looks at configurations and running balancers.
+/// Looks at configurations and running balancers, and takes nodes out of service.
 #[derive(FromArgs)]
 #[argh(
     note = "Exit codes: 0 done, 1 the configuration has errors or nobody answers, 2 the command line is wrong."
@@ -33,6 +34,10 @@ enum Task {
     Check(Check),
     Explain(Explain),
     Stat(Stat),
+    Nodes(Nodes),
+    Drain(Drain),
+    Undrain(Undrain),
+    Remove(Remove),
 }
 
 /// Say what a configuration means: every key, its value and source, what is wrong. Exit code 1 on errors.
@@ -88,6 +93,92 @@ struct Stat {
     at: String,
 }
 
+/// List the nodes of a running balancer: their state, and what depends on each.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "nodes")]
+struct Nodes {
+    /// host:statisticPort
+    #[argh(positional)]
+    at: String,
+}
+
+/// Give a node no new calls. It keeps those that it has.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "drain",
+    note = "NODE is ip:port with any port of it, its ip, host name, jvmRoute or key. The order stays in force when
+the node restarts, until it is taken back with undrain.",
+    example = "trunkctl drain 10.0.0.11:5080 --at 10.0.0.1:2006 --deadline 30m --wait"
+)]
+struct Drain {
+    /// the node
+    #[argh(positional)]
+    node: String,
+
+    /// host:statisticPort of the balancer, 127.0.0.1:2006 if not given
+    #[argh(option, default = "LOCAL.to_owned()")]
+    at: String,
+
+    /// take it out after this time, whatever is left: 90s, 30m, 2h
+    #[argh(option)]
+    deadline: Option<String>,
+
+    /// wait until nothing is left on it, or until it is out
+    #[argh(switch)]
+    wait: bool,
+
+    /// administrator, where securityRequired is set
+    #[argh(option)]
+    login: Option<String>,
+
+    /// and the password
+    #[argh(option)]
+    password: Option<String>,
+}
+
+/// Take the order about a node back.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "undrain")]
+struct Undrain {
+    /// the node
+    #[argh(positional)]
+    node: String,
+
+    /// host:statisticPort of the balancer, 127.0.0.1:2006 if not given
+    #[argh(option, default = "LOCAL.to_owned()")]
+    at: String,
+
+    /// administrator, where securityRequired is set
+    #[argh(option)]
+    login: Option<String>,
+
+    /// and the password
+    #[argh(option)]
+    password: Option<String>,
+}
+
+/// Take a node out at once. It stays out although it announces itself, until undrain.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "remove")]
+struct Remove {
+    /// the node
+    #[argh(positional)]
+    node: String,
+
+    /// host:statisticPort of the balancer, 127.0.0.1:2006 if not given
+    #[argh(option, default = "LOCAL.to_owned()")]
+    at: String,
+
+    /// administrator, where securityRequired is set
+    #[argh(option)]
+    login: Option<String>,
+
+    /// and the password
+    #[argh(option)]
+    password: Option<String>,
+}
+
 fn main() -> ExitCode {
     let (overrides, rest) = split(std::env::args().skip(1));
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
@@ -103,6 +194,14 @@ fn main() -> ExitCode {
         }),
         Task::Explain(task) => explained(&task, &overrides).map(|it| (it, EXIT_OK)),
         Task::Stat(task) => stat(&task.at).map(|it| (it, EXIT_OK)),
+        Task::Nodes(task) => nodes::list(&task.at).map(|it| (it, EXIT_OK)),
+        Task::Drain(task) => drain(&task).map(|it| (it, EXIT_OK)),
+        Task::Undrain(Undrain { node, at, login, password }) => {
+            order("undrain", &node, None, &at, (login, password)).map(|it| (it, EXIT_OK))
+        }
+        Task::Remove(Remove { node, at, login, password }) => {
+            order("remove", &node, None, &at, (login, password)).map(|it| (it, EXIT_OK))
+        }
     };
     match result {
         Ok((text, code)) => said(&text, code),
@@ -298,6 +397,40 @@ fn on_the_wire(message: Vec<u8>) -> Vec<u8> {
     wire
 }
 
+fn drain(task: &Drain) -> Result<String, String> {
+    let Drain { node, at, deadline, login, password, .. } = task;
+    if let Some(text) = deadline.as_ref().filter(|it| tools::time_of(it).is_none()) {
+        return Err(format!("--deadline {text}: a time such as 90s, 30m or 2h"));
+    }
+    let credentials = (login.clone(), password.clone());
+    let said = order("drain", node, deadline.as_deref(), at, credentials)?;
+    if !task.wait {
+        return Ok(said);
+    }
+    nodes::wait(at, node, |line| {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    })
+}
+
+/// Gives an order about a node; what the balancer says to it.
+fn order(
+    what: &str,
+    node: &str,
+    deadline: Option<&str>,
+    at: &str,
+    (login, password): (Option<String>, Option<String>),
+) -> Result<String, String> {
+    let mut target = format!("/lb{what}?node={}", tools::encoded(node));
+    for (name, value) in
+        [("deadline", deadline), ("login", login.as_deref()), ("password", password.as_deref())]
+    {
+        if let Some(value) = value {
+            target += &format!("&{name}={}", tools::encoded(value));
+        }
+    }
+    ask(at, "POST", &target, b"")
+}
+
 fn stat(at: &str) -> Result<String, String> {
     let mut text = String::new();
     for target in ["/lbstat", "/lbinfo"] {
@@ -310,44 +443,10 @@ fn stat(at: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// One HTTP exchange; the body of a 200, or what went wrong.
-fn ask(at: &str, method: &str, target: &str, body: &[u8]) -> Result<String, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{at}: {error}");
-    let addresses = at.to_socket_addrs().map_err(|error| failed(&error))?;
-    let mut stream = Err("no address".to_owned());
-    for address in addresses {
-        stream = TcpStream::connect_timeout(&address, TIME_MAX).map_err(|error| failed(&error));
-        if stream.is_ok() {
-            break;
-        }
-    }
-    let mut stream = stream?;
-    stream.set_read_timeout(Some(TIME_MAX)).map_err(|error| failed(&error))?;
-    let bytes = body.len();
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: {at}\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n"
-    );
-    let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    sent.map_err(|error| failed(&error))?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(|error| failed(&error))?;
-    let answer = String::from_utf8_lossy(&answer);
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        return Err(failed(&"not an HTTP answer"));
-    };
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) == Some("200") {
-        Ok(body.to_owned())
-    } else {
-        Err(format!("{at}: {status}: {}", body.trim_end()))
-    }
-}
-
+/// Where the example file has a balancer's statistics.
+const LOCAL: &str = "127.0.0.1:2006";
 /// The largest SIP message there is.
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
-/// A thousand nodes with all their properties, several times over.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-const TIME_MAX: Duration = Duration::from_secs(10);
 /// Any port will do for a client.
 const SOURCE_PORT: u16 = 5099;
 

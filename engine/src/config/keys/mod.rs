@@ -2,10 +2,11 @@
 
 mod addresses;
 mod balancing;
+mod heartbeats;
 mod http;
+mod ignored;
 mod ip_load_balancer;
 mod kubernetes;
-mod later;
 mod process;
 mod sip;
 mod smpp;
@@ -39,11 +40,11 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Process", keys: process::PROCESS },
     Section { title: "Statistics and administration", keys: process::ADMINISTRATION },
     Section { title: "TLS and WebSocket", keys: tls::TLS },
-    Section { title: "Heartbeats by RMI and HTTP", keys: later::HEARTBEATS },
+    Section { title: "Heartbeats by RMI and HTTP", keys: heartbeats::HEARTBEATS },
     Section { title: "Kubernetes", keys: kubernetes::KUBERNETES },
     Section { title: "HTTP", keys: http::HTTP },
     Section { title: "SMPP", keys: smpp::SMPP },
-    Section { title: "Accepted without effect", keys: later::IGNORED },
+    Section { title: "Accepted without effect", keys: ignored::IGNORED },
 ];
 
 /// Every row, in the order of the table.

@@ -19,6 +19,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use self::pool::Pool;
 pub use self::settings::{HttpListener, HttpSettings};
 use self::slots::Slots;
 use crate::balance::Shard;
+use crate::node::NodeKey;
 use crate::relay::Report;
 use crate::relay::sip::seen::Sightings;
 use crate::relay::stream::{Conn, Gone, StreamRelay, Wire};
@@ -102,6 +104,15 @@ impl Http {
     /// What was counted since the start.
     pub fn counters(&self) -> &HttpCounters {
         &self.counters
+    }
+
+    /// Connections to each node that carry a request or a tunnel now. Looks at all.
+    pub fn busy(&self) -> BTreeMap<NodeKey, u64> {
+        let mut busy = BTreeMap::new();
+        for node in self.slots.busy_nodes() {
+            *busy.entry(node).or_default() += 1;
+        }
+        busy
     }
 
     /// A new node table is in force: forgets what was counted of nodes that are gone for long.

@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 use protocols::time::Time;
 
 use super::peer::{Client, Node, Peer};
+use crate::node::NodeKey;
 use crate::relay::stream::Conn;
 
 /// Connections and deadlines.
@@ -127,6 +128,14 @@ impl Slots {
             .filter(|(_, it)| matches!(it.peer, Some(Peer::Client(_))))
             .map(|(slot, it)| Conn { slot, generation: it.generation })
             .collect()
+    }
+
+    /// The node of every connection that carries something.
+    pub(super) fn busy_nodes(&self) -> impl Iterator<Item = NodeKey> + '_ {
+        self.slots.iter().filter_map(|it| match &it.peer {
+            Some(Peer::Node(node)) if node.client.is_some() => node.place.node,
+            _ => None,
+        })
     }
 
     #[cfg(test)]

@@ -217,6 +217,7 @@ impl Relay {
     /// This shard's counters, brought up to date.
     pub fn counters(&mut self) -> &mut Counters {
         self.state.counters.remembered_calls(self.state.algorithm.active_calls());
+        self.state.counters.calls_by_node = self.state.algorithm.calls_by_node();
         &mut self.state.counters
     }
 

@@ -9,7 +9,7 @@ use protocols::sip::uri::Uri;
 use regex::bytes::Regex;
 
 use super::words::Words;
-use crate::config::{Config, Network, Pattern};
+use crate::config::{Config, Pattern};
 use crate::relay::{Leg, Listener, ListenerId};
 use crate::snapshot::Family;
 
@@ -268,23 +268,13 @@ impl Settings {
 
     /// Whether heartbeats from this address are believed.
     pub fn believes_heartbeats_of(&self, source: IpAddr) -> bool {
-        self.config.heartbeat_sources.is_empty()
-            || self.config.heartbeat_sources.iter().any(|it| contains(it, source))
+        self.config.believes_heartbeats_of(source)
     }
 }
 
 /// Java's `matches()`: the pattern must cover the whole text.
 fn whole(pattern: &Pattern) -> Option<Regex> {
     Regex::new(&format!("^(?:{})$", pattern.0.as_str())).ok()
-}
-
-fn contains(network: &Network, ip: IpAddr) -> bool {
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(it) => u128::from(it.to_bits()) << 96,
-        IpAddr::V6(it) => it.to_bits(),
-    };
-    let differing = bits(network.ip) ^ bits(ip);
-    network.ip.is_ipv4() == ip.is_ipv4() && differing.leading_zeros() >= u32::from(network.prefix)
 }
 
 fn bracketed(host: &str) -> String {

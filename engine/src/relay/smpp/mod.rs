@@ -170,7 +170,11 @@ impl Smpp {
         self.counters.providers = (self.legs.len() - self.sessions) as u64;
         self.counters.submitters = self.receipts.len() as u64;
         self.counters.servers = self.targets.iter().map(|it| (it, 0)).collect();
+        self.counters.connections.clear();
         for (_, leg) in self.legs.iter() {
+            if let Leg::Provider(provider) = leg {
+                *self.counters.connections.entry(provider.server).or_default() += 1;
+            }
             if let Leg::Provider(provider) = leg
                 && provider.state == ClientState::Bound
                 && let Some(row) =

@@ -1,60 +1,6 @@
-//! Keys that this build checks but does not serve, and keys that have nothing left to do.
+//! Keys that have nothing left to do.
 
-use super::{Key, Kind};
-use crate::config::value;
-
-pub(super) const HEARTBEATS: &[Key] = &[
-    port(
-        &["rmiRegistryPort"],
-        &["heartbeat/heartbeatConfig/rmiRegistryPort"],
-        "2000",
-        "Port of the RMI registry that Java nodes send their heartbeats to.",
-    )
-    .later("RMI heartbeats"),
-    port(
-        &["rmiRemoteObjectPort", "rmiRemoteOjectPort"],
-        &["heartbeat/heartbeatConfig/rmiRemoteObjectPort"],
-        "2001",
-        "Port of the RMI object.",
-    )
-    .later("RMI heartbeats"),
-    port(
-        &["heartbeatPort"],
-        &["heartbeat/heartbeatConfig/heartbeatPort"],
-        "",
-        "Port of heartbeats by HTTP.",
-    )
-    .xml_default("2610")
-    .later("HTTP heartbeats"),
-    Key::new(
-        &["heartbeat.configclass"],
-        &["heartbeat@configclass"],
-        "",
-        "Java class that says how nodes send their heartbeats; HeartbeatConfigKube finds them as pods of \
-         Kubernetes. (This build does not serve RMI and HTTP yet.)",
-        "HeartbeatConfigHttp",
-        Kind::Other {
-            allowed: "text",
-            set: |draft, text| {
-                draft.heartbeat_class =
-                    (!text.is_empty()).then(|| value::text(text)).transpose()?;
-                Ok(())
-            },
-            differs: |old, new| old.kubernetes.is_on != new.kubernetes.is_on,
-        },
-    )
-    .restart(),
-    text(
-        &["heartbeat.protocolClassName"],
-        &[
-            "heartbeat/heartbeatConfig/protocolClassName",
-            "heartbeat/heartbeatConfig/ProtocolClassName",
-        ],
-        "Java class of the heartbeat protocol.",
-        "ServerController",
-    )
-    .later("heartbeats other than SIP"),
-];
+use super::Key;
 
 pub(super) const IGNORED: &[Key] = &[
     Key::ignored(
@@ -125,36 +71,6 @@ pub(super) const IGNORED: &[Key] = &[
     Key::ignored(&["javax.net.ssl.keyStoreType"], &[], SEEN),
     Key::ignored(&["javax.net.ssl.trustStoreType"], &[], SEEN),
 ];
-
-const fn text(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    help: &'static str,
-    example: &'static str,
-) -> Key {
-    checked(names, xml, "", help, example, "text", |it| value::text(it).map(drop))
-}
-
-const fn port(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    default: &'static str,
-    help: &'static str,
-) -> Key {
-    checked(names, xml, default, help, "7000", value::PORT, |it| value::port(it).map(drop))
-}
-
-const fn checked(
-    names: &'static [&'static str],
-    xml: &'static [&'static str],
-    default: &'static str,
-    help: &'static str,
-    example: &'static str,
-    allowed: &'static str,
-    check: fn(&str) -> Result<(), String>,
-) -> Key {
-    Key::new(names, xml, default, help, example, Kind::Unkept { allowed, check })
-}
 
 const SEEN: &str = "the file itself shows whether it is JKS, PKCS12 or PEM";
 const NOT_OURS: &str = "it only changed how headers look; we leave them as they are";

@@ -1,0 +1,224 @@
+//! Nodes that the operator takes out of service: drain with a deadline, what is left, undrain, remove; by
+//! the statistics port and by `trunkctl`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread::spawn;
+
+use serde_json::Value;
+use tests::{Balancer, Node, Setup, trunkctl, wait_for, who_got};
+
+/// What `/lbinfo` says of a node.
+fn info(lb: &Balancer, name: &str) -> Value {
+    let info = lb.lbinfo();
+    let nodes = info["Nodes info"]["nodesIPv4"].as_array().unwrap();
+    nodes.iter().find(|it| it["hostName"] == name).cloned().unwrap_or(Value::Null)
+}
+
+fn state(lb: &Balancer, name: &str) -> String {
+    info(lb, name)["state"].as_str().unwrap_or_default().to_owned()
+}
+
+/// `trunkctl` with these words, and `--at` this balancer.
+fn ctl(lb: &Balancer, words: &[&str]) -> Output {
+    let at = lb.statistic.to_string();
+    Command::new(trunkctl()).args(words).args(["--at", &at]).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_drained_node_keeps_its_calls_and_everything_shows_it() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.answering_nodes(2);
+    let caller = lb.caller("alice");
+    let mut first = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &first.call_id, "INVITE")[0];
+    let name = nodes[home].name().to_owned();
+    assert_eq!(state(&lb, &name), "eligible");
+
+    let (status, body) = lb.get(&format!("/lbdrain?node={name}&deadline=1h"));
+    assert!(status.contains("200"), "{status} {body}");
+    lb.wait_log(&format!("Node hostname[{name}]"));
+    lb.wait_log("draining: the operator wants no new calls there, and it out in 3600 s");
+    let shown = info(&lb, &name);
+    assert_eq!((&shown["state"], &shown["gracefulShutdown"]), (&"draining".into(), &true.into()));
+    assert_eq!(shown["order"]["state"], "draining");
+    assert!(shown["order"]["deadline"].as_u64() > shown["order"]["since"].as_u64());
+    assert_eq!((&shown["left"]["calls"], &shown["left"]["isNothing"]), (&1.into(), &false.into()));
+    assert_eq!(lb.metric("trunkline_nodes{state=\"draining\"}"), 1.0);
+    assert!(lb.metrics().contains("kind=\"call\"} 1"), "{}", lb.metrics());
+
+    caller.exchange(&mut first, "INFO");
+    assert_eq!(who_got(&nodes, &first.call_id, "INFO"), [home]);
+    for _ in 0..4 {
+        let call = caller.call("sip:bob@example.com");
+        assert_eq!(who_got(&nodes, &call.call_id, "INVITE"), [1 - home]);
+    }
+    caller.exchange(&mut first, "BYE");
+
+    lb.get(&format!("/lbundrain?node={}", nodes[home].address()));
+    lb.wait_log("undrained: the operator's order is taken back");
+    assert_eq!(state(&lb, &name), "eligible");
+    let before = nodes[home].count("INVITE");
+    for _ in 0..4 {
+        caller.call("sip:bob@example.com");
+    }
+    assert_eq!(nodes[home].count("INVITE"), before + 2);
+}
+
+#[test]
+fn an_order_outlasts_a_restart_of_the_node() {
+    let lb = Setup::two_entry().start();
+    let mut nodes = lb.answering_nodes(2);
+    lb.get("/lbdrain?node=n0");
+    nodes[0].die();
+    lb.wait_nodes(1);
+    assert_eq!(lb.metric("trunkline_nodes_ordered_absent"), 1.0);
+    assert_eq!(lb.lbinfo()["absent"][0]["hostName"], "n0");
+    nodes[0].restart();
+    nodes[0].answers_calls();
+    lb.wait_nodes(2);
+    assert_eq!(state(&lb, "n0"), "draining");
+    let caller = lb.caller("alice");
+    for _ in 0..2 {
+        caller.call("sip:bob@example.com");
+    }
+    assert_eq!((nodes[0].count("INVITE"), nodes[1].count("INVITE")), (0, 2));
+    lb.get("/lbundrain?node=n0");
+    assert_eq!(state(&lb, "n0"), "eligible");
+}
+
+#[test]
+fn at_its_deadline_a_node_is_out_and_its_calls_go_elsewhere() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.answering_nodes(2);
+    let caller = lb.caller("alice");
+    let mut call = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &call.call_id, "INVITE")[0];
+    let name = nodes[home].name();
+    lb.get(&format!("/lbdrain?node={name}&deadline=300ms"));
+    lb.wait_nodes(1);
+    lb.wait_log("removed: the deadline of its drain has passed");
+    let beats = nodes[home].beats_answered();
+    wait_for("its heartbeats", || (nodes[home].beats_answered() > beats + 3).then_some(()));
+    assert_eq!(lb.known().len(), 1, "they do not bring it back");
+    caller.exchange(&mut call, "INFO");
+    assert_eq!(who_got(&nodes, &call.call_id, "INFO"), [1 - home], "a dead node's calls");
+    lb.get(&format!("/lbundrain?node={name}"));
+    lb.wait_nodes(2);
+}
+
+#[test]
+fn orders_need_the_password_and_a_node_that_is_meant() {
+    let lb = Setup::two_entry()
+        .set("securityRequired", "true")
+        .set("login", "daddy")
+        .set("password", "123456")
+        .start();
+    let nodes = lb.answering_nodes(2);
+    for order in ["drain", "undrain", "remove"] {
+        let (status, _) = lb.get(&format!("/lb{order}?node=n0&login=daddy&password=guess"));
+        assert!(status.contains("401"), "{order}: {status}");
+    }
+    assert_eq!(state(&lb, "n0"), "eligible");
+    let with = |order: &str| lb.get(&format!("/lb{order}&login=daddy&password=123456"));
+    for (order, want) in [
+        ("drain?node=nobody", "404"),
+        ("drain?node=127.0.0.1", "409"),
+        ("drain?node=n0&deadline=soon", "400"),
+        ("drain?x=1", "400"),
+        ("undrain?node=n0", "404"),
+        ("remove?node=n0", "200"),
+        ("remove?node=n0", "404"),
+        ("undrain?node=n0", "200"),
+    ] {
+        let (status, body) = with(order);
+        assert!(status.contains(want), "{order}: {status} {body}");
+    }
+    lb.wait_nodes(2);
+    let wrong = ctl(&lb, &["drain", "n0", "--login", "daddy", "--password", "x"]);
+    assert!(!wrong.status.success() && said(&wrong).contains("401"), "{}", said(&wrong));
+    let right = ctl(&lb, &["drain", "n0", "--login", "daddy", "--password", "123456"]);
+    assert!(right.status.success(), "{}", said(&right));
+    assert_eq!(state(&lb, "n0"), "draining");
+    drop(nodes);
+}
+
+/// A node's HTTP port that answers when it is told to.
+fn slow_web_server() -> (SocketAddr, impl FnMut()) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, going) = channel::<()>();
+    spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = Vec::new();
+            let mut buffer = [0; 4096];
+            while !head.windows(4).any(|it| it == b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(count @ 1..) => head.extend_from_slice(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            let _ = going.recv();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    (address, move || drop(go.send(())))
+}
+
+#[test]
+fn trunkctl_waits_until_nothing_is_left() {
+    let lb = Setup::two_entry().set("httpPort", "HTTP").start();
+    let (web, mut answer) = slow_web_server();
+    let port = web.port().to_string();
+    let node = lb.announced(Node::bind("n0").property("httpPort", &port).property("tcpPort", ""));
+    lb.wait_nodes(1);
+    let mut client = TcpStream::connect(lb.http()).unwrap();
+    write!(client, "GET / HTTP/1.1\r\nHost: lb\r\n\r\n").unwrap();
+    wait_for("a request under way", || {
+        (info(&lb, "n0")["left"]["httpConnections"] == 1).then_some(())
+    });
+    let table = Command::new(trunkctl()).args(["nodes", &lb.statistic.to_string()]).output();
+    let table = said(&table.unwrap());
+    let row = table.lines().find(|it| it.starts_with("n0 ")).unwrap_or_default();
+    assert!(row.contains("eligible") && row.contains("1 HTTP"), "{table}");
+
+    let at = lb.statistic.to_string();
+    let name = node.address().to_string();
+    let mut waiting = Command::new(trunkctl())
+        .args(["drain", &name, "--deadline", "30m", "--wait", "--at", &at])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the drain", || (state(&lb, "n0") == "draining").then_some(()));
+    let mut lines = String::new();
+    let mut output = waiting.stdout.take().unwrap();
+    let mut buffer = [0; 1024];
+    while !lines.contains("1 HTTP") {
+        let count = output.read(&mut buffer).unwrap();
+        assert!(count > 0, "{lines}");
+        lines += &String::from_utf8_lossy(&buffer[..count]);
+    }
+    assert!(waiting.try_wait().unwrap().is_none(), "it waits");
+    answer();
+    output.read_to_string(&mut lines).unwrap();
+    assert!(waiting.wait().unwrap().success(), "{lines}");
+    assert!(lines.contains("nothing is left on"), "{lines}");
+    assert_eq!(state(&lb, "n0"), "draining");
+
+    for (words, want) in [
+        (["undrain", "n0"], "n0 is undrained"),
+        (["remove", "n0"], "n0 is out"),
+        (["undrain", "n0"], "n0 is undrained"),
+    ] {
+        let output = ctl(&lb, &words);
+        assert!(output.status.success() && said(&output).contains(want), "{}", said(&output));
+    }
+    let nobody = ctl(&lb, &["drain", "nobody"]);
+    assert!(!nobody.status.success() && said(&nobody).contains("no such node"));
+}

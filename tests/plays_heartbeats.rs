@@ -1,0 +1,415 @@
+//! Nodes that announce themselves by HTTP and JSON, and by several protocols (`http-smpp-registry.md` 3.1,
+//! 3.5, 5.2, 5.4 and 6.3; `sip.md` 5.5, 5.8, 6.1). Letters with numbers in comments are items of 6.3,
+//! numbers alone of `sip.md` 6.1. Java nodes are in `rmi_java.rs`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use tests::{Balancer, JsonBeats, Node, Setup, post, wait_for, who_got};
+
+/// Announces a SIP peer by HTTP alone.
+fn json_node(lb: &Balancer, node: &Node, more: &[(&str, &str)]) -> JsonBeats {
+    let port = node.address().port().to_string();
+    let mut words = vec![
+        ("hostName", node.name()),
+        ("ip", "127.0.0.1"),
+        ("udpPort", port.as_str()),
+        ("tcpPort", port.as_str()),
+        ("version", "0"),
+    ];
+    words.extend(more);
+    JsonBeats::start(lb.beats(), &words)
+}
+
+/// Two nodes that take calls, announced by HTTP.
+fn two_json_nodes(lb: &Balancer) -> (Vec<Node>, Vec<JsonBeats>) {
+    let nodes: Vec<Node> = ["n0", "n1"].map(Node::bind).into();
+    let beats = nodes.iter().zip(["r0", "r1"]).map(|(node, route)| {
+        node.answers_calls();
+        json_node(lb, node, &[("jvmRoute", route)])
+    });
+    let beats = beats.collect();
+    lb.wait_nodes(2);
+    (nodes, beats)
+}
+
+#[test] // 1
+fn it_says_where_it_listens_and_leaves_no_port_bound() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let [registry, object, http] = lb.addresses.heartbeats;
+    let log = lb.log();
+    for line in [
+        format!("RMI heartbeat listener bound to internalHost, port {registry}"),
+        format!(
+            "RMI heartbeat server bound to ports rmiRegistryPort {registry} and remoteObjectPort {object}"
+        ),
+        format!("Heartbeat service started on 127.0.0.1/127.0.0.1:{http} (Load balancer's side)"),
+    ] {
+        assert!(log.contains(&line), "{line} in\n{log}");
+    }
+    let places = ["Node registry starting...", "RMI heartbeat listener", "Node expiration task"];
+    assert!(places.map(|it| log.find(it)).is_sorted(), "in the original's order: {log}");
+    lb.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(lb.wait_exit().success());
+    for port in lb.addresses.heartbeats {
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "{port}");
+    }
+}
+
+#[test]
+fn a_port_that_was_written_must_be_free_and_a_default_gives_way() {
+    let first = Setup::two_entry().heartbeats().start();
+    for (key, taken) in [
+        ("rmiRegistryPort", first.addresses.heartbeats[0]),
+        ("rmiRemoteObjectPort", first.addresses.heartbeats[1]),
+        ("heartbeatPort", first.addresses.heartbeats[2]),
+    ] {
+        let second = Setup::two_entry().heartbeats().set(key, &taken.to_string());
+        let (status, log) = second.refused();
+        assert!(!status.success(), "{key}");
+        assert!(log.contains(&format!("{key}={taken}: ")), "{key}: {log}");
+    }
+    // Nobody has told these two of RMI: they start, whoever has the port.
+    let _holders: Vec<_> = ["127.0.0.1:2000", "127.0.0.1:2001"].map(TcpListener::bind).into();
+    let second = Setup::two_entry().set("rmiRegistryPort", "").start();
+    second.wait_log("no heartbeats by RMI");
+    second.answering_nodes(1);
+}
+
+#[test] // R11
+fn every_command_by_http_is_answered_in_the_words_of_the_original() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let say = |body: &str| post(lb.beats(), body).unwrap();
+    let start = r#"{"start":{"hostName":"node1","ip":"127.0.0.1","httpPort":"7080","udpPort":"4060",
+        "version":"0","sessionId":"1485157008580","restcommInstanceId":"ID1","custom":"x"}}"#;
+    let unknown = (200, r#"{"heartbeat":"NOK"}"#.to_owned());
+    assert_eq!(say(r#"{"heartbeat":{"sessionId":1485157008580}}"#), unknown);
+    for (body, want) in [
+        (start, r#"{"start":"OK"}"#),
+        (r#"{"heartbeat":{"sessionId":1485157008580}}"#, r#"{"heartbeat":"OK"}"#),
+        (r#"{"heartbeat":{"sessionId":"1485157008580"}}"#, r#"{"heartbeat":"OK"}"#),
+        (r#"{"shutdown":{"sessionId":1485157008580}}"#, r#"{"shutdown":"OK"}"#),
+        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"NOK"}"#),
+        (r#"{"stop":{"sessionId":7}}"#, r#"{"stop":"NOK"}"#),
+    ] {
+        assert_eq!(say(body), (200, want.to_owned()), "{body}");
+    }
+    let node = lb.wait_node("the node", |it| it.host_name == "node1");
+    assert!(node.is_leaving);
+    let properties = ["httpPort", "udpPort", "Restcomm-Instance-Id", "custom", "hostName", "ip"]
+        .map(|it| node.property(it));
+    let want = [Some("7080"), Some("4060"), Some("ID1"), Some("x"), None, None];
+    assert_eq!(properties, want);
+    lb.wait_log("Switchover failed where fromJvmRoute=a and toJvmRoute=b");
+    let stop = r#"{"stop":{"sessionId":1485157008580}}"#;
+    assert_eq!(say(stop), (200, r#"{"stop":"OK"}"#.to_owned()));
+    assert_eq!(lb.known().len(), 0);
+    for nonsense in ["", "{", "[]", "null", r#"{"start":{}}"#, r#"{"dance":{}}"#, "{\"a\":1}}"] {
+        assert_eq!(say(nonsense).0, 400, "{nonsense}");
+    }
+    assert!(lb.metric("trunkline_heartbeats_refused_total{reason=\"malformed\"}") >= 7.0);
+    assert!(lb.metric("trunkline_heartbeats_total{by=\"http\"}") >= 9.0);
+}
+
+#[test] // R1, 2
+fn nodes_by_http_live_as_long_as_they_beat() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let (_nodes, mut beats) = two_json_nodes(&lb);
+    beats[0].fall_silent();
+    lb.wait_nodes(1);
+    lb.wait_log("removed. Last timestamp: ");
+    assert!(beats[1].stop());
+    assert_eq!(lb.known().len(), 0, "at once");
+    lb.wait_log("forcibly removed due to a clean shutdown of a node");
+}
+
+#[test]
+fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let node = Node::bind("n0");
+    let beats = json_node(&lb, &node, &[]);
+    wait_for("its heartbeats", || (beats.heard().1 >= 2).then_some(()));
+    let session = beats.session();
+    // Taken out and let in again: its session is not known any more, as after our own restart.
+    assert!(lb.get("/lbremove?node=n0").0.contains("200"));
+    lb.wait_nodes(0);
+    assert!(lb.get("/lbundrain?node=n0").0.contains("200"));
+    lb.wait_nodes(1);
+    assert!(beats.session() != session && beats.heard().0 >= 2, "as another session");
+}
+
+#[test] // R4, 23
+fn a_node_that_shuts_down_by_http_keeps_its_calls_and_gets_no_new_ones() {
+    let lb = Setup::two_entry()
+        .heartbeats()
+        .algorithm("UserBasedAlgorithm")
+        .set("sipHeaderAffinityKey", "To")
+        .start();
+    let (nodes, beats) = two_json_nodes(&lb);
+    let caller = lb.caller("alice");
+    let mut first = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &first.call_id, "INVITE")[0];
+    assert!(beats[home].leave());
+    lb.wait_node("it leaves", |it| it.is_leaving && it.host_name == nodes[home].name());
+    caller.exchange(&mut first, "BYE");
+    assert_eq!(who_got(&nodes, &first.call_id, "BYE"), [home]);
+    let mut second = caller.call("sip:bob@example.com");
+    assert_eq!(who_got(&nodes, &second.call_id, "INVITE"), [1 - home]);
+    caller.exchange(&mut second, "BYE");
+    let before = beats[home].heard().1;
+    wait_for("its heartbeats", || (beats[home].heard().1 >= before + 20).then_some(()));
+    assert_eq!(lb.known().len(), 2, "it beats, so it stays");
+}
+
+#[test] // sip.md 5.8
+fn a_switchover_moves_remembered_calls_on_every_shard() {
+    let lb = Setup::two_entry().heartbeats().set("shards", "2").start();
+    let (nodes, _beats) = two_json_nodes(&lb);
+    let count = |node: &Node, call: &str| {
+        node.record().iter().filter(|it| it.is("MESSAGE") && it.call_id() == call).count()
+    };
+    let calls: Vec<_> = (0..6)
+        .map(|number| {
+            let caller = lb.caller(&format!("c{number}"));
+            let call = caller.ask("MESSAGE", "sip:bob@example.com").call_id().to_owned();
+            let home = who_got(&nodes, &call, "MESSAGE")[0];
+            (caller, call, home)
+        })
+        .collect();
+    assert!(calls.iter().any(|(_, _, home)| *home == 0), "somebody has to move");
+    let body = r#"{"switchover":{"fromJvmRoute":"r0","toJvmRoute":"r1"}}"#;
+    assert_eq!(post(lb.beats(), body).unwrap(), (200, r#"{"switchover":"OK"}"#.to_owned()));
+    lb.wait_log("Switchover fromJvmRoute=r0 and toJvmRoute=r1");
+    lb.metrics(); // every shard has read its mail by then
+    for (caller, call, home) in &calls {
+        let again = caller.request("MESSAGE", "sip:bob@example.com").set("Call-ID", call);
+        caller.send(&again);
+        wait_for("the same call at the other node", || {
+            (count(&nodes[1], call) == 1 + home).then_some(())
+        });
+        assert_eq!(count(&nodes[0], call), 1 - home);
+    }
+}
+
+#[test]
+fn a_node_of_two_protocols_is_one_node() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let node = lb.announced(Node::bind("n0").property("load", "1"));
+    lb.wait_nodes(1);
+    let mut beats = json_node(&lb, &node, &[("jvmRoute", "a")]);
+    let both = |it: &tests::NodeEntry| {
+        it.property("jvmRoute") == Some("a") && it.property("load") == Some("1")
+    };
+    lb.wait_node("what both say", both);
+    let heard = beats.heard().1;
+    wait_for("more heartbeats", || (beats.heard().1 >= heard + 5).then_some(()));
+    assert_eq!(lb.known().len(), 1);
+    // The one falls silent: the other keeps the node, without what the one said.
+    beats.fall_silent();
+    lb.wait_node("what SIP says", |it| it.property("jvmRoute").is_none());
+    assert!(!lb.log().contains("removed"), "{}", lb.log());
+}
+
+#[test]
+fn a_restarted_node_is_not_removed_by_the_end_of_its_predecessor() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let node = Node::bind("n0");
+    let mut old = json_node(&lb, &node, &[]);
+    lb.wait_nodes(1);
+    old.fall_silent();
+    let new = json_node(&lb, &node, &[]);
+    lb.wait_log("restarted");
+    assert!(!old.stop(), "nobody knows that session any more");
+    let heard = new.heard().1;
+    // Longer than the old one's time.
+    wait_for("heartbeats", || (new.heard().1 >= heard + 20).then_some(()));
+    assert_eq!((lb.known().len(), new.heard().0), (1, 1));
+}
+
+/// A node's own port for heartbeats; the bodies that it gets.
+fn listening(answers: bool) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, bodies) = channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = Vec::new();
+            let mut buffer = [0; 1024];
+            while !request.ends_with(b"}}") {
+                match stream.read(&mut buffer) {
+                    Ok(count @ 1..) => request.extend_from_slice(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            if answers {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"stop\":\"OK\"}");
+            } else {
+                std::mem::forget(stream); // it says nothing, for ever
+            }
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let _ = sender.send(text.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned());
+        }
+    });
+    (address, bodies)
+}
+
+#[test]
+fn nodes_hear_that_the_balancer_stops_and_deaf_ones_do_not_hold_it_up() {
+    let lb = Setup::two_entry().heartbeats().set("shutdownTimeout", "50").start();
+    let nodes: Vec<Node> = ["n0", "n1", "n2", "n3"].map(Node::bind).into();
+    let (hears, bodies) = listening(true);
+    let (deaf, _silence) = listening(false);
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ports = [hears, deaf, gone].map(|it| it.port().to_string());
+    let _beats: Vec<JsonBeats> = nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| match ports.get(at) {
+            Some(port) => json_node(&lb, node, &[("heartbeatPort", port.as_str())]),
+            None => json_node(&lb, node, &[]),
+        })
+        .collect();
+    lb.wait_nodes(4);
+    lb.get("/lbstop");
+    assert!(lb.wait_exit().success());
+    let port = lb.beats().port();
+    let want = format!("{{\"stop\":{{\"ipAddress\":\"127.0.0.1\",\"port\":{port}}}}}");
+    assert_eq!(bodies.recv_timeout(Duration::from_secs(5)), Ok(want));
+    lb.wait_log("1 of 3 nodes have heard that the balancer stops");
+    lb.wait_log("Node registry stopped.");
+}
+
+#[test] // 5.4
+fn lbstop_closes_the_statistics_port_first_and_serves_until_its_time_is_over() {
+    let lb = Setup::two_entry().heartbeats().set("shutdownTimeout", "60000").start();
+    let (nodes, beats) = two_json_nodes(&lb);
+    assert!(lb.get("/health").0.contains("200"));
+    lb.get("/lbstop");
+    lb.wait_log("GracefulShutdown was called");
+    wait_for("a closed port", || TcpStream::connect(lb.statistic).is_err().then_some(()));
+    let caller = lb.caller("alice");
+    let mut call = caller.call("sip:bob@example.com");
+    caller.exchange(&mut call, "BYE");
+    assert_eq!(nodes.iter().map(|it| it.count("BYE")).sum::<usize>(), 1);
+    let heard = beats[0].heard().1;
+    wait_for("heartbeats", || (beats[0].heard().1 > heard + 2).then_some(()));
+    assert!(lb.exit_status().is_none());
+}
+
+#[test]
+fn heartbeat_sources_count_for_every_protocol() {
+    let lb = Setup::two_entry().heartbeats().set("heartbeatSources", "10.0.0.0/8").start();
+    let start = r#"{"start":{"ip":"127.0.0.1","udpPort":"1","sessionId":"1"}}"#;
+    let refused = post(lb.beats(), start);
+    assert!(refused.as_ref().map_or(true, |it| it.0 == 0), "{refused:?}");
+    let mut stream = TcpStream::connect(lb.rmi()).unwrap();
+    let _ = stream.write_all(b"JRMI\0\x02K");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer); // an end or a reset
+    assert_eq!(answer, b"");
+    lb.wait_log("is not in heartbeatSources");
+    assert_eq!(lb.known().len(), 0);
+}
+
+/// `java.rmi.registry.Registry.lookup("SIPBalancer")` as a JVM sends it, greeting included.
+fn lookup() -> Vec<u8> {
+    let mut bytes = b"JRMI\0\x02K\0\x09127.0.0.1\0\0\0\0".to_vec();
+    bytes.extend(b"\x50\xac\xed\0\x05\x77\x22");
+    bytes.extend([0; 22]); // the registry
+    bytes.extend(2_i32.to_be_bytes());
+    bytes.extend(4_905_912_898_345_647_071_i64.to_be_bytes());
+    bytes.extend(b"\x74\0\x0bSIPBalancer");
+    bytes
+}
+
+/// Sends bytes, closes its side, and reads until the balancer does or the answer is there.
+fn talk(to: SocketAddr, bytes: &[u8], enough: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let _ = stream.write_all(bytes); // it may be cut off in the middle
+    if enough.is_empty() {
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while enough.is_empty() || !answer.windows(enough.len()).any(|it| it == enough) {
+        match stream.read(&mut buffer) {
+            Ok(count @ 1..) => answer.extend_from_slice(&buffer[..count]),
+            _ => break,
+        }
+    }
+    answer
+}
+
+#[test]
+fn hostile_streams_are_cut_off_and_cost_nothing_else() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let (nodes, beats) = two_json_nodes(&lb);
+    let stub = b"NodeRegisterRMIStub";
+    let is_up =
+        |lb: &Balancer| talk(lb.rmi(), &lookup(), stub).windows(stub.len()).any(|it| it == stub);
+    assert!(is_up(&lb));
+    let call = |arguments: &[u8]| [&lookup()[..63], arguments].concat();
+    let hostile: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        b"JRMI\0\x02M".to_vec(),
+        b"JRMI\0\x02K\xff\xff".to_vec(),
+        call(&[0x73, 0x72].repeat(4_000)), // objects in classes in objects
+        call(b"\x75\x72\0\x02[B\0\0\0\0\0\0\0\0\x02\0\0\x78\x70\x7f\xff\xff\xff"), // two GiB of bytes
+        call(b"\x7c\x7f\xff\xff\xff\xff\xff\xff\xff"), // a string without end
+        call(b"\x71\0\x7e\xff\xff"),                   // a reference to nothing
+        call(b"\x74\0\x03foo"),                        // another name
+        call(&[0x7a, 0x7f, 0xff, 0xff, 0xff]),
+        vec![0x50; 100_000],
+    ];
+    for bytes in &hostile {
+        talk(lb.rmi(), bytes, b"");
+        assert!(is_up(&lb), "after {:?}", bytes.get(..80).unwrap_or(bytes));
+    }
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |bound: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed >> 33).unwrap() % bound
+    };
+    let before = lb.resident_kib();
+    for _ in 0..400 {
+        let mut bytes = lookup();
+        for _ in 0..=random(6) {
+            let at = random(bytes.len());
+            bytes[at] = u8::try_from(random(256)).unwrap();
+        }
+        bytes.truncate(random(bytes.len()) + 1);
+        talk(lb.rmi(), &bytes, b"");
+    }
+    // Many that say nothing, and some that never finish: the table has room, and evicts.
+    let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(lb.rmi()).unwrap()).collect();
+    assert!(is_up(&lb));
+    drop(idle);
+    let grown = lb.resident_kib().saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB more");
+    assert!(lb.metric("trunkline_heartbeats_refused_total{reason=\"malformed\"}") >= 10.0);
+    wait_for("their end", || (lb.metric("trunkline_heartbeat_connections") < 20.0).then_some(()));
+    // Nodes have not noticed.
+    assert_eq!(lb.known().len(), 2);
+    assert!(beats.iter().all(|it| it.heard().0 == 1));
+    let caller = lb.caller("alice");
+    let mut call = caller.call("sip:bob@example.com");
+    caller.exchange(&mut call, "BYE");
+    assert_eq!(nodes.iter().map(|it| it.count("BYE")).sum::<usize>(), 1);
+}
+
+#[test]
+fn a_slow_client_is_given_up_and_others_do_not_wait_for_it() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let started = Instant::now();
+    let mut slow = TcpStream::connect(lb.beats()).unwrap();
+    slow.write_all(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").unwrap();
+    let (_nodes, _beats) = two_json_nodes(&lb);
+    slow.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(slow.read(&mut [0; 10]).unwrap(), 0, "closed, after {:?}", started.elapsed());
+}
