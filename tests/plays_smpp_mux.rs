@@ -43,8 +43,8 @@ fn silence_is_asked_about_on_both_sides() {
     let servers = Smsc::several::<3>();
     let lb = Setup::smpp_mux(&servers)
         .set("timeoutConnection", "50")
-        .set("timeoutConnectionCheckClientSide", "100")
-        .set("timeoutConnectionCheckServerSide", "100")
+        .set("timeoutConnectionCheckClientSide", "500")
+        .set("timeoutConnectionCheckServerSide", "500")
         .start();
     let mut clients = sessions::<3>(&lb, &servers);
     wait_for("five enquire_links for everyone", || {

@@ -12,7 +12,7 @@ const server = smpp.createServer((session) => {
     });
   }
   session.on('submit_sm', (pdu) => {
-    const id = `npm${++ids}`;
+    const id = `${process.argv[2]}x${++ids}`;
     session.send(pdu.response({ message_id: id }));
     console.log('submit_sm', pdu.destination_addr, pdu.short_message.message);
     session.deliver_sm({

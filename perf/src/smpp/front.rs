@@ -159,7 +159,7 @@ const fn loopback(port: u16) -> SocketAddr {
 
 /// The same ports stand in the configurations.
 pub(super) const SERVERS: [SocketAddr; 4] =
-    [loopback(17_101), loopback(17_102), loopback(17_103), loopback(17_104)];
-const FRONT: SocketAddr = loopback(16_775);
+    [loopback(61_101), loopback(61_102), loopback(61_103), loopback(61_104)];
+const FRONT: SocketAddr = loopback(61_775);
 const CHECKS: u32 = 60;
 const CHECK_EVERY: Duration = Duration::from_millis(50);
