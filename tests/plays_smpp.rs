@@ -17,7 +17,7 @@ fn binds_take_turns_over_the_servers_exactly() {
     let mut clients = bind_all::<9>(&lb);
     assert_eq!(servers.each_ref().map(|it| it.bound().len()), [3, 3, 3]);
     clients.iter_mut().for_each(|it| assert_eq!(it.submit().status, OK));
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
     assert_eq!(servers.each_ref().map(Smsc::binds), [3, 3, 3]);
     lb.wait_no_smpp();
     servers.iter().for_each(|it| it.wait_open(0));
@@ -31,7 +31,7 @@ fn messages_are_spread_as_the_sessions_are() {
     for client in &mut clients {
         (0..10).for_each(|_| assert_eq!(client.submit().status, OK));
     }
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [40, 40, 40]);
     lb.wait_no_smpp();
 }
@@ -72,7 +72,7 @@ fn a_lost_server_is_replaced_by_the_next_one() {
     let mut client = Esme::bound(lb.smpp());
     assert_eq!(client.submit().status, OK);
     first.stop();
-    second.wait_bound(1);
+    lb.wait_bound(&second, 1);
     client = client.unbind();
     client.wait_end();
     assert_eq!((first.binds(), second.binds()), (1, 1));
@@ -122,7 +122,7 @@ fn bytes_and_requests_are_counted_as_the_original_counts() {
         assert_eq!(client.ask(SUBMIT_SM, &body).status, OK);
     }
     assert_eq!(lb.stat("NumberOfActiveSmppConnections"), 6);
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
     assert_eq!(lb.stat("NumberOfSmppBytesToServer"), 798);
     assert_eq!(lb.stat("NumberOfSmppBytesToClient"), 198);
     assert_eq!(lb.stat("NumberOfSmppRequestsToServer"), 9);
@@ -141,7 +141,7 @@ fn requests_of_the_server_reach_the_client_and_its_answers_go_back() {
     let answered = servers[0].wait("the answer", |it| it.pdu.command == DATA_SM | RESPONSE).pdu;
     assert_eq!(answered, Pdu::new(DATA_SM, 2, b"").answer(OK, b"id\0"));
     assert_eq!(lb.stat("NumberOfSmppRequestsToClient"), 1);
-    client.unbind().wait_end();
+    client.leave();
     lb.wait_no_smpp();
 }
 
@@ -151,10 +151,12 @@ fn clients_come_by_tls_and_servers_may_be_reached_by_it() {
         let servers = [server];
         let lb = Setup::smpp(&servers).certified().set("smppSslPort", "SMPPS");
         let lb = lb.set("isRemoteServerSsl", is_server_tls).start();
-        for to in [Esme::connect_tls(lb.smpps()), Esme::connect(lb.smpp())] {
-            let mut client = to.bind("RestComm", "password");
+        for is_tls in [true, false] {
+            let client =
+                if is_tls { Esme::connect_tls(lb.smpps()) } else { Esme::connect(lb.smpp()) };
+            let mut client = client.bind("RestComm", "password");
             assert_eq!(client.submit().status, OK, "{is_server_tls}");
-            client.unbind().wait_end();
+            client.leave();
         }
         assert_eq!(servers[0].count(SUBMIT_SM), 2, "{is_server_tls}");
         assert_eq!(lb.stat("NumberOfSmppBytesToServer"), 2 * 116, "{is_server_tls}");
@@ -178,7 +180,7 @@ fn nine_clients_get_all_their_answers() {
         }
         assert_eq!(client.count(SUBMIT_SM | RESPONSE), 99);
     }
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
     assert_eq!(servers.each_ref().map(Smsc::binds), [3, 3, 3]);
     lb.wait_no_smpp();
 }
@@ -190,10 +192,10 @@ fn the_last_server_that_is_up_gets_the_session() {
     let mut client = Esme::bound(lb.smpp());
     servers[0].stop();
     servers[1].stop();
-    servers[2].wait_bound(1);
+    lb.wait_bound(&servers[2], 1);
     assert_eq!(client.submit().status, OK);
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [0, 0, 1]);
-    client.unbind().wait_end();
+    client.leave();
     lb.wait_no_smpp();
 }
 
@@ -204,9 +206,9 @@ fn after_a_rebind_everything_reaches_one_server() {
     let mut client = Esme::bound(lb.smpp());
     servers[0].stop();
     servers[0].restart();
-    servers[1].wait_bound(1);
+    lb.wait_bound(&servers[1], 1);
     (0..6).for_each(|_| assert_eq!(client.submit().status, OK));
-    client.unbind().wait_end();
+    client.leave();
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [0, 6, 0]);
     assert_eq!(servers.each_ref().map(Smsc::binds), [1, 1, 0]);
     lb.wait_no_smpp();
@@ -228,9 +230,9 @@ fn the_standby_server_takes_over() {
         }
         assert_eq!(client.count(SUBMIT_SM | RESPONSE), 10, "{number}");
         if number == 2 {
-            servers[1].wait_bound(1);
+            lb.wait_bound(&servers[1], 1);
         }
-        client.unbind().wait_end();
+        client.leave();
     }
     assert_eq!(servers.each_ref().map(Smsc::binds), [2, 2]);
     lb.wait_no_smpp();
@@ -243,7 +245,7 @@ fn every_figure_of_a_short_session_is_exact() {
     let mut clients = bind_all::<3>(&lb);
     clients.iter_mut().for_each(|it| assert_eq!(it.submit().status, OK));
     assert_eq!(lb.stat("NumberOfActiveSmppConnections"), 6);
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
     let metrics = lb.lbstat();
     for (name, want) in [
         ("NumberOfSmppBytesToServer", 348),
@@ -274,7 +276,7 @@ fn each_side_has_its_own_address() {
     for client in &mut clients {
         (0..11).for_each(|_| assert_eq!(client.submit().status, OK));
     }
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
     for server in &servers {
         assert_eq!((server.binds(), server.count(SUBMIT_SM)), (3, 33));
         assert_eq!(server.peer(0).ip(), Ipv4Addr::new(127, 0, 0, 2));

@@ -9,14 +9,12 @@ use tests::{Balancer, Setup, wait_for};
 /// Sessions of one system_id, with every server bound before the first message.
 fn sessions<const COUNT: usize>(lb: &Balancer, servers: &[Smsc]) -> [Esme; COUNT] {
     let clients = [(); COUNT].map(|()| Esme::bound(lb.smpp()));
-    servers.iter().for_each(|it| it.wait_bound(1));
-    let bound = |it: &Smsc| lb.smpp_metric(&format!("bound{{server=\"{}\"}}", it.address));
-    wait_for("every server", || servers.iter().all(|it| bound(it) == 1).then_some(()));
+    servers.iter().for_each(|it| lb.wait_bound(it, 1));
     clients
 }
 
 fn unbind(clients: impl IntoIterator<Item = Esme>) {
-    clients.into_iter().for_each(|it| it.unbind().wait_end());
+    clients.into_iter().for_each(Esme::leave);
 }
 
 #[test] // M19, M18
@@ -45,8 +43,8 @@ fn silence_is_asked_about_on_both_sides() {
     let servers = Smsc::several::<3>();
     let lb = Setup::smpp_mux(&servers)
         .set("timeoutConnection", "50")
-        .set("timeoutConnectionCheckClientSide", "100")
-        .set("timeoutConnectionCheckServerSide", "100")
+        .set("timeoutConnectionCheckClientSide", "500")
+        .set("timeoutConnectionCheckServerSide", "500")
         .start();
     let mut clients = sessions::<3>(&lb, &servers);
     wait_for("five enquire_links for everyone", || {
@@ -77,10 +75,7 @@ fn the_standby_server_takes_over() {
     (0..50).for_each(|_| assert_eq!(client.submit().status, OK));
     let lost = lb.smpp_metric("server_connections");
     servers[0].stop();
-    wait_for("the loss", || {
-        let row = format!("bound{{server=\"{}\"}}", servers[0].address);
-        (lb.smpp_metric(&row) == 0).then_some(())
-    });
+    lb.wait_bound(&servers[0], 0);
     (0..50).for_each(|_| assert_eq!(client.submit().status, OK));
     assert_eq!((lost, client.count(SUBMIT_SM | RESPONSE)), (2, 100));
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [50, 50]);
@@ -143,18 +138,14 @@ fn lost_servers_leave_the_rotation_and_come_back() {
     let mut servers = Smsc::several::<3>();
     let lb = Setup::smpp_mux(&servers).start();
     let [mut client] = sessions(&lb, &servers);
-    let bound = |server: &Smsc, count: u64| {
-        let row = format!("bound{{server=\"{}\"}}", server.address);
-        wait_for(&row, || (lb.smpp_metric(&row) == count).then_some(()));
-    };
     servers[0].stop();
     servers[1].stop();
-    servers[..2].iter().for_each(|it| bound(it, 0));
+    servers[..2].iter().for_each(|it| lb.wait_bound(it, 0));
     assert_eq!(client.submit().status, OK);
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [0, 0, 1]);
     servers[0].restart();
     servers[1].restart();
-    servers.iter().for_each(|it| bound(it, 1));
+    servers.iter().for_each(|it| lb.wait_bound(it, 1));
     (0..6).for_each(|_| assert_eq!(client.submit().status, OK));
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [2, 2, 3]);
     unbind([client]);
@@ -211,9 +202,7 @@ fn a_server_is_added_while_running() {
     let lb = Setup::file(move |it| file(&first.to_string(), &ports(it))).start();
     let mut client = Esme::bound(lb.smpp());
     lb.rewrite(&file(&format!("{first},{second}"), &ports(&lb.addresses)));
-    servers[1].wait_bound(1);
-    let row = format!("bound{{server=\"{second}\"}}");
-    wait_for("the new server", || (lb.smpp_metric(&row) == 1).then_some(()));
+    lb.wait_bound(&servers[1], 1);
     (0..4).for_each(|_| assert_eq!(client.submit().status, OK));
     assert_eq!(servers.each_ref().map(|it| it.count(SUBMIT_SM)), [2, 2]);
     // And removed: it is unbound, and the rest goes to the other.

@@ -17,7 +17,7 @@ use tools::node::{NodeConfig, ReplyTo};
 use tools::process::CpuTime;
 
 mod contender;
-mod table;
+pub(crate) mod table;
 
 use contender::{CONTENDERS, Contender, Running};
 
@@ -223,7 +223,7 @@ fn note(line: &str) {
 }
 
 /// The machine in words, without its name.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo

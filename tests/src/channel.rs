@@ -1,6 +1,7 @@
 //! One stream connection of a peer: bytes or WebSocket frames, inside TLS or not. Made with rustls and
 //! tungstenite, which share nothing with what is under test but TLS records.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
@@ -170,16 +171,13 @@ impl Channel {
     pub(crate) fn receive(&mut self) -> Came {
         match self {
             Channel::Bytes(stream) => {
-                let mut buffer = vec![0; 65_536];
-                match stream.read(&mut buffer) {
+                thread_local!(static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 65_536]));
+                BUFFER.with_borrow_mut(|buffer| match stream.read(buffer) {
                     Ok(0) => Came::End,
-                    Ok(count) => {
-                        buffer.truncate(count);
-                        Came::Bytes(buffer)
-                    }
+                    Ok(count) => Came::Bytes(buffer[..count].to_vec()),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Came::Nothing,
                     Err(_) => Came::End,
-                }
+                })
             }
             Channel::Frames(socket) => match socket.read() {
                 Ok(Message::Text(text)) => Came::Message(text.as_bytes().to_vec()),

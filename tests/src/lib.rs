@@ -34,6 +34,7 @@ pub use message::{Message, Uri, param};
 pub use namespaces::Namespaces;
 pub use node::{Node, first_to_get, who_got};
 pub use peer::{Link, Peer, Received, Transport};
+pub use ports::free as free_port;
 pub use sprayer::Sprayer;
 
 /// How long an event may take before the play fails. Generous: the machine may be building elsewhere.

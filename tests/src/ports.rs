@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// A port that is free on UDP and TCP of both loopback addresses, and that nobody else in this process was given.
 ///
 /// Another process can still take it before it is used: whoever binds must be ready to try again.
-pub(crate) fn free() -> u16 {
+pub fn free() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Test processes that run side by side start at different places.
     let start = std::process::id().wrapping_mul(977);

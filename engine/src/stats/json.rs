@@ -6,6 +6,7 @@ use protocols::http;
 use protocols::sip::message::Method;
 
 use super::prometheus::state_of;
+use super::smpp::SmppCounters;
 use super::{Counters, Scrape};
 use crate::node::Node;
 use crate::registry::Ordered;
@@ -110,7 +111,7 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     let mut lists = Object::default();
     lists.raw("nodesIPv4", list(Family::V4));
     lists.raw("nodesIPv6", list(Family::V6));
-    lists.raw("smppRemoteServers", smpp_servers(scrape));
+    lists.raw("smppRemoteServers", smpp_servers(&totals.smpp));
     let mut whole = Object::default();
     whole.raw("Nodes info", lists.end());
     whole.text("fingerprint", &format!("{:016x}", snapshot.fingerprint()));
@@ -129,6 +130,7 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
         it.end()
     });
     whole.raw("absent", format!("[{}]", absent.collect::<Vec<_>>().join(",")));
+    whole.raw("smppSessions", smpp_sessions(&totals.smpp));
     whole.end()
 }
 
@@ -145,9 +147,8 @@ fn order(scrape: &Scrape<'_>, ordered: Ordered) -> String {
 }
 
 /// SMSCs in the shape of nodes, as the original lists them.
-fn smpp_servers(scrape: &Scrape<'_>) -> String {
-    let totals = scrape.totals();
-    let servers = totals.smpp.servers.iter().enumerate().map(|(number, (server, bound))| {
+fn smpp_servers(smpp: &SmppCounters) -> String {
+    let servers = smpp.servers.iter().enumerate().map(|(number, (server, bound))| {
         let mut properties = Object::default();
         properties.text("smppPort", &server.port().to_string());
         let mut it = Object::default();
@@ -158,6 +159,23 @@ fn smpp_servers(scrape: &Scrape<'_>) -> String {
         it.end()
     });
     format!("[{}]", servers.collect::<Vec<_>>().join(","))
+}
+
+/// ESME sessions, one by one. Not by their names: a system_id is half of a credential.
+fn smpp_sessions(smpp: &SmppCounters) -> String {
+    let sessions = smpp.shown.iter().map(|session| {
+        let mut it = Object::default();
+        it.text("source", &session.source.to_string());
+        it.text("state", session.state);
+        it.raw("secure", session.is_secure);
+        if let Some(server) = session.server {
+            it.text("server", &server.to_string());
+        }
+        it.raw("outstanding", session.outstanding);
+        it.raw("outstandingToClient", session.outstanding_to_client);
+        it.end()
+    });
+    format!("[{}]", sessions.collect::<Vec<_>>().join(","))
 }
 
 /// `/health`: HTTP status and body. 503 only while stopping: having no nodes is no reason to restart us

@@ -42,6 +42,25 @@ pub struct SmppCounters {
     pub servers: Vec<(SocketAddr, u64)>,
     /// Connections now to each server that has any, wanted or not.
     pub connections: BTreeMap<SocketAddr, u64>,
+    /// Sessions now, [`SmppCounters::SHOWN_MAX`] at most.
+    pub shown: Vec<SmppSession>,
+}
+
+/// One session, for people. Without its system_id: that is half of a credential.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SmppSession {
+    /// The ESME.
+    pub source: SocketAddr,
+    /// State of its server part.
+    pub state: &'static str,
+    /// It came by TLS.
+    pub is_secure: bool,
+    /// The SMSC behind it; `None` in mux mode, or while there is none.
+    pub server: Option<SocketAddr>,
+    /// Its requests that wait for a response.
+    pub outstanding: u32,
+    /// Requests to it that wait for a response.
+    pub outstanding_to_client: u32,
 }
 
 /// Why a PDU went nowhere, or a connection was refused. Counted by reason.
@@ -99,6 +118,9 @@ impl SmppDrop {
 }
 
 impl SmppCounters {
+    /// Sessions that are shown one by one: a page for people. All of them are counted.
+    pub const SHOWN_MAX: usize = 1_000;
+
     /// A PDU came in, from either side.
     #[allow(clippy::indexing_slicing)] // `index` is below both lengths
     pub fn received(&mut self, command: Command) {
@@ -140,6 +162,8 @@ impl SmppCounters {
         self.drops.iter_mut().zip(other.drops).for_each(|(to, from)| sum(to, from));
         self.mux |= other.mux;
         super::left::add(&mut self.connections, &other.connections);
+        let room = Self::SHOWN_MAX.saturating_sub(self.shown.len());
+        self.shown.extend(other.shown.iter().take(room));
         for (server, bound) in &other.servers {
             match self.servers.iter_mut().find(|it| it.0 == *server) {
                 Some(it) => it.1 += bound,

@@ -94,7 +94,12 @@ impl Esme {
         self.ask(SUBMIT_SM, &message_body(b"Hello world!"))
     }
 
-    /// Unbinds, with success, and waits for the end of the connection.
+    /// Unbinds, with success, and closes.
+    pub fn leave(self) {
+        self.unbind().close();
+    }
+
+    /// Unbinds, with success. The balancer leaves it to the client to close, for a while.
     pub fn unbind(mut self) -> Esme {
         let answer = self.ask(UNBIND, b"");
         assert_eq!(answer.status, OK, "{answer:?}");
@@ -139,6 +144,11 @@ impl Esme {
     /// What was received and not asked for.
     pub fn inbox(&self) -> impl Iterator<Item = &Pdu> {
         self.inbox.iter()
+    }
+
+    /// The same, taken out.
+    pub fn take_inbox(&mut self) -> VecDeque<Pdu> {
+        std::mem::take(&mut self.inbox)
     }
 
     /// How many PDUs of a kind have come, those that it answered included.

@@ -34,10 +34,24 @@ impl Setup {
 impl Balancer {
     /// A row of `/metrics`, as `trunkline_smpp_` continues: `not_bound_total`, or with labels.
     pub fn smpp_metric(&self, row: &str) -> u64 {
+        wait_for(row, || self.try_smpp_metric(row))
+    }
+
+    /// `None`: there is no such row. A page may be made without a shard that is busy.
+    fn try_smpp_metric(&self, row: &str) -> Option<u64> {
         let metrics = self.metrics();
         let name = format!("trunkline_smpp_{row} ");
-        let line = metrics.lines().find_map(|it| it.strip_prefix(&name));
-        line.unwrap_or_else(|| panic!("no {name} in\n{metrics}")).parse().unwrap()
+        let line = metrics.lines().find_map(|it| it.strip_prefix(&name))?;
+        Some(line.parse().unwrap())
+    }
+
+    /// Waits until so many connections to a server are bound, as the balancer sees it: the server knows
+    /// earlier.
+    pub fn wait_bound(&self, server: &Smsc, count: u64) {
+        let row = format!("bound{{server=\"{}\"}}", server.address);
+        wait_for(&format!("{row} {count}"), || {
+            (self.try_smpp_metric(&row) == Some(count)).then_some(())
+        });
     }
 
     /// Waits until neither side of any session is left.

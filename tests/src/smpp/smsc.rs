@@ -1,7 +1,7 @@
 //! An SMSC that answers by itself, in a thread of its own.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -61,8 +61,9 @@ struct State {
     is_reading: bool,
 }
 
-#[derive(Clone, Copy)]
 struct Connected {
+    /// `None` once it is closed.
+    socket: Option<TcpStream>,
     peer: SocketAddr,
     is_open: bool,
     is_bound: bool,
@@ -141,6 +142,12 @@ impl Smsc {
     /// Sends any bytes on a connection.
     pub fn send_bytes(&self, connection: usize, bytes: &[u8]) {
         self.state().outgoing.push((connection, bytes.to_vec()));
+    }
+
+    /// The socket of a connection: for plays that send more than is taken.
+    pub fn socket(&self, connection: usize) -> TcpStream {
+        let state = self.state();
+        state.connections[connection].socket.as_ref().unwrap().try_clone().unwrap()
     }
 
     /// Closes one connection.
@@ -241,8 +248,13 @@ fn serve(shared: &Shared, listener: &TcpListener, transport: Transport) {
                 if let Ok(channel) = Channel::accept(transport, socket) {
                     let mut state = shared.state.lock().unwrap();
                     let number = state.connections.len();
-                    let connected =
-                        Connected { peer, is_open: true, is_bound: false, is_hung_up: false };
+                    let connected = Connected {
+                        socket: channel.socket().try_clone().ok(),
+                        peer,
+                        is_open: true,
+                        is_bound: false,
+                        is_hung_up: false,
+                    };
                     state.connections.push(connected);
                     lines.push(Line { number, channel, received: Vec::new() });
                 }
@@ -258,7 +270,9 @@ fn serve(shared: &Shared, listener: &TcpListener, transport: Transport) {
         if state.is_reading {
             lines.retain_mut(|line| {
                 let is_open = read(&mut state, line, &mut is_idle);
-                state.connections[line.number].is_open = is_open;
+                if !is_open {
+                    state.connections[line.number].end();
+                }
                 is_open
             });
         }
@@ -269,7 +283,14 @@ fn serve(shared: &Shared, listener: &TcpListener, transport: Transport) {
     }
     let mut state = shared.state.lock().unwrap();
     for line in lines {
-        state.connections[line.number].is_open = false;
+        state.connections[line.number].end();
+    }
+}
+
+impl Connected {
+    fn end(&mut self) {
+        self.is_open = false;
+        self.socket = None;
     }
 }
 

@@ -44,7 +44,7 @@ use self::targets::Targets;
 use self::timers::{Timers, Who};
 use super::stream::{Conn, Gone, Handover, StreamRelay, Wire};
 use crate::snapshot::Snapshot;
-use crate::stats::smpp::{SmppCounters, SmppDrop};
+use crate::stats::smpp::{SmppCounters, SmppDrop, SmppSession};
 
 /// One shard's SMPP relay.
 #[derive(Debug)]
@@ -76,23 +76,6 @@ pub const TLS_LISTENER: usize = 1;
 pub fn owner(system_id: &[u8], shards: usize) -> usize {
     let hash = u128::from(crate::balance::hash(OWNER_SEED, system_id));
     usize::try_from((hash * shards as u128) >> 64).unwrap_or(0)
-}
-
-/// One session, for people. Without its system_id: that is half of a credential.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct SmppSession {
-    /// The ESME.
-    pub source: SocketAddr,
-    /// State of its server part.
-    pub state: &'static str,
-    /// It came by TLS.
-    pub is_secure: bool,
-    /// The SMSC behind it; `None` in mux mode, or while there is none.
-    pub server: Option<SocketAddr>,
-    /// Its requests that wait for a response.
-    pub outstanding: u32,
-    /// Requests to it that wait for a response.
-    pub outstanding_to_client: u32,
 }
 
 /// What became of one PDU.
@@ -171,6 +154,7 @@ impl Smpp {
         self.counters.submitters = self.receipts.len() as u64;
         self.counters.servers = self.targets.iter().map(|it| (it, 0)).collect();
         self.counters.connections.clear();
+        self.counters.shown = self.sessions().take(SmppCounters::SHOWN_MAX).collect();
         for (_, leg) in self.legs.iter() {
             if let Leg::Provider(provider) = leg {
                 *self.counters.connections.entry(provider.server).or_default() += 1;

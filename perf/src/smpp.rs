@@ -1,0 +1,199 @@
+//! SMPP side by side: each front alone on one core, ESMEs and SMSCs in one busy-polling thread on another.
+//!
+//! HAProxy and nginx pass bytes on and read none of them; they are the bar because nobody can do less. CPU is
+//! per PDU that crosses, whichever way. Rounds are interleaved; medians are printed.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+use tools::process::{self, CpuTime};
+
+use crate::compare::{machine, table};
+
+mod front;
+mod load;
+
+use front::{FRONTS, Front, Running};
+use load::{Load, Pace};
+
+/// Compare fronts for SMPP: CPU per PDU, latency, memory per session.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "smpp")]
+pub(crate) struct Arguments {
+    /// rounds, of which medians are taken; default 5
+    #[argh(option, default = "5")]
+    rounds: usize,
+    /// seconds of each measurement; default 2
+    #[argh(option, default = "2")]
+    seconds: u64,
+    /// only these fronts (comma list of names); default all
+    #[argh(option)]
+    only: Option<String>,
+    /// sessions; default 48
+    #[argh(option, default = "48")]
+    sessions: usize,
+    /// requests that each session keeps open, flat out; default 10
+    #[argh(option, default = "10")]
+    window: u32,
+    /// PDUs a second, paced; default 12000
+    #[argh(option, default = "12000")]
+    rate: u32,
+    /// idle sessions that are opened to see what one takes; default 1000
+    #[argh(option, default = "1000")]
+    idle: usize,
+    /// the balancer's binary; default trunkline beside this one
+    #[argh(option)]
+    trunkline: Option<PathBuf>,
+    /// directory of the configurations; default perf/peers
+    #[argh(option, default = "PathBuf::from(\"perf/peers\")")]
+    peers: PathBuf,
+    /// CPU of the front; default 0
+    #[argh(option, default = "0")]
+    front_cpu: usize,
+    /// CPU of ESMEs and SMSCs; default 1
+    #[argh(option, default = "1")]
+    generator_cpu: usize,
+}
+
+/// What one front did in one round.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    /// Microseconds of CPU per PDU, flat out.
+    flat_micros: f64,
+    /// PDUs a second, flat out.
+    flat_rate: f64,
+    /// Share of one core that the front used, flat out.
+    flat_core: f64,
+    /// Microseconds of CPU per PDU, paced.
+    paced_micros: f64,
+    /// From a request's time to its response, microseconds, paced.
+    p50: f64,
+    p99: f64,
+    /// Resident memory for each idle session, bytes.
+    session_bytes: f64,
+    /// Requests of which no response came.
+    missing: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
+    process::pin(arguments.generator_cpu)?;
+    let is_wanted = |front: &&Front| {
+        let only = arguments.only.as_deref();
+        only.is_none_or(|list| list.split(',').any(|it| it == front.name))
+    };
+    let mut rows: Vec<(&Front, Vec<Sample>)> = Vec::new();
+    for front in FRONTS.iter().filter(is_wanted) {
+        match front.missing(arguments) {
+            None => rows.push((front, Vec::new())),
+            Some(what) => note(&format!("{}: left out, {what} is not there", front.name)),
+        }
+    }
+    for round in 1..=arguments.rounds {
+        for (front, samples) in &mut rows {
+            let sample = measure(arguments, front)?;
+            note(&format!("round {round} {:<16} {sample:.1?}", front.name));
+            samples.push(sample);
+        }
+    }
+    std::io::stdout().write_all(markdown(arguments, &rows).as_bytes())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
+fn measure(arguments: &Arguments, front: &Front) -> std::io::Result<Sample> {
+    let mut load = Load::listen(&front::SERVERS)?;
+    let running = front.start(arguments)?;
+    load.bind(front.target, arguments.sessions)?;
+    let cpu = || running.as_ref().map(Running::cpu).unwrap_or_default();
+    let seconds = Duration::from_secs(arguments.seconds);
+    let mut sample = Sample::default();
+
+    load.run(Pace::Window(arguments.window), WARM_UP)?;
+    let (before, used) = (cpu(), load.run(Pace::Window(arguments.window), seconds)?);
+    let spent = cpu().since(before);
+    sample.flat_micros = micros_each(spent, used.pdus);
+    sample.flat_rate = used.pdus as f64 / seconds.as_secs_f64();
+    sample.flat_core = spent.run.as_secs_f64() / seconds.as_secs_f64();
+    load.drain()?;
+
+    // Two PDUs for each request.
+    let pace = Pace::Rate(arguments.rate / 2);
+    load.run(pace, WARM_UP)?;
+    load.drain()?;
+    let (before, used) = (cpu(), load.run(pace, seconds)?);
+    sample.paced_micros = micros_each(cpu().since(before), used.pdus);
+    load.drain()?;
+    (sample.p50, sample.p99) = (used.quantile(0.5), used.quantile(0.99));
+    sample.missing = load.missing() as f64;
+
+    if let Some(running) = &running {
+        let before = running.resident_bytes();
+        load.bind(front.target, arguments.idle)?;
+        let grown = running.resident_bytes().saturating_sub(before);
+        sample.session_bytes = grown as f64 / arguments.idle.max(1) as f64;
+    }
+    Ok(sample)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
+fn micros_each(spent: CpuTime, pdus: u64) -> f64 {
+    spent.run.as_secs_f64() * 1e6 / pdus.max(1) as f64
+}
+
+fn markdown(arguments: &Arguments, rows: &[(&Front, Vec<Sample>)]) -> String {
+    let mut text = String::new();
+    let Arguments { rounds, seconds, sessions, window, rate, .. } = arguments;
+    let _ = writeln!(
+        text,
+        "Made by `cargo run --release -p perf -- smpp --rounds {rounds} --seconds {seconds}`, {}. \
+         {sessions} sessions; flat out with window {window}, paced at {rate} PDU/s. CPU in microseconds per \
+         PDU, latency of a response in microseconds, memory of an idle session in bytes.\n\n\
+         | | CPU, flat out | PDU/s | core | CPU, paced | p50 / p99, paced | memory |\n\
+         |---|---|---|---|---|---|---|",
+        machine()
+    );
+    let median =
+        |samples: &[Sample], figure: fn(&Sample) -> f64| table::median(samples.iter().map(figure));
+    for (front, samples) in rows {
+        let _ = writeln!(
+            text,
+            "| {} | {:.2} | {:.0} | {:.0} % | {:.1} | {:.0} / {:.0} | {:.0} |",
+            front.title,
+            median(samples, |it| it.flat_micros),
+            median(samples, |it| it.flat_rate),
+            median(samples, |it| it.flat_core) * 100.0,
+            median(samples, |it| it.paced_micros),
+            median(samples, |it| it.p50),
+            median(samples, |it| it.p99),
+            median(samples, |it| it.session_bytes),
+        );
+    }
+    let of = |name: &str| rows.iter().find(|it| it.0.name == name).map(|it| it.1.as_slice());
+    let direct = of("direct").map_or(0.0, |it| median(it, |it| it.p99));
+    let Some(bar) = of("haproxy") else { return text };
+    text.push('\n');
+    for name in ["trunkline", "trunkline-mux"] {
+        let Some(own) = of(name) else { continue };
+        // Each round on its own: what the machine did meanwhile hit both.
+        let ratio = |figure: fn(&Sample) -> f64| {
+            table::median(own.iter().zip(bar).map(|(own, bar)| figure(own) / figure(bar)))
+        };
+        let added = |samples| median(samples, |it: &Sample| it.p99) - direct;
+        let _ = writeln!(
+            text,
+            "* {name} against HAProxy: {:.2} of its CPU flat out, {:.2} paced; {:.2} of its added p99.",
+            ratio(|it| it.flat_micros),
+            ratio(|it| it.paced_micros),
+            added(own) / added(bar),
+        );
+    }
+    text
+}
+
+fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+const WARM_UP: Duration = Duration::from_millis(400);

@@ -1,0 +1,172 @@
+//! SMPP for a while through the whole process: many sessions and full windows while servers die and come
+//! back, and sessions that come and go by the thousand.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tests::smpp::*;
+use tests::{Balancer, Setup};
+
+/// A session that keeps its window full until enough of its messages were taken.
+struct Worker {
+    esme: Esme,
+    open: BTreeSet<u32>,
+    ids: BTreeSet<String>,
+    receipts: BTreeSet<String>,
+    asked: usize,
+    turned_back: usize,
+}
+
+impl Worker {
+    fn bound(lb: &Balancer, name: &str) -> Worker {
+        let mut esme = Esme::connect(lb.smpp()).bind(name, "password");
+        esme.answers(&[ENQUIRE_LINK]);
+        Worker {
+            esme,
+            open: BTreeSet::new(),
+            ids: BTreeSet::new(),
+            receipts: BTreeSet::new(),
+            asked: 0,
+            turned_back: 0,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.ids.len() == MESSAGES && self.open.is_empty()
+    }
+
+    /// Takes in what came and fills the window up again.
+    fn turn(&mut self, case: &str) {
+        self.esme.poll();
+        assert!(!self.esme.has_ended(), "{case}: {} open", self.open.len());
+        for pdu in self.esme.take_inbox() {
+            match pdu.command {
+                DELIVER_SM => {
+                    self.esme.send(&pdu.answer(OK, b"\0"));
+                    let text = String::from_utf8_lossy(&pdu.body).into_owned();
+                    let id = text.split("id:").nth(1).unwrap().split(' ').next().unwrap();
+                    assert!(self.ids.contains(id), "{case}: somebody else's receipt {id}");
+                    assert!(self.receipts.insert(id.to_owned()), "{case}: receipt {id} twice");
+                }
+                it if it == SUBMIT_SM | RESPONSE => {
+                    let is_open = self.open.remove(&pdu.sequence);
+                    assert!(is_open, "{case}: {} answered twice, or never asked", pdu.sequence);
+                    match pdu.status {
+                        OK => assert!(self.ids.insert(pdu.text(0).to_owned()), "{case}"),
+                        status => {
+                            assert_eq!(status, SYSTEM_ERROR, "{case}");
+                            self.turned_back += 1;
+                        }
+                    }
+                }
+                other => panic!("{case}: {other:#x}"),
+            }
+        }
+        let body = message_body(b"Hello world!");
+        while self.open.len() < WINDOW && self.ids.len() + self.open.len() < MESSAGES {
+            self.open.insert(self.esme.request(SUBMIT_SM, &body));
+            self.asked += 1;
+        }
+    }
+}
+
+#[test]
+fn every_request_gets_one_response_while_servers_die_and_return() {
+    for is_mux in [false, true] {
+        let servers = Smsc::several::<4>();
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        for server in &servers {
+            server.replies(|_, it| match it.command {
+                // An id, and the receipt right behind it.
+                SUBMIT_SM => {
+                    let id = format!("id{}", IDS.fetch_add(1, Ordering::Relaxed));
+                    let sequence = it.sequence | 0x4000_0000;
+                    let receipt = Pdu::new(DELIVER_SM, sequence, receipt_body(&id));
+                    Reply::Exactly(vec![it.answer(OK, format!("{id}\0")), receipt])
+                }
+                _ => Reply::Ok,
+            });
+        }
+        let lb = Setup::smpp(&servers).set("muxMode", &is_mux.to_string());
+        let lb = lb.set("shards", "2").set("connectionsMax", "4000").start();
+        let mut workers: Vec<Worker> =
+            (0..SESSIONS).map(|it| Worker::bound(&lb, &format!("name{}", it % 10))).collect();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mut servers = servers;
+            let (lb, is_over) = (&lb, &is_over);
+            scope.spawn(move || {
+                let mut at = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    servers[at].stop();
+                    std::thread::sleep(Duration::from_millis(60));
+                    servers[at].restart();
+                    // The next one goes when this one has work again, or nobody needs it.
+                    let before = servers[at].count(SUBMIT_SM);
+                    let patience = Instant::now() + Duration::from_millis(500);
+                    while servers[at].count(SUBMIT_SM) == before
+                        && Instant::now() < patience
+                        && !is_over.load(Ordering::Relaxed)
+                    {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    at = (at + 1) % servers.len();
+                }
+                servers
+            });
+            let deadline = Instant::now() + 6 * tests::PATIENCE;
+            while !workers.iter().all(Worker::is_done) {
+                for (number, worker) in workers.iter_mut().enumerate() {
+                    worker.turn(&format!("mux {is_mux}, session {number}"));
+                }
+                assert!(Instant::now() < deadline, "{}", lb.metrics());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let turned_back: usize = workers.iter().map(|it| it.turned_back).sum();
+        let asked: usize = workers.iter().map(|it| it.asked).sum();
+        assert_eq!(asked, SESSIONS * MESSAGES + turned_back);
+        assert!(lb.smpp_metric("rebinds_total") > 0 || is_mux, "servers did die");
+        assert!(workers.iter().all(|it| !it.receipts.is_empty()), "mux {is_mux}");
+    }
+}
+
+#[test]
+fn ten_thousand_sessions_leave_nothing_behind() {
+    for is_mux in [false, true] {
+        let servers = Smsc::several::<2>();
+        let lb = Setup::smpp(&servers).set("muxMode", &is_mux.to_string()).start();
+        let mut settled_kib = 0;
+        for round in 0..100 {
+            let mut clients: Vec<Esme> = (0..100).map(|_| Esme::connect(lb.smpp())).collect();
+            for (number, client) in clients.iter_mut().enumerate() {
+                let name = format!("name{}", number % 7);
+                client.request(BIND_TRANSCEIVER, &bind_body(&name, "password"));
+            }
+            clients.iter_mut().for_each(|it| assert_eq!(it.answer_to(1).status, OK));
+            for client in &mut clients {
+                client.request(UNBIND, b"");
+            }
+            for client in &mut clients {
+                assert_eq!(client.answer_to(2).status, OK);
+                client.close();
+            }
+            if round == 20 {
+                lb.wait_no_smpp();
+                settled_kib = lb.resident_kib();
+            }
+        }
+        lb.wait_no_smpp();
+        let grown = lb.resident_kib().saturating_sub(settled_kib);
+        assert!(grown < 1024, "mux {is_mux}: {grown} KiB more after 8 000 sessions");
+        let unbinds = lb.smpp_metric("pdus_total{command=\"unbind\",kind=\"request\"}");
+        assert_eq!(unbinds, 10_000);
+    }
+}
+
+const SESSIONS: usize = 200;
+const WINDOW: usize = 50;
+/// Of each session; the original's windows are full ten times over.
+const MESSAGES: usize = 500;
