@@ -168,6 +168,8 @@ pub struct Recent {
     /// Buffers of forgotten requests.
     spare: Vec<Vec<u8>>,
     bytes: usize,
+    /// Number of the batch that is being queued.
+    batch: u64,
     hasher: ahash::RandomState,
 }
 
@@ -181,6 +183,7 @@ pub struct Request {
     /// How often it was sent again already.
     pub attempts: u8,
     to: SocketAddr,
+    batch: u64,
     /// Of the start of what was sent: request line and our Via with its branch, which no other
     /// transaction has.
     mark: u64,
@@ -212,17 +215,24 @@ impl Recent {
             bytes: copy,
             attempts,
             to,
+            batch: self.batch,
             mark: self.hasher.hash_one(start),
             mark_bytes: start.len(),
         });
         self.bytes += bytes.len();
     }
 
-    /// Takes the request out that went to `to` and of which `quoted` came back. `None` if it was
-    /// forgotten, or too little came back to be sure.
-    pub fn take(&mut self, to: SocketAddr, quoted: &[u8]) -> Option<Request> {
+    /// What was remembered since the last call has left.
+    pub fn end_batch(&mut self) {
+        self.batch += 1;
+    }
+
+    /// Takes the request out that went to `to` and of which `quoted` came back, and with it all that
+    /// went there in the same batch: of a train that reaches nobody on this host, the kernel returns the
+    /// first letter only. None if it was forgotten, or too little came back to be sure.
+    pub fn take(&mut self, to: SocketAddr, quoted: &[u8]) -> Vec<Request> {
         let (mut length, mut mark) = (0, 0);
-        let position = self.requests.iter().rposition(|it| {
+        let found = self.requests.iter().rfind(|it| {
             if it.to != to || it.mark_bytes > quoted.len() {
                 return false;
             }
@@ -231,10 +241,19 @@ impl Recent {
                 mark = self.hasher.hash_one(quoted.get(..length).unwrap_or(&[]));
             }
             it.mark == mark
-        })?;
-        let taken = self.requests.remove(position)?;
-        self.bytes -= taken.bytes.len();
-        Some(taken)
+        });
+        let Some(batch) = found.map(|it| it.batch) else { return Vec::new() };
+        let mut taken = Vec::new();
+        for _ in 0..self.requests.len() {
+            let Some(request) = self.requests.pop_front() else { break };
+            if request.to == to && request.batch == batch {
+                self.bytes -= request.bytes.len();
+                taken.push(request);
+            } else {
+                self.requests.push_back(request);
+            }
+        }
+        taken
     }
 
     /// Gives a request's buffer back.
@@ -300,7 +319,7 @@ mod tests {
                     outgoing.push(&mut pattern(*length), 0, to);
                 }
                 assert!(!outgoing.is_empty());
-                let sent = outgoing.send(sender.as_raw_fd(), |_, error, _| panic!("{error}"));
+                let sent = outgoing.send(sender.as_raw_fd(), true, |_, error, _| panic!("{error}"));
                 assert_eq!(sent, lengths.len());
                 assert!(outgoing.is_empty());
                 let mut seen = Vec::new();
@@ -329,7 +348,7 @@ mod tests {
             receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
             let mut outgoing = Outgoing::default();
             outgoing.push(&mut pattern(500), 100, closed);
-            outgoing.send(sender.as_raw_fd(), |_, _, _| Next::Skip);
+            outgoing.send(sender.as_raw_fd(), true, |_, _, _| Next::Skip);
             wait(&sender, 0);
             let mut quoted = [0; 1_024];
             let returned = take_error(sender.as_raw_fd(), &mut quoted).unwrap();
@@ -352,18 +371,57 @@ mod tests {
         let other: SocketAddr = "127.0.0.1:3".parse().unwrap();
         let sent = |id: usize| format!("INVITE {id:>64} {}", "x".repeat(id % 700)).into_bytes();
         let mut recent = Recent::default();
+        let received = |id: usize| id.to_string().repeat(200).into_bytes();
         for id in 0..1_000 {
-            recent.remember(&arrival, &id.to_string().repeat(200).into_bytes(), node, &sent(id), 0);
+            recent.remember(&arrival, &received(id), node, &sent(id), 0);
             assert!(recent.bytes <= RECENT_BYTES_MAX);
+            recent.end_batch();
         }
-        assert!(recent.take(node, &sent(0)).is_none(), "forgotten");
-        assert!(recent.take(other, &sent(999)).is_none(), "sent elsewhere");
-        assert!(recent.take(node, &sent(999)[..40]).is_none(), "too little came back");
+        assert!(recent.take(node, &sent(0)).is_empty(), "forgotten");
+        assert!(recent.take(other, &sent(999)).is_empty(), "sent elsewhere");
+        assert!(recent.take(node, &sent(999)[..40]).is_empty(), "too little came back");
         for id in [999, 950] {
-            let request = recent.take(node, &sent(id)).unwrap();
-            assert_eq!(request.bytes, id.to_string().repeat(200).into_bytes());
-            assert!(recent.take(node, &sent(id)).is_none(), "taken");
+            let mut requests = recent.take(node, &sent(id));
+            assert_eq!(requests.len(), 1);
+            let request = requests.remove(0);
+            assert_eq!(request.bytes, received(id));
+            assert!(recent.take(node, &sent(id)).is_empty(), "taken");
             recent.recycle(request);
+        }
+        let held = recent.requests.iter().map(|it| it.bytes.len()).sum::<usize>();
+        assert_eq!(recent.bytes, held);
+    }
+
+    #[test]
+    fn every_request_of_a_refused_train_is_found_by_what_came_back() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let closed = UdpSocket::bind(host).unwrap().local_addr().unwrap();
+            let open = UdpSocket::bind(host).unwrap();
+            let sender = UdpSocket::bind(host).unwrap();
+            receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
+            let arrival =
+                Arrival { now: Time::ZERO, listener: ListenerId(0), source: closed, flow: None };
+            let (mut outgoing, mut recent) = (Outgoing::default(), Recent::default());
+            let earlier = pattern(400);
+            recent.remember(&arrival, &earlier, closed, &earlier, 0);
+            recent.end_batch();
+            for id in 0..6u8 {
+                let to = if id % 3 == 0 { open.local_addr().unwrap() } else { closed };
+                let mut bytes = vec![id; 500];
+                recent.remember(&arrival, &bytes, to, &bytes, 0);
+                outgoing.push(&mut bytes, 0, to);
+            }
+            assert_eq!(outgoing.send(sender.as_raw_fd(), true, |_, _, _| Next::Skip), 6);
+            recent.end_batch();
+            wait(&sender, 0);
+            let mut quoted = [0; 1_024];
+            let returned = take_error(sender.as_raw_fd(), &mut quoted).unwrap();
+            let again = recent.take(returned.to, &quoted[..returned.length]);
+            assert_eq!(
+                again.iter().map(|it| it.bytes[0]).collect::<Vec<_>>(),
+                [1, 2, 4, 5],
+                "{host}"
+            );
         }
     }
 }
