@@ -357,7 +357,7 @@ impl<D: Decide> Shard<D> {
     }
 
     fn retry_datagram(&mut self, from: ListenerId, to: SocketAddr, sent: &[u8]) {
-        if let Some(request) = self.recent.take(to, sent) {
+        for request in self.recent.take(to, sent) {
             self.failed.push_back(Carried {
                 arrival: request.arrival,
                 bytes: self.streams.copy(&request.bytes),
@@ -402,32 +402,36 @@ impl<D: Decide> Shard<D> {
         let mut has_errors = false;
         // Letters whose destination cannot be reached at all; rare.
         let mut unreachable: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+        let may_couple = self.view.current().tuning.couples_datagrams;
         let relay = &mut self.relay;
-        let sent = outgoing.send(socket.as_raw_fd(), |letter: &Letter, error, failures| {
-            has_errors = true;
-            let code = error.raw_os_error().unwrap_or(0);
-            match code {
-                libc::EINTR => Next::Again,
-                libc::EAGAIN | libc::ENOBUFS => {
-                    relay.dropped(DropReason::SendFull);
-                    Next::Skip
-                }
-                libc::EMSGSIZE => {
-                    relay.dropped(DropReason::TooLarge);
-                    Next::Skip
-                }
-                // Told of an earlier datagram, or of this one if it is told again and again.
-                _ if is_refusal(code) && failures < REFUSALS_MAX => Next::Again,
-                _ => {
-                    relay.dropped(DropReason::SendError);
-                    if is_refusal(code) {
-                        unreachable.extend(letter.to().map(|to| (to, letter.payload().to_vec())));
+        let sent =
+            outgoing.send(socket.as_raw_fd(), may_couple, |letter: &Letter, error, failures| {
+                has_errors = true;
+                let code = error.raw_os_error().unwrap_or(0);
+                match code {
+                    libc::EINTR => Next::Again,
+                    libc::EAGAIN | libc::ENOBUFS => {
+                        relay.dropped(DropReason::SendFull);
+                        Next::Skip
                     }
-                    Next::Skip
+                    libc::EMSGSIZE => {
+                        relay.dropped(DropReason::TooLarge);
+                        Next::Skip
+                    }
+                    // Told of an earlier datagram, or of this one if it is told again and again.
+                    _ if is_refusal(code) && failures < REFUSALS_MAX => Next::Again,
+                    _ => {
+                        relay.dropped(DropReason::SendError);
+                        if is_refusal(code) {
+                            unreachable
+                                .extend(letter.to().map(|to| (to, letter.payload().to_vec())));
+                        }
+                        Next::Skip
+                    }
                 }
-            }
-        });
+            });
         self.figures.sent += sent as u64;
+        self.recent.end_batch();
         if has_errors {
             self.read_errors(id);
             for (to, payload) in unreachable {

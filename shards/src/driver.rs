@@ -70,9 +70,9 @@ fn gather<D: Decide>(shard: &mut Shard<D>, pace: &mut Pace, turn: Turn) {
         return;
     }
     pace.note(shard.now, turn.messages, bound);
-    if turn.messages > 0 && pace.pays(bound) {
+    if let Some(wait) = pace.wait(turn.messages, bound) {
         shard.count_coalesced();
-        std::thread::sleep(bound);
+        std::thread::sleep(wait);
     }
 }
 
@@ -102,9 +102,15 @@ impl Pace {
         self.gap_nanos = (known * (8 - weight) + sample * weight) / 8;
     }
 
-    /// Whether a wait of `bound` is likely to find more than one message.
-    pub fn pays(&self, bound: Duration) -> bool {
-        self.gap_nanos.saturating_mul(5) <= nanos(bound).saturating_mul(4)
+    /// How long to wait after a turn that brought `messages`, so that the next brings enough of them.
+    /// `None`: a wait of at most `bound` is not likely to find more than one, or would cost more than
+    /// it saves, or enough of them come without waiting.
+    pub fn wait(&self, messages: u64, bound: Duration) -> Option<Duration> {
+        let enough: u64 =
+            std::env::var("SP_ENOUGH").ok().and_then(|it| it.parse().ok()).unwrap_or(BATCH_ENOUGH);
+        let pays = self.gap_nanos.saturating_mul(5) <= nanos(bound).saturating_mul(4);
+        let wait = bound.min(Duration::from_nanos(self.gap_nanos.saturating_mul(BATCH_ENOUGH)));
+        (pays && messages > 0 && messages < enough && wait >= WAIT_MIN).then_some(wait)
     }
 }
 
@@ -130,6 +136,10 @@ async fn readable(epoll: RawFd) {
     .await;
 }
 
+/// Messages of one turn that make a wake-up cheap.
+const BATCH_ENOUGH: u64 = 16;
+/// A shorter sleep costs more than the wake-ups it saves.
+const WAIT_MIN: Duration = Duration::from_micros(20);
 /// Longest block under traffic: within it the executor's other tasks wait.
 const BUSY_WAIT_MS: i32 = 5;
 const FOR_EVER: i32 = -1;

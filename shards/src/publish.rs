@@ -39,6 +39,8 @@ pub const WIND_UP: Duration = engine::relay::smpp::STOP_TIME;
 pub struct Tuning {
     /// Longest wait to gather a batch; zero is off.
     pub coalesce: Duration,
+    /// Hand datagrams of one destination to the kernel in one piece.
+    pub couples_datagrams: bool,
     /// Close a stream that stays silent this long.
     pub stream_idle: Duration,
     /// Most stream connections of one shard.

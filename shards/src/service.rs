@@ -130,6 +130,7 @@ fn of_shards(
         settings: Arc::clone(settings),
         tuning: Tuning {
             coalesce: config.coalesce,
+            couples_datagrams: config.couples_datagrams,
             stream_idle: config.stream_idle,
             connections_max: config.connections_max,
             source_connections_max: config.source_connections_max,

@@ -84,7 +84,7 @@ pub struct Shard<D: Decide> {
     timer: TimerFd,
     waker: Arc<EventFd>,
     mail: crossbeam_channel::Receiver<Mail<D>>,
-    view: Subscription<View<D::Settings>>,
+    pub(crate) view: Subscription<View<D::Settings>>,
     /// When reports of messages handled since may be due.
     reports_due: Option<Time>,
     alarm: Option<Time>,

@@ -13,7 +13,11 @@ use std::ptr::null_mut;
 
 use engine::relay::Arrival;
 
-use crate::sys::{RAW_ADDRESS_LENGTH, RawAddress, allow_fragments, check};
+use crate::sys::{RAW_ADDRESS_LENGTH, RawAddress, check};
+
+mod outgoing;
+
+pub use outgoing::{Letter, Next, Outgoing};
 
 /// Datagrams of one system call.
 pub const BATCH: usize = 32;
@@ -97,176 +101,6 @@ impl Received {
     }
 }
 
-/// What is to leave from one socket.
-pub struct Outgoing {
-    slots: Vec<Letter>,
-    count: usize,
-    addresses: Box<[RawAddress; BATCH]>,
-    vectors: Box<[libc::iovec; BATCH]>,
-    headers: Box<[libc::mmsghdr; BATCH]>,
-}
-
-/// One datagram to send.
-#[derive(Default)]
-pub struct Letter {
-    bytes: Vec<u8>,
-    /// Where the datagram starts in `bytes`.
-    start: usize,
-    to: Option<SocketAddr>,
-}
-
-impl Letter {
-    /// What is sent.
-    pub fn payload(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or(&[])
-    }
-
-    /// To whom.
-    pub fn to(&self) -> Option<SocketAddr> {
-        self.to
-    }
-}
-
-// SAFETY: the raw pointers inside lead to this value's own heap buffers, which move with it; those that
-// lead into letters are written anew before each use.
-unsafe impl Send for Outgoing {}
-
-impl Default for Outgoing {
-    fn default() -> Self {
-        let mut it = Outgoing {
-            slots: (0..BATCH).map(|_| Letter::default()).collect(),
-            count: 0,
-            addresses: Box::new([RawAddress::EMPTY; BATCH]),
-            vectors: Box::new([libc::iovec { iov_base: null_mut(), iov_len: 0 }; BATCH]),
-            headers: Box::new([EMPTY_HEADER; BATCH]),
-        };
-        let parts = it.headers.iter_mut().zip(it.vectors.iter_mut()).zip(it.addresses.iter_mut());
-        for ((header, vector), address) in parts {
-            header.msg_hdr.msg_name = (&raw mut address.0).cast();
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-        }
-        it
-    }
-}
-
-impl Outgoing {
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Whether nothing more fits before a [`Outgoing::send`].
-    pub fn is_full(&self) -> bool {
-        self.count == BATCH
-    }
-
-    /// Queues `bytes[start..]` by taking the vector over; `bytes` becomes an older one, to be reused.
-    /// Ignored when full: send first.
-    #[inline]
-    pub fn push(&mut self, bytes: &mut Vec<u8>, start: usize, to: SocketAddr) {
-        debug_assert!(!self.is_full(), "send before pushing");
-        let (Some(letter), Some(header), Some(vector), Some(address)) = (
-            self.slots.get_mut(self.count),
-            self.headers.get_mut(self.count),
-            self.vectors.get_mut(self.count),
-            self.addresses.get_mut(self.count),
-        ) else {
-            return;
-        };
-        std::mem::swap(&mut letter.bytes, bytes);
-        letter.start = start.min(letter.bytes.len());
-        letter.to = Some(to);
-        header.msg_hdr.msg_namelen = address.encode(to);
-        vector.iov_base = letter.payload().as_ptr().cast_mut().cast();
-        vector.iov_len = letter.bytes.len() - letter.start;
-        self.count += 1;
-    }
-
-    /// Queues a copy of `bytes`.
-    pub fn push_copy(&mut self, bytes: &[u8], to: SocketAddr) {
-        if let Some(letter) = self.slots.get_mut(self.count) {
-            let mut reused = std::mem::take(&mut letter.bytes);
-            reused.clear();
-            reused.extend_from_slice(bytes);
-            self.push(&mut reused, 0, to);
-        }
-    }
-
-    /// Hands everything queued to the kernel and empties the queue. `failed` hears of every letter that
-    /// did not leave, why, and how often in a row, and says how to go on. Returns how many left.
-    ///
-    /// A letter too long for one packet on its way leaves in fragments, and so may those behind it.
-    pub fn send(
-        &mut self,
-        fd: RawFd,
-        mut failed: impl FnMut(&Letter, &io::Error, usize) -> Next,
-    ) -> usize {
-        let (mut at, mut sent, mut failures) = (0, 0, 0);
-        let mut in_fragments = false;
-        while let Some(headers) = self.headers.get_mut(at..self.count)
-            && !headers.is_empty()
-        {
-            // SAFETY: `headers` is a slice of at most `BATCH` headers; each points at an address of
-            // `self` and at a letter that `push` filled and nobody touched since.
-            let returned = unsafe {
-                libc::sendmmsg(
-                    fd,
-                    headers.as_mut_ptr(),
-                    libc::c_uint::try_from(headers.len()).unwrap_or(BATCH_LENGTH),
-                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                )
-            };
-            match check(returned) {
-                Ok(count) => {
-                    let count = usize::try_from(count).unwrap_or(0).max(1);
-                    (at, sent, failures) = (at + count, sent + count, 0);
-                }
-                Err(error) if is_too_long(&error) && !in_fragments => {
-                    in_fragments = true;
-                    // Where that is refused the second attempt fails as the first did.
-                    let _ = allow_fragments(fd, true);
-                }
-                // On an error the first of the slice did not leave; those behind it were not tried.
-                Err(error) => {
-                    failures += 1;
-                    let Some(letter) = self.slots.get(at) else { break };
-                    match failed(letter, &error, failures) {
-                        Next::Again if failures < SEND_ATTEMPTS_MAX => {}
-                        Next::Again | Next::Skip => (at, failures) = (at + 1, 0),
-                        Next::Stop => break,
-                    }
-                }
-            }
-        }
-        if in_fragments {
-            let _ = allow_fragments(fd, false);
-        }
-        for letter in self.slots.iter_mut().take(self.count) {
-            if letter.bytes.capacity() > LETTER_BYTES_KEPT {
-                letter.bytes = Vec::new();
-            }
-        }
-        self.count = 0;
-        sent
-    }
-}
-
-fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
-}
-
-/// How to go on after a letter that did not leave.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Next {
-    /// The error was another letter's: send this one again. Taken for [`Next::Skip`] in the end.
-    Again,
-    /// Leave this one and go on with the next.
-    Skip,
-    /// Leave this one and all behind it.
-    Stop,
-}
-
 /// What the kernel's error queue holds of one datagram that came back.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Returned {
@@ -334,6 +168,8 @@ pub struct Recent {
     /// Buffers of forgotten requests.
     spare: Vec<Vec<u8>>,
     bytes: usize,
+    /// Number of the batch that is being queued.
+    batch: u64,
     hasher: ahash::RandomState,
 }
 
@@ -347,6 +183,7 @@ pub struct Request {
     /// How often it was sent again already.
     pub attempts: u8,
     to: SocketAddr,
+    batch: u64,
     /// Of the start of what was sent: request line and our Via with its branch, which no other
     /// transaction has.
     mark: u64,
@@ -378,17 +215,24 @@ impl Recent {
             bytes: copy,
             attempts,
             to,
+            batch: self.batch,
             mark: self.hasher.hash_one(start),
             mark_bytes: start.len(),
         });
         self.bytes += bytes.len();
     }
 
-    /// Takes the request out that went to `to` and of which `quoted` came back. `None` if it was
-    /// forgotten, or too little came back to be sure.
-    pub fn take(&mut self, to: SocketAddr, quoted: &[u8]) -> Option<Request> {
+    /// What was remembered since the last call has left.
+    pub fn end_batch(&mut self) {
+        self.batch += 1;
+    }
+
+    /// Takes the request out that went to `to` and of which `quoted` came back, and with it all that
+    /// went there in the same batch: of a train that reaches nobody on this host, the kernel returns the
+    /// first letter only. None if it was forgotten, or too little came back to be sure.
+    pub fn take(&mut self, to: SocketAddr, quoted: &[u8]) -> Vec<Request> {
         let (mut length, mut mark) = (0, 0);
-        let position = self.requests.iter().rposition(|it| {
+        let found = self.requests.iter().rfind(|it| {
             if it.to != to || it.mark_bytes > quoted.len() {
                 return false;
             }
@@ -397,10 +241,19 @@ impl Recent {
                 mark = self.hasher.hash_one(quoted.get(..length).unwrap_or(&[]));
             }
             it.mark == mark
-        })?;
-        let taken = self.requests.remove(position)?;
-        self.bytes -= taken.bytes.len();
-        Some(taken)
+        });
+        let Some(batch) = found.map(|it| it.batch) else { return Vec::new() };
+        let mut taken = Vec::new();
+        for _ in 0..self.requests.len() {
+            let Some(request) = self.requests.pop_front() else { break };
+            if request.to == to && request.batch == batch {
+                self.bytes -= request.bytes.len();
+                taken.push(request);
+            } else {
+                self.requests.push_back(request);
+            }
+        }
+        taken
     }
 
     /// Gives a request's buffer back.
@@ -416,11 +269,6 @@ const DATAGRAM_BYTES_MAX: usize = 65_536;
 /// Slots lie 2 KiB off a power of two, or all would compete for the same lines of the cache. Pages of a
 /// slot that no datagram reached are never touched and cost no memory.
 const SLOT_STRIDE_BYTES: usize = DATAGRAM_BYTES_MAX + 2_048;
-/// Letters that grew beyond this are freed after sending: SIP datagrams rarely pass the 1 500 bytes of
-/// an Ethernet frame.
-const LETTER_BYTES_KEPT: usize = 8_192;
-/// Pending errors of earlier datagrams that one send may report before it is given up.
-const SEND_ATTEMPTS_MAX: usize = 2 * BATCH;
 /// About 150 requests of 900 bytes: more than are under way to a node when its refusal comes back.
 const RECENT_BYTES_MAX: usize = 128 * 1024;
 /// Less than what every ICMP error brings back (RFC 1812 §4.3.2.3: as much as fits 576 bytes).
@@ -448,11 +296,11 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
 
-    fn pattern(length: usize) -> Vec<u8> {
+    pub(super) fn pattern(length: usize) -> Vec<u8> {
         (0..=250u8).cycle().take(length).collect()
     }
 
-    fn wait(socket: &UdpSocket, flags: i32) {
+    pub(super) fn wait(socket: &UdpSocket, flags: i32) {
         let (epoll, mut events) = (Epoll::new().unwrap(), Events::new(1));
         epoll.add(socket.as_raw_fd(), 0, flags).unwrap();
         assert_eq!(epoll.wait(&mut events, 5_000), 1);
@@ -471,7 +319,7 @@ mod tests {
                     outgoing.push(&mut pattern(*length), 0, to);
                 }
                 assert!(!outgoing.is_empty());
-                let sent = outgoing.send(sender.as_raw_fd(), |_, error, _| panic!("{error}"));
+                let sent = outgoing.send(sender.as_raw_fd(), true, |_, error, _| panic!("{error}"));
                 assert_eq!(sent, lengths.len());
                 assert!(outgoing.is_empty());
                 let mut seen = Vec::new();
@@ -493,78 +341,6 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_too_long_for_the_network_fails_alone() {
-        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let to = receiver.local_addr().unwrap();
-        let mut outgoing = Outgoing::default();
-        for length in [10, 70_000, 20] {
-            outgoing.push(&mut pattern(length), 0, to);
-        }
-        outgoing.push_copy(b"copy", to);
-        let mut failures = Vec::new();
-        let sent = outgoing.send(sender.as_raw_fd(), |letter, error, _| {
-            failures.push((letter.payload().len(), letter.to(), error.raw_os_error()));
-            Next::Skip
-        });
-        assert_eq!(sent, 3);
-        assert_eq!(failures, [(70_000, Some(to), Some(libc::EMSGSIZE))]);
-    }
-
-    /// Gives this thread a network of its own: a loopback of 1 280 bytes a packet. `false`: we may not.
-    fn enter_narrow_network() -> bool {
-        // SAFETY: no pointers.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            return false;
-        }
-        let any = UdpSocket::bind("0.0.0.0:0").unwrap();
-        // SAFETY: all-zero is a valid request; the kernel reads and writes only it, and `lo` fits its name.
-        unsafe {
-            let mut request: libc::ifreq = std::mem::zeroed();
-            for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-                *to = from.cast_signed();
-            }
-            request.ifr_ifru.ifru_mtu = 1_280;
-            assert_eq!(libc::ioctl(any.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request), 0);
-            request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap();
-            assert_eq!(libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request), 0);
-        }
-        true
-    }
-
-    #[test]
-    fn a_letter_too_long_for_one_packet_leaves_in_fragments() {
-        let in_narrow_network = || {
-            if !enter_narrow_network() {
-                eprintln!("not run: it needs a network namespace");
-                return;
-            }
-            let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-            let to = receiver.local_addr().unwrap();
-            allow_fragments(sender.as_raw_fd(), false).unwrap();
-            let mut outgoing = Outgoing::default();
-            let mut buffer = vec![0; 65_536];
-            for round in 0..2 {
-                let lengths = [100, 3_000, 200, 5_000];
-                for length in lengths {
-                    outgoing.push(&mut pattern(length), 0, to);
-                }
-                let sent = outgoing.send(sender.as_raw_fd(), |_, error, _| panic!("{error}"));
-                assert_eq!(sent, lengths.len(), "round {round}");
-                for length in lengths {
-                    wait(&receiver, libc::EPOLLIN);
-                    let count = receiver.recv(&mut buffer).unwrap();
-                    assert_eq!(buffer[..count], pattern(length), "round {round}");
-                }
-                let alone = sender.send_to(&pattern(3_000), to).unwrap_err();
-                assert!(is_too_long(&alone), "round {round}: fragments are the exception");
-            }
-        };
-        std::thread::spawn(in_narrow_network).join().unwrap();
-    }
-
-    #[test]
     fn a_refused_datagram_comes_back_with_its_destination_and_its_start() {
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let closed = UdpSocket::bind(host).unwrap().local_addr().unwrap();
@@ -572,7 +348,7 @@ mod tests {
             receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
             let mut outgoing = Outgoing::default();
             outgoing.push(&mut pattern(500), 100, closed);
-            outgoing.send(sender.as_raw_fd(), |_, _, _| Next::Skip);
+            outgoing.send(sender.as_raw_fd(), true, |_, _, _| Next::Skip);
             wait(&sender, 0);
             let mut quoted = [0; 1_024];
             let returned = take_error(sender.as_raw_fd(), &mut quoted).unwrap();
@@ -595,18 +371,57 @@ mod tests {
         let other: SocketAddr = "127.0.0.1:3".parse().unwrap();
         let sent = |id: usize| format!("INVITE {id:>64} {}", "x".repeat(id % 700)).into_bytes();
         let mut recent = Recent::default();
+        let received = |id: usize| id.to_string().repeat(200).into_bytes();
         for id in 0..1_000 {
-            recent.remember(&arrival, &id.to_string().repeat(200).into_bytes(), node, &sent(id), 0);
+            recent.remember(&arrival, &received(id), node, &sent(id), 0);
             assert!(recent.bytes <= RECENT_BYTES_MAX);
+            recent.end_batch();
         }
-        assert!(recent.take(node, &sent(0)).is_none(), "forgotten");
-        assert!(recent.take(other, &sent(999)).is_none(), "sent elsewhere");
-        assert!(recent.take(node, &sent(999)[..40]).is_none(), "too little came back");
+        assert!(recent.take(node, &sent(0)).is_empty(), "forgotten");
+        assert!(recent.take(other, &sent(999)).is_empty(), "sent elsewhere");
+        assert!(recent.take(node, &sent(999)[..40]).is_empty(), "too little came back");
         for id in [999, 950] {
-            let request = recent.take(node, &sent(id)).unwrap();
-            assert_eq!(request.bytes, id.to_string().repeat(200).into_bytes());
-            assert!(recent.take(node, &sent(id)).is_none(), "taken");
+            let mut requests = recent.take(node, &sent(id));
+            assert_eq!(requests.len(), 1);
+            let request = requests.remove(0);
+            assert_eq!(request.bytes, received(id));
+            assert!(recent.take(node, &sent(id)).is_empty(), "taken");
             recent.recycle(request);
+        }
+        let held = recent.requests.iter().map(|it| it.bytes.len()).sum::<usize>();
+        assert_eq!(recent.bytes, held);
+    }
+
+    #[test]
+    fn every_request_of_a_refused_train_is_found_by_what_came_back() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let closed = UdpSocket::bind(host).unwrap().local_addr().unwrap();
+            let open = UdpSocket::bind(host).unwrap();
+            let sender = UdpSocket::bind(host).unwrap();
+            receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
+            let arrival =
+                Arrival { now: Time::ZERO, listener: ListenerId(0), source: closed, flow: None };
+            let (mut outgoing, mut recent) = (Outgoing::default(), Recent::default());
+            let earlier = pattern(400);
+            recent.remember(&arrival, &earlier, closed, &earlier, 0);
+            recent.end_batch();
+            for id in 0..6u8 {
+                let to = if id % 3 == 0 { open.local_addr().unwrap() } else { closed };
+                let mut bytes = vec![id; 500];
+                recent.remember(&arrival, &bytes, to, &bytes, 0);
+                outgoing.push(&mut bytes, 0, to);
+            }
+            assert_eq!(outgoing.send(sender.as_raw_fd(), true, |_, _, _| Next::Skip), 6);
+            recent.end_batch();
+            wait(&sender, 0);
+            let mut quoted = [0; 1_024];
+            let returned = take_error(sender.as_raw_fd(), &mut quoted).unwrap();
+            let again = recent.take(returned.to, &quoted[..returned.length]);
+            assert_eq!(
+                again.iter().map(|it| it.bytes[0]).collect::<Vec<_>>(),
+                [1, 2, 4, 5],
+                "{host}"
+            );
         }
     }
 }

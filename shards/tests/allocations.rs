@@ -124,6 +124,7 @@ fn a_forwarded_datagram_allocates_nothing() {
         settings: Arc::new(()),
         tuning: Tuning {
             coalesce: Duration::ZERO,
+            couples_datagrams: true,
             stream_idle: Duration::from_secs(60),
             connections_max: 1,
             source_connections_max: 0,

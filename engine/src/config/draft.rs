@@ -223,6 +223,7 @@ fn blank() -> Config {
         shards: 0,
         steering: Steering::Hash,
         coalesce: Duration::ZERO,
+        couples_datagrams: false,
         calls_max: 0,
         suspect_time: Duration::ZERO,
         connections_max: 0,

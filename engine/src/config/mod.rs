@@ -173,6 +173,8 @@ pub struct Config {
     pub steering: Steering,
     /// Longest wait to gather a batch; zero is off.
     pub coalesce: Duration,
+    /// Hand UDP datagrams of one destination to the kernel in one piece.
+    pub couples_datagrams: bool,
     /// Most remembered calls, per shard.
     pub calls_max: usize,
     /// How long a node that refused is avoided.

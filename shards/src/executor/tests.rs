@@ -186,6 +186,7 @@ struct Rig {
 
 const TUNING: Tuning = Tuning {
     coalesce: Duration::ZERO,
+    couples_datagrams: true,
     stream_idle: Duration::from_secs(60),
     connections_max: 100,
     source_connections_max: 0,

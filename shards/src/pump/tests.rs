@@ -274,6 +274,7 @@ impl Rig {
         });
         let tuning = Tuning {
             coalesce: Duration::ZERO,
+            couples_datagrams: true,
             stream_idle: Duration::from_secs(60),
             connections_max: 100,
             source_connections_max: 0,

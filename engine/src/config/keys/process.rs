@@ -45,6 +45,15 @@ pub(super) const PROCESS: &[Key] = &[
         },
     ),
     Key::new(
+        &["udpSegmentation"],
+        &["common/udpSegmentation"],
+        "true",
+        "Hand datagrams of one destination to the kernel in one piece, which it cuts up again: saves CPU. A \
+         capture on this host shows the piece.",
+        "false",
+        Kind::Flag(|it| &mut it.config.couples_datagrams),
+    ),
+    Key::new(
         &["connectionsMax"],
         &["common/connectionsMax"],
         "65536",
