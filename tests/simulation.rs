@@ -15,7 +15,7 @@ use engine::registry::{Registry, Rules};
 use engine::relay::sip::Relay;
 use engine::relay::{Arrival, Hop, Leg, Verdict};
 use engine::snapshot::Snapshot;
-use engine::stats::{Load, Process, Residence, Scrape, metrics};
+use engine::stats::{Beats, Load, Process, Residence, Scrape, metrics};
 use protocols::sip::Transport;
 use protocols::time::Time;
 use tests::Message;
@@ -843,6 +843,7 @@ impl World {
             registry: &self.registry,
             shards: &[(&counters, Load::default())],
             certificates: &[],
+            beats: Beats::default(),
             residence: &Residence::default(),
         });
         let sum = |family: &str, with: &str| -> u64 {
