@@ -9,12 +9,15 @@ use protocols::sip::route::NameAddr;
 use protocols::sip::stream::{Frame, Framer};
 use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
+use protocols::smpp::Command;
+use protocols::smpp::body::{Bind, Message as ShortMessage, congestion_state, message_id};
+use protocols::smpp::pdu::{self, frame, write_bind};
 
 /// Name of a target and its corpus directory, and what it claims.
 pub(crate) type Claim = (&'static str, fn(&[u8]));
 
 /// Every claim.
-pub(crate) const CLAIMS: [Claim; 7] = [
+pub(crate) const CLAIMS: [Claim; 8] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
@@ -22,6 +25,7 @@ pub(crate) const CLAIMS: [Claim; 7] = [
     ("stream", stream),
     ("properties", properties),
     ("xml", xml),
+    ("smpp", smpp),
 ];
 
 /// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
@@ -144,6 +148,42 @@ fn frames(bytes: &[u8], steps: &[usize]) -> (Vec<Vec<u8>>, bool) {
                 start += message.len();
             }
         }
+    }
+}
+
+/// A PDU crosses with its number changed and nothing else; a bind that can be read can be written.
+pub(crate) fn smpp(bytes: &[u8]) {
+    let mut rest = bytes;
+    loop {
+        let pdu = match frame(rest) {
+            Ok(pdu::Frame::Pdu(pdu)) => pdu,
+            Ok(pdu::Frame::NeedMore { bytes }) => {
+                assert!(bytes > 0);
+                break;
+            }
+            Err(_) => break,
+        };
+        let length = pdu.bytes().len();
+        assert!(length >= pdu::HEADER_BYTES && length <= rest.len());
+        let mut out = b"in front".to_vec();
+        pdu.append_as(0x0102_0304, &mut out);
+        let crossed = out.get(8..).unwrap();
+        assert_eq!(crossed.len(), length);
+        let is_number = |at: usize| (12..16).contains(&at);
+        let differs = |at: &usize| crossed[*at] != pdu.bytes()[*at];
+        assert!((0..length).filter(differs).all(is_number));
+        if let Some(bind) = Bind::read(pdu.body()) {
+            let mut written = Vec::new();
+            write_bind(Command::BIND_RECEIVER, 1, &bind, &mut written);
+            assert!(Bind::read(&written[pdu::HEADER_BYTES..]) == Some(bind));
+        }
+        if let Some(message) = ShortMessage::read(pdu) {
+            message.segment_of();
+            message.receipt_of();
+        }
+        message_id(pdu);
+        congestion_state(pdu);
+        rest = &rest[length..];
     }
 }
 
