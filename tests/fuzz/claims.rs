@@ -11,13 +11,16 @@ use protocols::sip::route::NameAddr;
 use protocols::sip::stream::{Frame, Framer};
 use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
+use protocols::smpp::Command;
+use protocols::smpp::body::{Bind, Message as ShortMessage, congestion_state, message_id};
+use protocols::smpp::pdu::{self, frame, write_bind};
 use protocols::time::Time;
 
 /// Name of a target and its corpus directory, and what it claims.
 pub(crate) type Claim = (&'static str, fn(&[u8]));
 
 /// Every claim.
-pub(crate) const CLAIMS: [Claim; 10] = [
+pub(crate) const CLAIMS: [Claim; 11] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
@@ -28,6 +31,7 @@ pub(crate) const CLAIMS: [Claim; 10] = [
     ("rmi", rmi),
     ("json", json),
     ("beat", beat),
+    ("smpp", smpp),
 ];
 
 /// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
@@ -150,6 +154,42 @@ fn frames(bytes: &[u8], steps: &[usize]) -> (Vec<Vec<u8>>, bool) {
                 start += message.len();
             }
         }
+    }
+}
+
+/// A PDU crosses with its number changed and nothing else; a bind that can be read can be written.
+pub(crate) fn smpp(bytes: &[u8]) {
+    let mut rest = bytes;
+    loop {
+        let pdu = match frame(rest) {
+            Ok(pdu::Frame::Pdu(pdu)) => pdu,
+            Ok(pdu::Frame::NeedMore { bytes }) => {
+                assert!(bytes > 0);
+                break;
+            }
+            Err(_) => break,
+        };
+        let length = pdu.bytes().len();
+        assert!(length >= pdu::HEADER_BYTES && length <= rest.len());
+        let mut out = b"in front".to_vec();
+        pdu.append_as(0x0102_0304, &mut out);
+        let crossed = out.get(8..).unwrap();
+        assert_eq!(crossed.len(), length);
+        let is_number = |at: usize| (12..16).contains(&at);
+        let differs = |at: &usize| crossed[*at] != pdu.bytes()[*at];
+        assert!((0..length).filter(differs).all(is_number));
+        if let Some(bind) = Bind::read(pdu.body()) {
+            let mut written = Vec::new();
+            write_bind(Command::BIND_RECEIVER, 1, &bind, &mut written);
+            assert!(Bind::read(&written[pdu::HEADER_BYTES..]) == Some(bind));
+        }
+        if let Some(message) = ShortMessage::read(pdu) {
+            message.segment_of();
+            message.receipt_of();
+        }
+        message_id(pdu);
+        congestion_state(pdu);
+        rest = &rest[length..];
     }
 }
 
