@@ -17,7 +17,7 @@ use tools::node::{NodeConfig, ReplyTo};
 use tools::process::CpuTime;
 
 mod contender;
-mod table;
+pub(crate) mod table;
 
 use contender::{CONTENDERS, Contender, Running};
 
@@ -115,11 +115,11 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     }
     let text = table::markdown(&rows, &loads, &machine(), arguments);
     std::io::stdout().write_all(text.as_bytes())?;
-    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, &text))
+    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, "table", &text))
 }
 
 /// `name` is in the comma list, or there is no list.
-fn is_wanted(list: &Option<String>, name: &str) -> bool {
+pub(crate) fn is_wanted(list: &Option<String>, name: &str) -> bool {
     list.as_deref().is_none_or(|list| list.split(',').any(|wanted| wanted == name))
 }
 
@@ -223,7 +223,7 @@ fn note(line: &str) {
 }
 
 /// The machine in words, without its name.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo
