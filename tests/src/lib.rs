@@ -18,6 +18,7 @@ mod phones;
 mod ports;
 mod registrar;
 pub mod sim;
+pub mod smpp;
 mod sprayer;
 
 use std::time::{Duration, Instant};

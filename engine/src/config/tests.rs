@@ -368,8 +368,9 @@ fn the_same_values_mean_the_same_in_both_formats() {
          (10.0.0.1,10.0.0.2)(10.0.0.3,10.0.0.4)</subclusterMap></algorithm></sip>\
          <http><urlrewrite><rule><from>a</from><to>b</to></rule></urlrewrite></http>");
     assert_eq!(errors(&one), errors(&two));
-    assert_eq!(one.config, two.config);
     assert_eq!(changed(&one.config, &two.config), Changes::default());
+    let of_values = |it: Loaded| Config { unwritten_ports: Vec::new(), ..it.config };
+    assert_eq!(of_values(one), of_values(two));
 }
 
 #[test]

@@ -451,7 +451,8 @@ fn a_connection_goes_on_at_another_shard_with_what_was_not_consumed() {
     for round in 0..9 {
         for shard in 0..3 {
             let mut client = rig.client();
-            write!(client, "!move {shard}\nhello {round}").unwrap();
+            // In one piece: an order must not be cut.
+            client.write_all(format!("!move {shard}\nhello {round}").as_bytes()).unwrap();
             let mut buffer = [0; 7];
             client.read_exact(&mut buffer).unwrap();
             assert_eq!(buffer, format!("hello {round}").as_bytes());
