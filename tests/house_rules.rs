@@ -44,7 +44,7 @@ fn tree() -> Vec<File> {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if ["target", ".git", "data", "corpus", "artifacts", "coverage"]
+            if ["target", ".git", "node_modules", "data", "corpus", "artifacts", "coverage"]
                 .contains(&name.as_str())
             {
                 continue;

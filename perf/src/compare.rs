@@ -115,11 +115,11 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     }
     let text = table::markdown(&rows, &loads, &machine(), arguments);
     std::io::stdout().write_all(text.as_bytes())?;
-    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, &text))
+    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, "table", &text))
 }
 
 /// `name` is in the comma list, or there is no list.
-fn is_wanted(list: &Option<String>, name: &str) -> bool {
+pub(crate) fn is_wanted(list: &Option<String>, name: &str) -> bool {
     list.as_deref().is_none_or(|list| list.split(',').any(|wanted| wanted == name))
 }
 

@@ -428,14 +428,24 @@ fn set_up_io_uring() -> io::Result<()> {
 
 /// Raises the soft limit on locked memory to the hard one and returns what it is now, bytes.
 pub(crate) fn raise_memlock() -> u64 {
+    raise(libc::RLIMIT_MEMLOCK)
+}
+
+/// Raises the soft limit on open files to the hard one and returns what it is now: every connection is
+/// one, and shells start with 1024.
+pub(crate) fn raise_files() -> u64 {
+    raise(libc::RLIMIT_NOFILE)
+}
+
+fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one `rlimit` into a local.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 {
         return 0;
     }
     let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
     // SAFETY: the kernel only reads a local.
-    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const raised) } == 0 {
+    if unsafe { libc::setrlimit(resource, &raw const raised) } == 0 {
         raised.rlim_cur
     } else {
         limit.rlim_cur
