@@ -17,8 +17,9 @@ use tools::node::{NodeConfig, ReplyTo};
 use tools::process::CpuTime;
 
 mod contender;
-mod table;
+pub(crate) mod table;
 
+pub(crate) use contender::stop;
 use contender::{CONTENDERS, Contender, Running};
 
 /// Compare balancers: CPU per call, maximum rate, latency.
@@ -115,7 +116,9 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     }
     let text = table::markdown(&rows, &loads, &machine(), arguments);
     std::io::stdout().write_all(text.as_bytes())?;
-    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, &text))
+    arguments.write.as_deref().map_or(Ok(()), |file| {
+        table::write(file, ("<!-- table -->", "<!-- end of table -->"), &text)
+    })
 }
 
 /// `name` is in the comma list, or there is no list.
@@ -223,7 +226,7 @@ fn note(line: &str) {
 }
 
 /// The machine in words, without its name.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo
@@ -238,7 +241,7 @@ fn machine() -> String {
     format!("{}, {model}, {cores} CPUs, Linux {kernel}, loopback", date.unwrap_or_default())
 }
 
-const fn loopback(port: u16) -> SocketAddr {
+pub(crate) const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
 }
 

@@ -7,6 +7,7 @@ use argh::FromArgs;
 
 mod compare;
 mod floor;
+mod http;
 mod instructions;
 
 /// Measures the balancer and its peers.
@@ -21,6 +22,7 @@ struct Arguments {
 enum What {
     Compare(compare::Arguments),
     Floor(floor::Arguments),
+    Http(http::Arguments),
     Instructions(instructions::Arguments),
 }
 
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Http(arguments) => http::run(&arguments),
         What::Instructions(arguments) => {
             instructions::run(&arguments).map_err(std::io::Error::other)
         }

@@ -85,23 +85,20 @@ pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Puts `table` between the marks of a file.
+/// Puts `table` between two marks of a file.
 ///
 /// # Errors
 /// The file cannot be read or written, or has no marks.
-pub(crate) fn write(file: &Path, table: &str) -> std::io::Result<()> {
+pub(crate) fn write(file: &Path, (begin, end): (&str, &str), table: &str) -> std::io::Result<()> {
     let old = std::fs::read_to_string(file)?;
     let marks = old
-        .split_once(BEGIN)
-        .and_then(|(before, rest)| rest.split_once(END).map(|(_, after)| (before, after)));
+        .split_once(begin)
+        .and_then(|(before, rest)| rest.split_once(end).map(|(_, after)| (before, after)));
     let (before, after) = marks.ok_or_else(|| {
-        std::io::Error::other(format!("{}: no marks {BEGIN} and {END}", file.display()))
+        std::io::Error::other(format!("{}: no marks {begin} and {end}", file.display()))
     })?;
-    std::fs::write(file, format!("{before}{BEGIN}\n{table}{END}{after}"))
+    std::fs::write(file, format!("{before}{begin}\n{table}{end}{after}"))
 }
-
-const BEGIN: &str = "<!-- table -->";
-const END: &str = "<!-- end of table -->";
 
 #[cfg(test)]
 mod tests {
