@@ -18,6 +18,7 @@ mod ports;
 pub mod sim;
 pub mod smpp;
 mod sprayer;
+pub mod web;
 
 use std::time::{Duration, Instant};
 
@@ -56,11 +57,16 @@ pub fn wait_for<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
 ///
 /// When `CI` is set and the program is missing.
 pub fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+    if find_program(program).is_some() {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "{program} is not installed, and CI needs it");
     eprintln!("SKIPPED: {program} is not installed");
     false
+}
+
+/// Where a program is.
+pub fn find_program(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|it| it.join(program)).find(|it| it.is_file())
 }
