@@ -19,6 +19,7 @@ use tools::process::CpuTime;
 mod contender;
 pub(crate) mod table;
 
+pub(crate) use contender::stop;
 use contender::{CONTENDERS, Contender, Running};
 
 /// Compare balancers: CPU per call, maximum rate, latency.
@@ -238,7 +239,7 @@ pub(crate) fn machine() -> String {
     format!("{}, {model}, {cores} CPUs, Linux {kernel}, loopback", date.unwrap_or_default())
 }
 
-const fn loopback(port: u16) -> SocketAddr {
+pub(crate) const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
 }
 

@@ -7,6 +7,7 @@ use argh::FromArgs;
 
 mod compare;
 mod floor;
+mod http;
 mod instructions;
 mod secure;
 mod smpp;
@@ -23,6 +24,7 @@ struct Arguments {
 enum What {
     Compare(compare::Arguments),
     Floor(floor::Arguments),
+    Http(http::Arguments),
     Instructions(instructions::Arguments),
     Secure(secure::Arguments),
     Smpp(smpp::Arguments),
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Http(arguments) => http::run(&arguments),
         What::Secure(arguments) => secure::run(&arguments),
         What::Smpp(arguments) => smpp::run(&arguments),
         What::Instructions(arguments) => {

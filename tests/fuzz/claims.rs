@@ -5,6 +5,9 @@ use engine::config;
 use engine::registry::{Announcement, Source};
 use protocols::bytes::{Edits, Span};
 use protocols::heartbeat::{jrmp, json, post};
+use protocols::http::Method;
+use protocols::http::body::{Body, Framing};
+use protocols::http::head::{Request, Response, Scan};
 use protocols::sip::message::{Message, remove_values, salvage};
 use protocols::sip::reply::{reply, reply_to_malformed};
 use protocols::sip::route::NameAddr;
@@ -20,7 +23,7 @@ use protocols::time::Time;
 pub(crate) type Claim = (&'static str, fn(&[u8]));
 
 /// Every claim.
-pub(crate) const CLAIMS: [Claim; 11] = [
+pub(crate) const CLAIMS: [Claim; 12] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
@@ -32,6 +35,7 @@ pub(crate) const CLAIMS: [Claim; 11] = [
     ("json", json),
     ("beat", beat),
     ("smpp", smpp),
+    ("http", http),
 ];
 
 /// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
@@ -293,4 +297,61 @@ fn load(bytes: &[u8]) {
 fn inside(span: Span, bytes: &[u8]) {
     let range = span.range();
     assert!(range.start <= range.end && range.end <= bytes.len(), "{span:?} of {}", bytes.len());
+}
+
+/// A head ends at one place, however it comes; what is passed on of it says the same when it is read again,
+/// without a second edit of its framing; and its body ends at one place, however that comes.
+pub(crate) fn http(bytes: &[u8]) {
+    let whole = Scan::NEW.head(bytes);
+    let mut scan = Scan::NEW;
+    let first = (0..=bytes.len()).find_map(|end| scan.head(&bytes[..end]).transpose());
+    match first {
+        None => assert_eq!(whole, Ok(None)),
+        Some(decided) => assert_eq!(whole, decided.map(Some)),
+    }
+    let Ok(Some(length)) = whole else { return };
+    let (head, rest) = bytes.split_at(length);
+    let (mut edits, mut out) = (Edits::new(), Vec::new());
+    if let Ok(request) = Request::parse(head, &mut edits) {
+        edits.apply(head, &mut out).unwrap();
+        let again = Request::parse(&out, &mut Edits::new());
+        let again = again.unwrap_or_else(|it| panic!("{it:?}: {}", String::from_utf8_lossy(&out)));
+        assert_eq!((again.method, again.framing), (request.method, request.framing));
+        assert_eq!(again.target.of(&out), request.target.of(head));
+        assert_eq!(again.host.map(|it| it.of(&out)), request.host.map(|it| it.of(head)));
+        assert_eq!(Scan::NEW.head(&out), Ok(Some(out.len())), "one head, no more");
+        http_body(request.framing, rest);
+    }
+    for method in [Method::Get, Method::Head] {
+        edits.clear();
+        out.clear();
+        let Ok(response) = Response::parse(head, method, &mut edits) else { continue };
+        edits.apply(head, &mut out).unwrap();
+        let again = Response::parse(&out, method, &mut Edits::new());
+        let again = again.unwrap_or_else(|it| panic!("{it:?}: {}", String::from_utf8_lossy(&out)));
+        assert_eq!((again.status, again.framing), (response.status, response.framing));
+        assert_eq!(Scan::NEW.head(&out), Ok(Some(out.len())), "one head, no more");
+        http_body(response.framing, rest);
+    }
+}
+
+fn http_body(framing: Framing, bytes: &[u8]) {
+    let mut whole = Body::new(framing);
+    let taken = whole.take(bytes);
+    let (mut pieces, mut at, mut content) = (Body::new(framing), 0, 0);
+    while at < bytes.len() {
+        let end = (at + 1 + at % 3).min(bytes.len());
+        let Ok(taken) = pieces.take(&bytes[at..end]) else {
+            assert!(taken.is_err(), "broken in pieces alone");
+            return;
+        };
+        at += taken.bytes;
+        content += taken.content;
+        if taken.bytes == 0 {
+            break;
+        }
+    }
+    let taken = taken.expect("broken as a whole alone");
+    assert_eq!((taken.bytes, taken.content), (at, content));
+    assert_eq!((whole.is_done(), whole.may_end_here()), (pieces.is_done(), pieces.may_end_here()));
 }

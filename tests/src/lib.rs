@@ -23,6 +23,7 @@ mod registrar;
 pub mod sim;
 pub mod smpp;
 mod sprayer;
+pub mod web;
 
 use std::time::{Duration, Instant};
 

@@ -132,17 +132,22 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap_or(i32::MAX));
-        let _ = kill(pid, Signal::SIGTERM);
-        for _ in 0..STOP_CHECKS {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(STOP_CHECK_EVERY);
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        stop(&mut self.0);
     }
+}
+
+/// Asks a process to end, and does not ask twice.
+pub(crate) fn stop(child: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    let _ = kill(pid, Signal::SIGTERM);
+    for _ in 0..STOP_CHECKS {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(STOP_CHECK_EVERY);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn absolute(path: &Path) -> PathBuf {
