@@ -229,13 +229,6 @@ impl Balancer {
         client.send(request);
         client.answer()
     }
-
-    /// Value of a line of `/metrics` that begins with `name`, with its labels if any.
-    pub fn metric(&self, name: &str) -> f64 {
-        let metrics = self.metrics();
-        let line = metrics.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|it| it.parse().ok()).unwrap_or(0.0)
-    }
 }
 
 impl WebStream {
