@@ -8,6 +8,7 @@ use argh::FromArgs;
 mod compare;
 mod floor;
 mod instructions;
+mod limits;
 
 /// Measures the balancer and its peers.
 #[derive(FromArgs)]
@@ -22,6 +23,7 @@ enum What {
     Compare(compare::Arguments),
     Floor(floor::Arguments),
     Instructions(instructions::Arguments),
+    Limits(limits::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Limits(arguments) => limits::run(&arguments),
         What::Instructions(arguments) => {
             instructions::run(&arguments).map_err(std::io::Error::other)
         }
