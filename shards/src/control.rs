@@ -26,8 +26,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::time::Time;
 use regex::bytes::RegexBuilder;
 
-use self::points::{listening_points, reach, started};
-pub use self::shards::{Addressee, Explain, Facts, Page, Said, Shards, View};
+use self::points::{listening_points, opened_http, opened_smpp, reach, smpp_name, started};
+pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
@@ -155,8 +155,14 @@ impl<S: Shards> Control<S> {
         prober.configure(now, config.probe, registry.probed());
 
         let snapshot = Arc::new(registry.snapshot().unwrap_or_default());
-        let extra_servers = hosts.extra_servers(&config);
-        let view = View { snapshot, config: Arc::clone(&config), extra_servers, stopping: None };
+        let view = View {
+            snapshot,
+            config: Arc::clone(&config),
+            extra_servers: hosts.resolved(&config.extra_server_nodes),
+            smpp_servers: hosts.resolved(&config.smpp.servers),
+            unavailable: hosts.resolved(&config.http.unavailable).first().copied(),
+            stopping: None,
+        };
         // Whatever can be refused comes before the first thread that carries traffic.
         let bind = |port| {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
@@ -165,9 +171,11 @@ impl<S: Shards> Control<S> {
         let shards = start(clock, &view)?;
         epoll.add(shards.waker(), readable(SHARDS)).map_err(|it| kernel(&it))?;
         info!("{}", started(&config));
+        opened_http(shards.ports());
         if let Some(server) = &server {
             info!("Load balancer statistic on port : {}", server.address().port());
         }
+        opened_smpp(shards.ports(), &config);
         Ok(Control {
             shards_running: shards.count(),
             clock,
@@ -344,7 +352,9 @@ impl<S: Shards> Control<S> {
 
     fn configure_nodes(&mut self, now: Time) {
         let config = &self.view.config;
-        self.view.extra_servers = self.hosts.extra_servers(config);
+        self.view.extra_servers = self.hosts.resolved(&config.extra_server_nodes);
+        self.view.smpp_servers = self.hosts.resolved(&config.smpp.servers);
+        self.view.unavailable = self.hosts.resolved(&config.http.unavailable).first().copied();
         self.is_stale = true;
         self.registry.configure(now, Rules::from(&**config), &self.hosts.addresses());
         self.prober.configure(now, config.probe, self.registry.probed());
@@ -460,8 +470,17 @@ impl<S: Shards> Control<S> {
             let transport = transport.as_via();
             info!("Removing the following Listening Point {leg} {transport} {ip} : {port}");
         }
+        let ports = *self.shards.ports();
         drop(self.shards);
         info!("Sip forwarder SIP stack stopped");
+        if ports.http.is_some() || ports.https.is_some() {
+            info!("Stopping the http forwarder");
+        }
+        if ports.smpp.is_some() {
+            info!("Stopping the SMPP balancer");
+            let (name, host) = smpp_name(&self.view.config);
+            info!("{name} stopped at {host}");
+        }
         info!("Unregistering the node registry");
         info!("Stopping the node registry");
         info!("Stopping node registry...");

@@ -157,7 +157,7 @@ impl Balancer {
         let (config, log) = (&files.config, &files.log);
         let text = format!(
             "# Written by the demo.\nhost={LOOPBACK}\nexternalPort={}\ninternalPort={}\nstatisticPort={}\n\
-             nodeTimeout={}\nshutdownTimeout=0\n",
+             nodeTimeout={}\nshutdownTimeout=0\nhttpPort=0\n",
             ports.external,
             ports.internal,
             ports.statistic,

@@ -1,5 +1,5 @@
-//! Host names in the configuration (`extraServerNodes`, `staticNodes`): resolved again and again, since
-//! machines move.
+//! Host names in the configuration (`extraServerNodes`, `staticNodes`, `remoteServers`, `unavailableHost`):
+//! resolved again and again, since machines move.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -47,7 +47,8 @@ impl Hosts {
             .extra_server_nodes
             .iter()
             .map(|it| &it.host)
-            .chain(config.static_nodes.iter().map(|it| &it.host));
+            .chain(config.static_nodes.iter().map(|it| &it.host))
+            .chain(config.smpp.servers.iter().chain(&config.http.unavailable).map(|it| &it.host));
         let mut old = std::mem::take(&mut self.known);
         for name in written.filter(|it| literal(it).is_none()) {
             let host = old.remove(name).unwrap_or(Host { next: now, ..Host::default() });
@@ -60,15 +61,15 @@ impl Hosts {
         self.known.iter().map(|(name, it)| (name.clone(), it.ips.clone())).collect()
     }
 
-    /// Addresses of `extraServerNodes`, as far as they are known.
-    pub fn extra_servers(&self, config: &Config) -> Vec<SocketAddr> {
-        let mut servers = Vec::new();
-        for HostPort { host, port } in &config.extra_server_nodes {
+    /// Addresses of these hosts, in their order, as far as they are known.
+    pub fn resolved<'w>(&self, written: impl IntoIterator<Item = &'w HostPort>) -> Vec<SocketAddr> {
+        let mut found = Vec::new();
+        for HostPort { host, port } in written {
             let resolved = self.known.get(host).map_or(&[][..], |it| &it.ips);
             let ips = literal(host).into_iter().chain(resolved.iter().copied());
-            servers.extend(ips.map(|ip| SocketAddr::new(ip, *port)));
+            found.extend(ips.map(|ip| SocketAddr::new(ip, *port)));
         }
-        servers
+        found
     }
 
     /// When [`Hosts::handle_timeout`] has something to do.
@@ -165,7 +166,7 @@ mod tests {
         assert!(hosts.known["node-b"].failed);
         let config = load("t", text.as_bytes(), &[]).config;
         let want = ["192.0.2.5:5080".parse().unwrap(), "192.0.2.1:5060".parse().unwrap()];
-        assert_eq!(hosts.extra_servers(&config), want);
+        assert_eq!(hosts.resolved(&config.extra_server_nodes), want);
         assert_eq!(hosts.poll_timeout(), Some(Time::ZERO + PERIOD_MIN));
         hosts.sender.send(("node-a".into(), Err(Unresolved::Timeout))).unwrap();
         assert!(!hosts.handle_answers(Time::ZERO));

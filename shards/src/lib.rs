@@ -20,6 +20,7 @@ pub mod names;
 pub mod probe;
 pub mod publish;
 pub mod pump;
+mod relays;
 pub mod reload;
 pub mod service;
 pub mod shard;

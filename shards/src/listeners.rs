@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
 use engine::config::Steering;
@@ -31,15 +31,17 @@ pub struct SocketOptions {
 /// A socket that cannot be opened: the operator's to mend, the process must not start.
 #[derive(Debug)]
 pub struct OpenError {
-    /// What was to be opened.
-    pub listener: Listener,
+    /// What was to be spoken there.
+    pub transport: Transport,
+    /// Where it was to listen.
+    pub address: SocketAddr,
     /// The kernel's reason; `AddrInUse` if somebody has the port.
     pub error: io::Error,
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Listener { transport, address, .. } = self.listener;
+        let OpenError { transport, address, .. } = self;
         let reason = match self.error.kind() {
             io::ErrorKind::AddrInUse => "another process has this port",
             io::ErrorKind::AddrNotAvailable => "this host does not have that address",
@@ -68,23 +70,67 @@ pub fn open_listeners(
     options: &SocketOptions,
 ) -> Result<Vec<Vec<Socket>>, OpenError> {
     let mut sockets: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
-    for listener in listeners {
-        let failed = |error| OpenError { listener: *listener, error };
-        let mut address = free_address(listener).map_err(failed)?;
-        let mut group = Vec::with_capacity(shards);
-        for _ in 0..shards {
-            let socket = open(listener.transport, address, options).map_err(failed)?;
-            address = local_address(&socket).map_err(failed)?;
-            group.push(socket);
-        }
-        if let (Some(first), true) = (group.first(), shards > 1)
-            && let Some(mut program) = steering_program(options, shards)
-        {
-            attach_steering(first.as_raw_fd(), &mut program).map_err(failed)?;
-        }
+    for Listener { transport, address, .. } in listeners {
+        let group = open_group(*transport, *address, Families::Own, shards, options)?;
         sockets.iter_mut().zip(group).for_each(|(of_shard, socket)| of_shard.push(socket));
     }
     Ok(sockets)
+}
+
+/// Opens one port of a stream relay for every shard. The wildcard of IPv6 takes IPv4 in, too.
+///
+/// # Errors
+///
+/// [`OpenError`].
+pub fn open_port(
+    address: SocketAddr,
+    shards: usize,
+    options: &SocketOptions,
+) -> Result<Vec<Socket>, OpenError> {
+    open_group(Transport::Tcp, address, Families::Both, shards, options)
+}
+
+/// Every address of this host: those of IPv6 and IPv4, or of IPv4 alone where there is no IPv6.
+pub fn everywhere(port: u16) -> SocketAddr {
+    let probe = Socket::new(Domain::IPV6, Type::STREAM, None)
+        .and_then(|it| it.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()));
+    match probe {
+        Ok(()) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        Err(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+    }
+}
+
+/// What the wildcard of IPv6 takes in.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Families {
+    /// IPv6 alone: IPv4 has a listener of its own.
+    Own,
+    /// IPv4, too.
+    Both,
+}
+
+fn open_group(
+    transport: Transport,
+    mut address: SocketAddr,
+    families: Families,
+    shards: usize,
+    options: &SocketOptions,
+) -> Result<Vec<Socket>, OpenError> {
+    let asked = address;
+    let failed = |error| OpenError { transport, address: asked, error };
+    address = free_address(transport, address, families).map_err(failed)?;
+    let mut group = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let socket = open(transport, address, families, options).map_err(failed)?;
+        address = local_address(&socket).map_err(failed)?;
+        group.push(socket);
+    }
+    if let (Some(first), true) = (group.first(), shards > 1)
+        && let Some(mut program) = steering_program(options, shards)
+    {
+        attach_steering(first.as_raw_fd(), &mut program).map_err(failed)?;
+    }
+    Ok(group)
 }
 
 /// The listeners with the ports that they really have.
@@ -102,16 +148,20 @@ fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
 
 /// Makes sure that nobody has the address. `SO_REUSEPORT` alone would share it with any process of the
 /// same user, and half of the traffic would vanish there.
-fn free_address(listener: &Listener) -> io::Result<SocketAddr> {
-    let socket = blank(listener.transport, listener.address)?;
-    socket.bind(&listener.address.into())?;
-    if listener.transport.is_stream() {
+fn free_address(
+    transport: Transport,
+    address: SocketAddr,
+    families: Families,
+) -> io::Result<SocketAddr> {
+    let socket = blank(transport, address, families)?;
+    socket.bind(&address.into())?;
+    if transport.is_stream() {
         socket.listen(1)?;
     }
     local_address(&socket)
 }
 
-fn blank(transport: Transport, address: SocketAddr) -> io::Result<Socket> {
+fn blank(transport: Transport, address: SocketAddr, families: Families) -> io::Result<Socket> {
     let (kind, protocol) = if transport.is_stream() {
         (Type::STREAM, Protocol::TCP)
     } else {
@@ -120,7 +170,7 @@ fn blank(transport: Transport, address: SocketAddr) -> io::Result<Socket> {
     let kind = kind.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(families == Families::Own)?;
     }
     if transport.is_stream() {
         // Connections of an earlier run in TIME_WAIT must not keep us from starting.
@@ -129,8 +179,13 @@ fn blank(transport: Transport, address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn open(transport: Transport, address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
-    let socket = blank(transport, address)?;
+fn open(
+    transport: Transport,
+    address: SocketAddr,
+    families: Families,
+    options: &SocketOptions,
+) -> io::Result<Socket> {
+    let socket = blank(transport, address, families)?;
     socket.set_reuse_port(true)?;
     if transport.is_stream() {
         socket.set_tcp_nodelay(true)?; // accepted connections inherit it

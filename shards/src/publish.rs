@@ -26,9 +26,13 @@ pub struct View<S> {
     pub tuning: Tuning,
     /// Certificates and terms of TLS; `None`: no port of TLS is open.
     pub security: Option<Arc<Security>>,
-    /// Set when the process stops: no new connections now, and no shard after this moment.
+    /// Set when the process stops: everything is served until [`WIND_UP`] before this moment, then no new
+    /// connection, and afterwards there is no shard.
     pub stopping: Option<Time>,
 }
+
+/// Before the end of a shard: peers are told, and have this long to answer (SMPP's unbind).
+pub const WIND_UP: Duration = engine::relay::smpp::STOP_TIME;
 
 /// The part of the configuration that shards need for their sockets. Changes at run time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

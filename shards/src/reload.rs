@@ -125,6 +125,7 @@ fn applicable(old: &Config, new: Config) -> Config {
         connections_max: old.connections_max,
         udp_receive_buffer_bytes: old.udp_receive_buffer_bytes,
         udp_send_buffer_bytes: old.udp_send_buffer_bytes,
+        unwritten_ports: old.unwritten_ports.clone(),
         http: HttpConfig { port: old.http.port, tls_port: old.http.tls_port, ..new.http },
         smpp: SmppConfig {
             host: old.smpp.host.clone(),

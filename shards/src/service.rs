@@ -20,12 +20,13 @@ use protocols::time::Time;
 
 use crate::admin::Response;
 use crate::clock::Clock;
-use crate::control::{self, Addressee, Explain, Facts, Page, Said, Shards};
+use crate::control::{self, Addressee, Explain, Facts, Page, Ports, Said, Shards};
 use crate::executor::{self, Body, Seat, Spec};
 use crate::layers::is_secure;
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
 use crate::publish::{Tuning, View};
+use crate::relays::{Relays, Terms};
 use crate::sys::affinity;
 use crate::tls::{Keeper, Security};
 
@@ -35,6 +36,8 @@ pub struct Service {
     listeners: Vec<Listener>,
     secret: [u8; 16],
     settings: Arc<Settings>,
+    /// HTTP and SMPP.
+    relays: Relays,
     /// Certificates and terms of TLS.
     keeper: Keeper,
     /// Number of the question that figures must answer.
@@ -72,6 +75,13 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     };
     let sockets = open_listeners(&wanted, count, &options).map_err(|error| error.to_string())?;
     let listeners = sockets.first().map_or(wanted.clone(), |it| bound(&wanted, it));
+    let terms = Terms {
+        shards: count,
+        options: &options,
+        has_certificate: keeper.current().is_some(),
+        resolve: &resolve,
+    };
+    let (streams, pumps) = Relays::open(view, &terms)?;
     let (seat, why) = Seat::best();
     if let Some(why) = why {
         warn!("{why}");
@@ -85,20 +95,22 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         .map(|index| Relay::new(Arc::clone(&settings), Shard { index, scattered }))
         .collect();
     let view = of_shards(view, &settings, keeper.current());
-    let spec = Spec {
-        listeners: listeners.clone(),
-        sockets,
-        relays,
-        pumps: Vec::new(),
-        cpus,
-        view,
-        clock,
-        seat,
-    };
+    let spec =
+        Spec { listeners: listeners.clone(), sockets, relays, pumps, cpus, view, clock, seat };
     let body = executor::start(spec).map_err(|error| error.to_string())?;
     info!("{count} shards, {} listeners each", listeners.len());
     let cpu = Cell::new((Instant::now(), cpu_time()));
-    Ok(Service { body: Some(body), listeners, secret, settings, keeper, question: 0, clock, cpu })
+    Ok(Service {
+        body: Some(body),
+        listeners,
+        secret,
+        settings,
+        relays: streams,
+        keeper,
+        question: 0,
+        clock,
+        cpu,
+    })
 }
 
 fn settings(view: &control::View, listeners: &[Listener], secret: [u8; 16]) -> Arc<Settings> {
@@ -148,6 +160,10 @@ impl Shards for Service {
         self.body.as_ref().map_or(0, Body::shards)
     }
 
+    fn ports(&self) -> &Ports {
+        self.relays.ports()
+    }
+
     #[allow(clippy::expect_used)] // the body is there until the service is dropped
     fn waker(&self) -> BorrowedFd<'_> {
         self.body.as_ref().expect("running").inbox.waker.as_fd()
@@ -182,6 +198,7 @@ impl Shards for Service {
             self.settings = settings(view, &self.listeners, self.secret);
         }
         self.keeper.refresh(&view.config.tls);
+        self.relays.publish(view);
         if let Some(body) = &self.body {
             let security = self.keeper.current();
             body.published.publish(Arc::new(of_shards(view, &self.settings, security)));
@@ -212,7 +229,9 @@ impl Shards for Service {
     fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response {
         let mut figures: Vec<_> = figures.iter().collect();
         figures.sort_by_key(|it| it.shard);
-        let shards: Vec<_> = figures.iter().map(|it| (&it.counters, load(&it.figures))).collect();
+        let counters: Vec<Counters> = figures.iter().map(|it| self.counters(it)).collect();
+        let loads = figures.iter().map(|it| load(it));
+        let shards: Vec<_> = counters.iter().zip(loads).collect();
         let residence = residence(figures.iter().map(|it| &it.residence));
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = wall.saturating_sub(self.clock.now().since(Time::ZERO));
@@ -294,6 +313,13 @@ impl Drop for Service {
 }
 
 impl Service {
+    /// Everything that a shard counted.
+    fn counters(&self, of: &Statistics<Counters>) -> Counters {
+        let mut counters = of.counters.clone();
+        self.relays.count(of.shard, &mut counters);
+        counters
+    }
+
     /// Since the last look, of all cores.
     fn cpu_percent(&self) -> u32 {
         let (now, used) = (Instant::now(), cpu_time());
@@ -304,7 +330,15 @@ impl Service {
     }
 }
 
-fn load(it: &crate::mesh::Figures) -> Load {
+fn load(of: &Statistics<Counters>) -> Load {
+    let it = &of.figures;
+    let mut streams = it.streams;
+    let mut refused = it.refused_connections;
+    for pump in &of.pumps {
+        streams.tls_handshakes += pump.tls_handshakes;
+        streams.tls_failed += pump.tls_failed;
+        refused += pump.refused;
+    }
     Load {
         datagrams: it.datagrams,
         batches: it.batches,
@@ -315,9 +349,9 @@ fn load(it: &crate::mesh::Figures) -> Load {
         receive_drops: it.receive_drops,
         hops: it.hops,
         connections: it.connections,
-        refused_connections: it.refused_connections,
+        refused_connections: refused,
         retried: it.retried,
-        streams: it.streams,
+        streams,
     }
 }
 

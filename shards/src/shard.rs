@@ -17,7 +17,7 @@ use socket2::Socket;
 use crate::clock::{Clock, TimerId, Wheel};
 use crate::decide::Decide;
 use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
-use crate::publish::{Subscription, Tuning, View};
+use crate::publish::{Subscription, Tuning, View, WIND_UP};
 use crate::pump::{Lent, Pumped};
 use crate::sys::{Epoll, Event, EventFd, Events, TimerFd, receive_drops};
 use crate::tcp::{Carried, Streams};
@@ -208,7 +208,8 @@ impl<D: Decide> Shard<D> {
 
     /// Sets the alarm for the next timer. Call before waiting without a limit.
     pub fn prepare_to_wait(&mut self) {
-        let stop = self.view.current().stopping;
+        let end = self.view.current().stopping;
+        let stop = end.map(|it| if self.is_stopping { it } else { it - WIND_UP });
         let own = [self.wheel.poll_timeout(), self.reports_due, stop];
         let pumps = self.pumps.iter().map(|it| it.poll_timeout());
         let next = own.into_iter().chain(pumps).flatten().min();
@@ -241,6 +242,7 @@ impl<D: Decide> Shard<D> {
         }
         self.events = Some(events);
         self.expire();
+        self.wind_up();
         self.retry_failed();
         self.flush(started, self.figures.stream_messages - streams_before);
         self.turn_pumps();
@@ -336,11 +338,17 @@ impl<D: Decide> Shard<D> {
             pump.handle_snapshot(&self.snapshot);
         }
         self.relay.configure(Arc::clone(&view.settings));
-        if view.stopping.is_some() && !std::mem::replace(&mut self.is_stopping, true) {
-            self.stop_accepting();
-            for index in 0..self.pumps.len() {
-                self.lend(index, |pump, lent| pump.handle_stopping(lent));
-            }
+    }
+
+    /// Takes leave of the peers when the end is near.
+    fn wind_up(&mut self) {
+        let Some(end) = self.view.current().stopping else { return };
+        if self.now + WIND_UP < end || std::mem::replace(&mut self.is_stopping, true) {
+            return;
+        }
+        self.stop_accepting();
+        for index in 0..self.pumps.len() {
+            self.lend(index, |pump, lent| pump.handle_stopping(lent));
         }
     }
 

@@ -45,6 +45,10 @@ pub struct Addresses {
     pub secure: [u16; 3],
     /// Internal TLS, WS and WSS.
     pub secure_internal: [u16; 3],
+    /// HTTP and HTTPS.
+    pub web: [u16; 2],
+    /// SMPP, plain and over TLS.
+    pub smpp: [u16; 2],
 }
 
 impl Addresses {
@@ -63,6 +67,10 @@ impl Addresses {
             "INTERNAL_TLS" => tls_in,
             "INTERNAL_WS" => ws_in,
             "INTERNAL_WSS" => wss_in,
+            "HTTP" => self.web[0],
+            "HTTPS" => self.web[1],
+            "SMPP" => self.smpp[0],
+            "SMPPS" => self.smpp[1],
             _ => return None,
         })
     }
@@ -81,6 +89,7 @@ impl Setup {
             .set("externalUdpPort", "EXTERNAL")
             .set("externalTcpPort", "EXTERNAL")
             .set("statisticPort", "STATISTIC")
+            .set("httpPort", "0")
             .set("shards", "1")
             .set("nodeTimeout", "1500")
             .set("heartbeatInterval", "20")
@@ -112,8 +121,8 @@ impl Setup {
     }
 
     /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE`,
-    /// `SPARE_INTERNAL`, `TLS`, `WS`, `WSS`, `INTERNAL_TLS`, `INTERNAL_WS` and `INTERNAL_WSS` as value become
-    /// the port.
+    /// `SPARE_INTERNAL`, `TLS`, `WS`, `WSS`, `INTERNAL_TLS`, `INTERNAL_WS`, `INTERNAL_WSS`, `HTTP`, `HTTPS`,
+    /// `SMPP` and `SMPPS` as value become the port.
     pub fn set(mut self, key: &str, value: &str) -> Setup {
         self.keys.retain(|(it, _)| it != key);
         if !value.is_empty() {
@@ -171,6 +180,8 @@ impl Setup {
             spare_internal: ports::free(),
             secure: [(); 3].map(|()| ports::free()),
             secure_internal: [(); 3].map(|()| ports::free()),
+            web: [(); 2].map(|()| ports::free()),
+            smpp: [(); 2].map(|()| ports::free()),
         };
         let text = match &self.text {
             Some(text) => text(&addresses),
@@ -280,6 +291,26 @@ impl Balancer {
     pub fn internal_of(&self, transport: Transport) -> SocketAddr {
         let ports = self.addresses.secure_internal;
         SocketAddr::new(self.internal.ip(), of(transport, self.internal, ports))
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.web[0])
+    }
+
+    /// Where HTTPS is served.
+    pub fn https(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.web[1])
+    }
+
+    /// Where SMPP is served.
+    pub fn smpp(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.smpp[0])
+    }
+
+    /// Where SMPP over TLS is served.
+    pub fn smpps(&self) -> SocketAddr {
+        SocketAddr::new(self.external.ip(), self.addresses.smpp[1])
     }
 
     /// A client that sends through the external leg, by a transport.

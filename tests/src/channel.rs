@@ -193,6 +193,14 @@ impl Channel {
         }
     }
 
+    /// The socket itself.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Channel::Bytes(stream) => stream.socket(),
+            Channel::Frames(socket) => socket.get_ref().socket(),
+        }
+    }
+
     /// Hangs up.
     pub(crate) fn close(&mut self) {
         let _ = self.stream().socket().shutdown(std::net::Shutdown::Both);

@@ -16,11 +16,12 @@ mod node;
 mod peer;
 mod ports;
 pub mod sim;
+pub mod smpp;
 mod sprayer;
 
 use std::time::{Duration, Instant};
 
-pub use balancer::{Balancer, NodeEntry, Setup};
+pub use balancer::{Addresses, Balancer, NodeEntry, Setup};
 pub use dialog::Dialog;
 pub use java::{JavaNode, Layout};
 pub use keys::{Keys, Signed, keys};

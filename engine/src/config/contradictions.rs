@@ -26,7 +26,6 @@ pub(super) fn find(
     it.nodes(draft);
     it.security();
     it.leftovers();
-    it.unserved();
 }
 
 struct Search<'s> {
@@ -37,16 +36,6 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
-    /// Ports whose relay has no sockets yet: the operator who sets one must not wait for it.
-    fn unserved(&mut self) {
-        for (name, what) in [("httpPort", "HTTP"), ("httpsPort", "HTTP"), ("smppPort", "SMPP")] {
-            if self.written(&[name]).is_some() {
-                let text = format!("this build does not serve {what} yet; it stays closed");
-                self.warn(&[name], text);
-            }
-        }
-    }
-
     fn listeners(&mut self) {
         let external = &self.config.external;
         let is_closed = external.ports.is_empty() && external.ipv6_ports.is_empty();

@@ -216,5 +216,6 @@ fn blank() -> Config {
         udp_receive_buffer_bytes: 0,
         udp_send_buffer_bytes: 0,
         log_level: log::LevelFilter::Info,
+        unwritten_ports: Vec::new(),
     }
 }

@@ -90,6 +90,11 @@ pub fn load(file_name: &str, bytes: &[u8], overrides: &[(String, String)]) -> Lo
     let mut draft = Draft::defaults(generation);
     apply(&mut draft, &settings, &mut findings);
     draft.assemble();
+    let is_default =
+        |it: &&Setting| it.origin == Origin::Default && !it.key.default_in(generation).is_empty();
+    let ports =
+        settings.iter().filter(is_default).filter_map(|it| it.key.port(&mut draft)).collect();
+    draft.config.unwritten_ports = ports;
     contradictions::find(&draft, generation, &settings, &mut findings);
     findings.sort_by_key(|it| (it.severity, it.line.unwrap_or(u32::MAX)));
     Loaded {

@@ -181,6 +181,9 @@ pub struct Config {
     pub udp_send_buffer_bytes: usize,
     /// Least severe log lines that are written.
     pub log_level: log::LevelFilter,
+    /// Ports that are open by default and that nobody wrote: where another process has one, the start
+    /// goes on without it, as the original's did.
+    pub unwritten_ports: Vec<u16>,
 }
 
 impl Default for Config {

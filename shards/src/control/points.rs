@@ -2,16 +2,20 @@
 
 use engine::config::{Config, LegConfig};
 use engine::names::Reach;
-use engine::node::Ports;
+use engine::node::Ports as SipPorts;
+use log::info;
 use protocols::sip::Transport;
+
+use super::Ports;
 
 /// What names of foreign hosts may lead to: what we have a listener for.
 pub(super) fn reach(config: &Config) -> Reach {
-    let is_open = |ports: fn(&LegConfig) -> &Ports, transport| {
+    let is_open = |ports: fn(&LegConfig) -> &SipPorts, transport| {
         [&config.external, &config.internal].iter().any(|leg| ports(leg).of(transport).is_some())
     };
-    let any =
-        |ports: fn(&LegConfig) -> &Ports| Transport::ALL.into_iter().any(|it| is_open(ports, it));
+    let any = |ports: fn(&LegConfig) -> &SipPorts| {
+        Transport::ALL.into_iter().any(|it| is_open(ports, it))
+    };
     Reach {
         transports: Transport::ALL
             .map(|it| is_open(|leg| &leg.ports, it) || is_open(|leg| &leg.ipv6_ports, it)),
@@ -33,6 +37,34 @@ pub(super) fn started(config: &Config) -> String {
         line += &format!(", internalPort : {port}");
     }
     line
+}
+
+/// `HTTP LB listening on port 2080`
+pub(super) fn opened_http(ports: &Ports) {
+    for (name, port) in [("HTTP", ports.http), ("HTTPS", ports.https)] {
+        if let Some(port) = port {
+            info!("{name} LB listening on port {port}");
+        }
+    }
+}
+
+/// `SMPP Load Balancer started at 127.0.0.1 : 2776`
+pub(super) fn opened_smpp(ports: &Ports, config: &Config) {
+    let Some(port) = ports.smpp else { return };
+    let (name, host) = smpp_name(config);
+    let mode = if config.smpp.mux { "MUX" } else { "Load balance" };
+    info!("{mode} mode enabled for SMPP");
+    info!("{name} started at {host} : {port}");
+    if let Some(port) = ports.smpp_tls {
+        info!("{name} uses port : {port} for TLS clients.");
+    }
+}
+
+/// Name of SMPP in log lines, and where it listens.
+pub(super) fn smpp_name(config: &Config) -> (&str, &str) {
+    let smpp = &config.smpp;
+    let host = smpp.external_host.as_ref().or(smpp.host.as_ref());
+    (smpp.name.as_deref().unwrap_or("SMPP"), host.map_or("0.0.0.0", String::as_str))
 }
 
 /// Leg, host, transport and port of each, as the stop lines name them.

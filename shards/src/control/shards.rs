@@ -22,6 +22,9 @@ pub trait Shards {
     /// How many there are.
     fn count(&self) -> usize;
 
+    /// The ports of HTTP and SMPP that are open.
+    fn ports(&self) -> &Ports;
+
     /// Readable when [`Shards::poll`] has something; figures may come without it.
     fn waker(&self) -> BorrowedFd<'_>;
 
@@ -75,6 +78,19 @@ pub enum Said<F> {
     },
 }
 
+/// Ports of the stream relays; what could not be opened is `None`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ports {
+    /// `httpPort`.
+    pub http: Option<u16>,
+    /// `httpsPort`.
+    pub https: Option<u16>,
+    /// `smppPort`.
+    pub smpp: Option<u16>,
+    /// `smppSslPort`.
+    pub smpp_tls: Option<u16>,
+}
+
 /// What shards go by.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -82,9 +98,13 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The configuration in force.
     pub config: Arc<Config>,
-    /// Addresses of `extraServerNodes`.
+    /// Addresses of `extraServerNodes`, as far as they are known.
     pub extra_servers: Vec<SocketAddr>,
-    /// Set when the process stops: no new stream connections from now on, no traffic after this moment.
+    /// Addresses of `remoteServers`, likewise.
+    pub smpp_servers: Vec<SocketAddr>,
+    /// Address of `unavailableHost`, likewise.
+    pub unavailable: Option<SocketAddr>,
+    /// Set when the process stops: no traffic after this moment.
     pub stopping: Option<Time>,
 }
 

@@ -14,7 +14,7 @@ use protocols::time::Time;
 use super::*;
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
-use crate::publish::Tuning;
+use crate::publish::{Tuning, WIND_UP};
 
 /// Sends each message to the first node that is eligible, its answer back where its last line says.
 #[derive(Default)]
@@ -591,24 +591,32 @@ fn a_client_that_closed_its_side_still_gets_its_answers() {
 }
 
 #[test]
-fn a_stopping_shard_accepts_no_more_but_serves_datagrams_until_its_time() {
+fn a_stopping_shard_serves_everything_until_the_end_is_near_and_then_accepts_no_more() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let stop_in = |time: Duration| {
+        let view = rig.body.published.current();
+        rig.body.published.publish(Arc::new(View {
+            snapshot: Arc::clone(&view.snapshot),
+            settings: Arc::clone(&view.settings),
+            tuning: view.tuning,
+            security: None,
+            stopping: Some(rig.clock.now() + time),
+        }));
+    };
+    stop_in(Duration::from_secs(3_600));
     let mut stream = rig.tcp();
-    let view = rig.body.published.current();
-    rig.body.published.publish(Arc::new(View {
-        snapshot: Arc::clone(&view.snapshot),
-        settings: Arc::clone(&view.settings),
-        tuning: view.tuning,
-        security: None,
-        stopping: Some(rig.clock.now() + Duration::from_secs(3_600)),
-    }));
     stream.write_all(&sip("still")).unwrap();
     assert_eq!(read_some(&mut stream), sip("still"));
-    assert!(TcpStream::connect(rig.listeners[1].address).is_err());
+    stop_in(WIND_UP);
+    let start = Instant::now();
+    while TcpStream::connect(rig.listeners[1].address).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "it still listens");
+    }
+    stream.write_all(&sip("last")).unwrap();
+    assert_eq!(read_some(&mut stream), sip("last"));
     let (socket, mut buffer) = (rig.udp(), [0; 100]);
     socket.send(b"still").unwrap();
     assert_eq!(socket.recv(&mut buffer).unwrap(), 5);
-    end(&rig.body.published);
     assert!(matches!(rig.notice(), Notice::Ended { shard: 0, is_failure: false }));
     assert_eq!(rig.body.join(), 0);
 }

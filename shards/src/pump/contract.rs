@@ -20,13 +20,19 @@ pub trait Driven: StreamRelay + Send + 'static {
     /// What it counts.
     type Counters: Clone + Default + Send + 'static;
 
-    /// Takes new settings over.
-    fn configure(&mut self, settings: Arc<Self::Settings>);
+    /// Takes new settings over, between two events.
+    fn configure(
+        &mut self,
+        now: Time,
+        settings: &Arc<Self::Settings>,
+        snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    );
 
     /// A new node table is in force.
     fn handle_snapshot(&mut self, snapshot: &Snapshot);
 
-    /// The process stops: no new connections.
+    /// The process is about to stop: no new connections.
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire);
 
     /// What the control side must hear now, paced by the relay.

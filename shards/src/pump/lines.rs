@@ -100,6 +100,8 @@ pub(super) struct Surroundings<'s> {
     pub(super) token: u64,
     pub(super) security: Option<&'s Security>,
     pub(super) protocol: StreamProtocol,
+    /// Where our own connections come from, if it is configured.
+    pub(super) source: Option<IpAddr>,
     pub(super) handshake_time: Duration,
 }
 
@@ -350,7 +352,8 @@ impl Hand<'_, '_> {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
-        let socket = tcp::connect(SocketAddr::new(any, 0), to).map_err(|_| Gone::Refused)?;
+        let source = self.around.source.filter(|it| it.is_ipv4() == to.is_ipv4()).unwrap_or(any);
+        let socket = tcp::connect(SocketAddr::new(source, 0), to).map_err(|_| Gone::Refused)?;
         let id = self.lines.insert(socket, to, None, Phase::Connecting, layers);
         let id = id.ok_or(Gone::Refused)?;
         self.lines.bind(id, conn);
@@ -475,8 +478,8 @@ pub(super) const QUEUE_BYTES_MAX: usize = 256 * 1024;
 const SLOW_BYTES_MIN: usize = 16 * QUEUE_BYTES_MAX;
 /// From here on a system call of its own is cheaper than a copy.
 const STRAIGHT_BYTES_MIN: usize = 16 * 1024;
-/// As towards nodes of SIP: SYNs at 0 and 1 s get lost, the one at 3 s still counts.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
+/// The relays have times of their own, shorter ones; this one bounds what they forget.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long a closed connection may still read our last words.
 const LINGER: Duration = Duration::from_secs(2);
 const SPARE_MAX: usize = 64;

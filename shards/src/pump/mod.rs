@@ -11,7 +11,7 @@ mod lines;
 mod tests;
 
 use std::io::{self, Read as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,8 +42,10 @@ pub struct Door {
 
 /// What a pump is made of.
 pub struct PumpSetup<R: Driven> {
-    /// Its decisions.
+    /// Its decisions, made with the settings in force.
     pub relay: R,
+    /// Where its own connections come from; `None`: the kernel chooses.
+    pub source: Option<IpAddr>,
     /// What it speaks inside TLS.
     pub protocol: StreamProtocol,
     /// This shard's socket for each listener of the relay, in its order.
@@ -57,6 +59,7 @@ pub struct PumpSetup<R: Driven> {
 /// One stream relay with its connections, on one shard.
 pub struct Pump<R: Driven> {
     relay: R,
+    source: Option<IpAddr>,
     protocol: StreamProtocol,
     doors: Vec<Door>,
     settings: Subscription<R::Settings>,
@@ -74,10 +77,10 @@ pub struct Pump<R: Driven> {
 impl<R: Driven> Pump<R> {
     /// Puts a pump together.
     pub fn new(setup: PumpSetup<R>) -> Pump<R> {
-        let PumpSetup { mut relay, protocol, doors, settings, counters } = setup;
-        relay.configure(Arc::clone(settings.current()));
+        let PumpSetup { relay, source, protocol, doors, settings, counters } = setup;
         Pump {
             relay,
+            source,
             protocol,
             doors,
             settings,
@@ -99,6 +102,7 @@ impl<R: Driven> Pump<R> {
             token: self.token,
             security: lent.security,
             protocol: self.protocol,
+            source: self.source,
             handshake_time: lent.tuning.handshake_time,
         };
         (&mut self.relay, Hand { lines: &mut self.lines, around }, &self.snapshot)
@@ -492,7 +496,10 @@ impl<R: Driven> Pumped for Pump<R> {
 
     fn handle_turn(&mut self, lent: &mut Lent<'_>) -> u64 {
         if self.settings.refresh() {
-            self.relay.configure(Arc::clone(self.settings.current()));
+            let settings = Arc::clone(self.settings.current());
+            let now = lent.now;
+            let (relay, mut hand, snapshot) = self.both(lent);
+            relay.configure(now, &settings, snapshot, &mut hand);
         }
         for id in std::mem::take(&mut self.lines.unread) {
             self.read(lent, id, true);

@@ -172,8 +172,8 @@ impl Driven for Proxy {
     type Settings = Target;
     type Counters = Vec<Gone>;
 
-    fn configure(&mut self, settings: Arc<Target>) {
-        self.settings = settings;
+    fn configure(&mut self, _: Time, settings: &Arc<Target>, _: &Snapshot, _: &mut impl Wire) {
+        self.settings = Arc::clone(settings);
     }
 
     fn handle_snapshot(&mut self, _snapshot: &Snapshot) {}
@@ -263,7 +263,8 @@ impl Rig {
         let pumps = sockets.into_iter().enumerate().map(|(shard, of_shard)| {
             let doors = of_shard.into_iter().map(|socket| Door { socket, is_secure });
             let pump: Box<dyn Pumped> = Box::new(Pump::new(PumpSetup {
-                relay: Proxy { shard, ..Proxy::default() },
+                relay: Proxy { shard, settings: settings.current(), ..Proxy::default() },
+                source: None,
                 protocol: StreamProtocol::Http,
                 doors: doors.collect(),
                 settings: settings.subscribe(),
@@ -451,7 +452,8 @@ fn a_connection_goes_on_at_another_shard_with_what_was_not_consumed() {
     for round in 0..9 {
         for shard in 0..3 {
             let mut client = rig.client();
-            write!(client, "!move {shard}\nhello {round}").unwrap();
+            // In one piece: an order must not be cut.
+            client.write_all(format!("!move {shard}\nhello {round}").as_bytes()).unwrap();
             let mut buffer = [0; 7];
             client.read_exact(&mut buffer).unwrap();
             assert_eq!(buffer, format!("hello {round}").as_bytes());

@@ -334,6 +334,14 @@ impl Key {
         }
     }
 
+    /// The port that the draft has in the place of this key, if it is a port and takes effect.
+    pub(super) fn port(&self, draft: &mut Draft) -> Option<u16> {
+        match self.kind {
+            Kind::Port(at) if self.takes_effect() => *at(draft),
+            _ => None,
+        }
+    }
+
     /// Whether two configurations differ in what this key says. Leaves both as they are: the places
     /// are for writing, and one place per key serves reading, too.
     pub(super) fn differs(&self, old: &mut Draft, new: &mut Draft) -> bool {

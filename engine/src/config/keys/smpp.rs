@@ -57,7 +57,7 @@ pub(super) const SMPP: &[Key] = &[
         "2876",
         Kind::Port(|it| &mut it.config.smpp.tls_port),
     )
-    .later("TLS"),
+    .restart(),
     Key::new(
         &["smppReencrypt"],
         &["smpp/smppReencrypt"],

@@ -128,7 +128,7 @@ impl Smpp {
     }
 
     /// Takes on a changed configuration. Sessions stay; in mux mode new servers are connected and removed
-    /// ones are unbound. `mux` stays as it was.
+    /// ones are unbound. `mux` and the shard's place stay as they were.
     pub fn reload(
         &mut self,
         now: Time,
@@ -137,7 +137,8 @@ impl Smpp {
         wire: &mut impl Wire,
     ) {
         self.targets.configure(settings.servers.clone());
-        self.settings = SmppSettings { mux: self.settings.mux, ..settings };
+        let SmppSettings { mux, shard, shards, .. } = self.settings;
+        self.settings = SmppSettings { mux, shard, shards, ..settings };
         self.refresh(now, snapshot);
         self.flush(wire);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::{Config, SmppFull, SmppToNode, SmppToProvider};
 
 /// The configuration as the relay uses it. A reload makes the next one: [`super::Smpp::reload`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SmppSettings {
     /// `remoteServers`, resolved, in order.
     pub servers: Vec<SocketAddr>,
