@@ -154,8 +154,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap_or(i32::MAX));
-        let _ = kill(pid, Signal::SIGTERM);
-        for _ in 0..STOP_CHECKS {
+        for check in 0..STOP_CHECKS {
+            // The first one lets ours drain, the second ends it at once.
+            if check < 2 {
+                let _ = kill(pid, Signal::SIGTERM);
+            }
             if matches!(self.0.try_wait(), Ok(Some(_))) {
                 return;
             }
