@@ -214,11 +214,11 @@ mod tests {
 
     const BOUND: Duration = Duration::from_micros(100);
 
-    /// A pace of one message every `gap_micros`.
-    fn pace(gap_micros: u64) -> Pace {
+    /// A pace of one message every `gap_nanos`.
+    fn pace(gap_nanos: u64) -> Pace {
         let mut pace = Pace::default();
         for turn in 1..200 {
-            pace.note(Time::from_nanos(turn * gap_micros * 1_000), 1, BOUND);
+            pace.note(Time::from_nanos(turn * gap_nanos), 1, BOUND);
         }
         pace
     }
@@ -226,16 +226,21 @@ mod tests {
     #[test]
     fn the_wait_is_as_long_as_enough_messages_take_and_bounded() {
         let micros = |it| Some(Duration::from_micros(it));
-        for (gap_micros, want) in
-            [(143, None), (41, None), (36, micros(100)), (2, micros(48)), (0, None)]
-        {
-            let wait = pace(gap_micros).wait(1, BOUND);
+        let cases = [
+            (143_000, None),
+            (41_000, None),
+            (36_000, micros(100)),
+            (2_000, micros(48)),
+            (500, None),
+        ];
+        for (gap_nanos, want) in cases {
+            let wait = pace(gap_nanos).wait(1, BOUND);
             let near = |it: Duration| it.as_micros().next_multiple_of(4);
-            assert_eq!(wait.map(near), want.map(near), "a message every {gap_micros} us");
+            assert_eq!(wait.map(near), want.map(near), "a message every {gap_nanos} ns");
         }
-        assert_eq!(pace(36).wait(0, BOUND), None, "nothing came");
-        assert_eq!(pace(2).wait(MESSAGES_ENOUGH, BOUND), None, "enough came");
-        let mut paused = pace(36);
+        assert_eq!(pace(36_000).wait(0, BOUND), None, "nothing came");
+        assert_eq!(pace(2_000).wait(MESSAGES_ENOUGH, BOUND), None, "enough came");
+        let mut paused = pace(36_000);
         paused.note(Time::from_millis(9_000), 0, BOUND);
         assert_eq!(paused.wait(1, BOUND), None, "after a pause");
     }
