@@ -251,6 +251,13 @@ fn every_test_and_target_is_run() {
 }
 
 #[test]
+fn a_ci_run_gives_broken_messages_their_minute() {
+    let run = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let test = fs::read_to_string(root().join("tests/hostile.rs")).unwrap();
+    assert!(run.contains("\nexport HOSTILE_SECONDS=60 ") && test.contains("\"HOSTILE_SECONDS\""));
+}
+
+#[test]
 fn the_readme_names_every_crate() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();

@@ -9,6 +9,7 @@ mod compare;
 mod floor;
 mod http;
 mod instructions;
+mod limits;
 mod secure;
 mod smpp;
 
@@ -26,6 +27,7 @@ enum What {
     Floor(floor::Arguments),
     Http(http::Arguments),
     Instructions(instructions::Arguments),
+    Limits(limits::Arguments),
     Secure(secure::Arguments),
     Smpp(smpp::Arguments),
 }
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Limits(arguments) => limits::run(&arguments),
         What::Http(arguments) => http::run(&arguments),
         What::Secure(arguments) => secure::run(&arguments),
         What::Smpp(arguments) => smpp::run(&arguments),

@@ -388,6 +388,15 @@ pub(crate) fn sharpen_sleep() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000 as libc::c_ulong) };
 }
 
+/// CPU time that the calling thread has used.
+pub(crate) fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one `timespec` into a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+}
+
 /// Blocks SIGTERM, SIGINT and SIGHUP in the calling thread and all it spawns later, so that only the
 /// control thread, which waits for them, takes them.
 pub fn block_signals() {
@@ -550,6 +559,15 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_threads_cpu_time_grows_with_its_work_and_not_with_its_sleep() {
+        let start = thread_cpu_time();
+        std::thread::sleep(Duration::from_millis(50));
+        let slept = thread_cpu_time();
+        assert!(slept - start < Duration::from_millis(25));
+        while thread_cpu_time() < slept + Duration::from_millis(5) {}
     }
 
     #[test]
