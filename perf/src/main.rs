@@ -8,6 +8,7 @@ use argh::FromArgs;
 mod compare;
 mod floor;
 mod instructions;
+mod nodes;
 mod smpp;
 
 /// Measures the balancer and its peers.
@@ -23,6 +24,7 @@ enum What {
     Compare(compare::Arguments),
     Floor(floor::Arguments),
     Instructions(instructions::Arguments),
+    Nodes(nodes::Arguments),
     Smpp(smpp::Arguments),
 }
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Nodes(arguments) => nodes::run(&arguments),
         What::Smpp(arguments) => smpp::run(&arguments),
         What::Instructions(arguments) => {
             instructions::run(&arguments).map_err(std::io::Error::other)

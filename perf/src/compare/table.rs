@@ -90,14 +90,26 @@ pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
 /// # Errors
 /// The file cannot be read or written, or has no marks.
 pub(crate) fn write(file: &Path, table: &str) -> std::io::Result<()> {
+    write_between(file, table, [BEGIN, END])
+}
+
+/// As [`write`], between other marks.
+///
+/// # Errors
+/// As there.
+pub(crate) fn write_between(
+    file: &Path,
+    table: &str,
+    [begin, end]: [&str; 2],
+) -> std::io::Result<()> {
     let old = std::fs::read_to_string(file)?;
     let marks = old
-        .split_once(BEGIN)
-        .and_then(|(before, rest)| rest.split_once(END).map(|(_, after)| (before, after)));
+        .split_once(begin)
+        .and_then(|(before, rest)| rest.split_once(end).map(|(_, after)| (before, after)));
     let (before, after) = marks.ok_or_else(|| {
-        std::io::Error::other(format!("{}: no marks {BEGIN} and {END}", file.display()))
+        std::io::Error::other(format!("{}: no marks {begin} and {end}", file.display()))
     })?;
-    std::fs::write(file, format!("{before}{BEGIN}\n{table}{END}{after}"))
+    std::fs::write(file, format!("{before}{begin}\n{table}{end}{after}"))
 }
 
 const BEGIN: &str = "<!-- table -->";
