@@ -185,6 +185,33 @@ fn it_waits_for_a_server_and_for_credentials() {
     lb.wait_log("Kubernetes: 401");
 }
 
+/// A service account is found at one place alone, which the process gets in a mount namespace of its own.
+#[test]
+fn in_a_cluster_the_service_account_is_enough() {
+    const ENTER: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
+                         cp -r \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
+    let tried = std::process::Command::new("unshare").args(["--mount", "true"]).output();
+    if !tried.is_ok_and(|it| it.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "CI needs mount namespaces");
+        eprintln!("SKIPPED: mount namespaces cannot be made here");
+        return;
+    }
+    let server = ApiServer::start(true);
+    let (node, pod) = pair("as-0");
+    server.put(&pod);
+    let account = server.service_account().display().to_string();
+    let lb = setup(&server)
+        .environment("KUBECONFIG", "/nonexistent")
+        .environment("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        .environment("KUBERNETES_SERVICE_PORT", &server.address().port().to_string())
+        .through(&["unshare", "--mount", "sh", "-c", ENTER, &account])
+        .start();
+    wait_names(&lb, "as-0");
+    lb.caller("alice").call("sip:bob@example.com");
+    node.expect("INVITE");
+    lb.wait_log("Kubernetes: pods as* of namespace voice at https://127.0.0.1");
+}
+
 #[test]
 fn what_is_no_node_is_told_once_and_harms_nobody() {
     let server = ApiServer::start(false);

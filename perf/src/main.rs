@@ -10,6 +10,7 @@ mod floor;
 mod http;
 mod instructions;
 mod limits;
+mod nodes;
 mod secure;
 mod smpp;
 
@@ -29,6 +30,7 @@ enum What {
     Instructions(instructions::Arguments),
     Limits(limits::Arguments),
     Secure(secure::Arguments),
+    Nodes(nodes::Arguments),
     Smpp(smpp::Arguments),
 }
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         What::Limits(arguments) => limits::run(&arguments),
         What::Http(arguments) => http::run(&arguments),
         What::Secure(arguments) => secure::run(&arguments),
+        What::Nodes(arguments) => nodes::run(&arguments),
         What::Smpp(arguments) => smpp::run(&arguments),
         What::Instructions(arguments) => {
             instructions::run(&arguments).map_err(std::io::Error::other)

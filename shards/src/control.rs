@@ -6,6 +6,7 @@
 //! of the engine; everything that carries traffic is behind [`Shards`].
 
 mod orders;
+mod pace;
 mod points;
 mod shards;
 
@@ -27,6 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::time::Time;
 use regex::bytes::RegexBuilder;
 
+use self::pace::Pace;
 use self::points::{listening_points, opened_http, opened_smpp, reach, smpp_name, started};
 pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
@@ -100,6 +102,7 @@ struct Control<S: Shards> {
     view: View,
     /// The view has changed since it was published.
     is_stale: bool,
+    pace: Pace,
     registry: Registry,
     prober: Prober,
     probes: probe::Sockets,
@@ -194,6 +197,7 @@ impl<S: Shards> Control<S> {
             file,
             view,
             is_stale: true,
+            pace: Pace::default(),
             registry,
             prober,
             probes,
@@ -259,6 +263,7 @@ impl<S: Shards> Control<S> {
             self.server.as_ref().and_then(Server::poll_timeout),
             self.heartbeats.poll_timeout(),
             gathering,
+            self.registry.has_changed().then(|| self.pace.poll_timeout()),
             self.view.stopping.map(|it| it + STOP_GRACE),
         ];
         let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
@@ -352,11 +357,15 @@ impl<S: Shards> Control<S> {
         }
     }
 
-    /// Hands shards what has changed, once per turn.
+    /// Hands shards what has changed, once per turn at most.
     fn publish(&mut self) {
-        if let Some(snapshot) = self.registry.snapshot() {
+        let begin = self.clock.now();
+        if self.pace.is_due(begin)
+            && let Some(snapshot) = self.registry.snapshot()
+        {
             let rules = Arc::from(self.rules.as_slice());
             self.view.snapshot = Arc::new(snapshot.after(&self.view.snapshot).with_rules(rules));
+            self.pace.handle_built(begin, self.clock.now());
             self.is_stale = true;
         }
         if std::mem::take(&mut self.is_stale) {

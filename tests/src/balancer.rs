@@ -24,6 +24,7 @@ pub struct Setup {
     text: Option<Text>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 /// Makes a whole configuration file.
@@ -90,7 +91,7 @@ impl Setup {
 
     /// Single-entry mode: only the external leg.
     pub fn single_entry() -> Setup {
-        Setup { keys: vec![], text: None, arguments: vec![], environment: vec![] }
+        Setup { keys: vec![], text: None, arguments: vec![], environment: vec![], wrapper: vec![] }
             .set("host", "127.0.0.1")
             .set("externalUdpPort", "EXTERNAL")
             .set("externalTcpPort", "EXTERNAL")
@@ -131,7 +132,13 @@ impl Setup {
 
     /// A whole configuration file of any generation, made from the ports.
     pub fn file(text: impl Fn(&Addresses) -> String + Send + Sync + 'static) -> Setup {
-        Setup { keys: vec![], text: Some(Arc::new(text)), arguments: vec![], environment: vec![] }
+        Setup {
+            keys: vec![],
+            text: Some(Arc::new(text)),
+            arguments: vec![],
+            environment: vec![],
+            wrapper: vec![],
+        }
     }
 
     /// Sets a key, an empty value removes it. `EXTERNAL`, `INTERNAL`, `STATISTIC`, `SPARE`,
@@ -159,6 +166,12 @@ impl Setup {
     /// Adds a variable to the process's environment.
     pub fn environment(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the process by another program, which must become it: program, arguments and file follow.
+    pub fn through(mut self, wrapper: &[&str]) -> Setup {
+        self.wrapper = wrapper.iter().map(|it| (*it).to_owned()).collect();
         self
     }
 
@@ -212,7 +225,15 @@ impl Setup {
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("lb.properties");
         fs::write(&path, text).unwrap();
-        let mut child = Command::new(binary())
+        let mut command = match self.wrapper.split_first() {
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
+        let mut child = command
             .args(&self.arguments)
             .arg(&path)
             .current_dir(&directory)

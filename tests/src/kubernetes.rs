@@ -140,6 +140,16 @@ impl ApiServer {
         self.directory.join("config")
     }
 
+    /// The files that a pod finds of its service account.
+    pub fn service_account(&self) -> PathBuf {
+        self.directory.join("serviceaccount")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
     /// Accepts this token alone from now on, and writes it where clients find theirs.
     pub fn issue(&self, token: &str) {
         self.state().token = token.to_owned();
@@ -156,6 +166,11 @@ impl ApiServer {
              users:\n- name: u\n  user:\n    token: {token}\n\
              contexts:\n- name: c\n  context:\n    cluster: k\n    user: u\n    namespace: {NAMESPACE}\n"
         );
+        let account = self.service_account();
+        fs::create_dir_all(&account).unwrap();
+        fs::write(account.join("namespace"), NAMESPACE).unwrap();
+        fs::write(account.join("token"), token).unwrap();
+        fs::copy(keys().path("ca.pem"), account.join("ca.crt")).unwrap();
         let draft = self.directory.join("draft");
         fs::write(&draft, text).unwrap();
         fs::rename(draft, self.kubeconfig()).unwrap();

@@ -382,6 +382,11 @@ impl Registry {
         self.events.pop_front()
     }
 
+    /// Whether [`Registry::snapshot`] would give one.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
     /// The table for shards; `None` if nothing changed since the last call. The first call always gives
     /// one. Costs a copy of every node: call it once per batch of inputs.
     pub fn snapshot(&mut self) -> Option<Snapshot> {
