@@ -60,8 +60,7 @@ impl Contender {
         directory: &Path,
     ) -> std::io::Result<Serving> {
         let program = if self.program.is_empty() {
-            let beside = || std::env::current_exe().ok()?.parent().map(|it| it.join("trunkline"));
-            let program = arguments.trunkline.clone().or_else(beside).unwrap_or_default();
+            let program = arguments.trunkline.clone().or_else(crate::compare::contender::beside_us).unwrap_or_default();
             std::path::absolute(program)?
         } else {
             PathBuf::from(self.program)

@@ -53,8 +53,7 @@ impl Balancer {
         file.push_str(further);
         let path = bench.directory.join("trunkline.properties");
         std::fs::write(&path, file)?;
-        let beside = || std::env::current_exe().ok()?.parent().map(|it| it.join("trunkline"));
-        let program = arguments.trunkline.clone().or_else(beside).unwrap_or_default();
+        let program = arguments.trunkline.clone().or_else(crate::compare::contender::beside_us).unwrap_or_default();
         Balancer::launch(arguments, bench, program, &[path.display().to_string()])
     }
 

@@ -65,8 +65,7 @@ impl Front {
         Some(match self.command.as_ref()?.0 {
             Program::Peer(path) => path.into(),
             Program::Own => {
-                let beside = || Some(std::env::current_exe().ok()?.parent()?.join("trunkline"));
-                let program = arguments.trunkline.clone().or_else(beside).unwrap_or_default();
+                let program = arguments.trunkline.clone().or_else(crate::compare::contender::beside_us).unwrap_or_default();
                 std::path::absolute(&program).unwrap_or(program)
             }
         })
