@@ -28,6 +28,12 @@ pub(super) const CONTENDERS: &[Contender] = &[
         arguments: &["http-trunkline.properties"],
     },
     Contender {
+        name: "trunkline-waits",
+        title: "Trunkline, `coalesceMicros=200`",
+        program: "",
+        arguments: &["-DcoalesceMicros=200", "http-trunkline.properties"],
+    },
+    Contender {
         name: "haproxy",
         title: "HAProxy",
         program: "/usr/sbin/haproxy",
@@ -54,12 +60,17 @@ impl Serving {
 }
 
 impl Contender {
+    /// Whether it is compared with the others.
+    pub(super) const fn is_ours(&self) -> bool {
+        self.program.is_empty()
+    }
+
     pub(super) fn start(
         &self,
         arguments: &Arguments,
         directory: &Path,
     ) -> std::io::Result<Serving> {
-        let program = if self.program.is_empty() {
+        let program = if self.is_ours() {
             let beside = || std::env::current_exe().ok()?.parent().map(|it| it.join("trunkline"));
             let program = arguments.trunkline.clone().or_else(beside).unwrap_or_default();
             std::path::absolute(program)?
@@ -73,7 +84,7 @@ impl Contender {
             }
             std::thread::sleep(START_CHECK_EVERY);
         }
-        let nodes = if self.program.is_empty() { announced() } else { Vec::new() };
+        let nodes = if self.is_ours() { announced() } else { Vec::new() };
         std::thread::sleep(SETTLE_TIME);
         Ok(Serving { process, _nodes: nodes })
     }
