@@ -77,7 +77,7 @@ fn nginx(name: &str) -> (Program, SocketAddr) {
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_max_body_size 0; client_body_temp_path {here}/body; \
          proxy_temp_path {here}/p; fastcgi_temp_path {here}/f; uwsgi_temp_path {here}/u; scgi_temp_path {here}/s;\n\
-         server {{ listen 127.0.0.1:{port}; root {here};\n\
+         server {{ listen 127.0.0.1:{port}; root {here}; if_modified_since before;\n\
          location = /name {{ return 200 '{name}'; }}\n\
          location /upload/ {{ dav_methods PUT; create_full_put_path on; }} }} }}\n"
     );

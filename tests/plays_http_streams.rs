@@ -226,17 +226,17 @@ fn read_gib(stream: &mut WebStream, piece: &[u8]) {
 fn a_gibibyte_passes_each_way_at_constant_memory() {
     let server = WebServer::raw(|mut stream, _| {
         let piece = pattern(0, PIECE);
-        let Ok(head) = stream.head() else { return };
-        if head.starts_with("POST ") {
-            read_gib(&mut stream, &piece);
-            stream.send(ok("done"));
-        } else {
+        while let Ok(head) = stream.head() {
+            if head.starts_with("POST ") {
+                read_gib(&mut stream, &piece);
+                stream.send(ok("done"));
+                continue;
+            }
             stream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {GIB}\r\n\r\n"));
             for _ in 0..GIB / PIECE as u64 {
                 stream.send(&piece);
             }
         }
-        let _ = stream.rest();
     });
     let (lb, _node) = stage(&server);
     let before = lb.resident_kib();
@@ -260,18 +260,18 @@ fn who_sends_feels_who_does_not_read() {
     let (go, may_read) = channel::<()>();
     let may_read = Mutex::new(may_read);
     let server = WebServer::raw(move |mut stream, _| {
-        let head = stream.head().unwrap();
-        if head.starts_with("POST ") {
-            may_read.lock().unwrap().recv().unwrap();
-            read_gib_quarter(&mut stream);
-            stream.send(ok("done"));
-        } else {
+        while let Ok(head) = stream.head() {
+            if head.starts_with("POST ") {
+                may_read.lock().unwrap().recv().unwrap();
+                read_gib_quarter(&mut stream);
+                stream.send(ok("done"));
+                continue;
+            }
             stream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", GIB / 4));
             for _ in 0..GIB / 4 / PIECE as u64 {
                 stream.send(pattern(0, PIECE));
             }
         }
-        let _ = stream.rest();
     });
     let (lb, _node) = stage(&server);
     let before = lb.resident_kib();

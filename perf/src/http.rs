@@ -90,7 +90,12 @@ const LOADS: &[Load] = &[
     secure("tls", "200 B, TLS", wrk::Pace::FlatOut, 1.0),
     secure("tls-close", "200 B, a TLS handshake each", wrk::Pace::Close, 0.9),
     Load { name: "ws", title: "WebSocket message", kind: Kind::Messages, target: 1.0 },
-    Load { name: "idle", title: "idle connection, bytes", kind: Kind::Idle, target: f64::INFINITY },
+    Load {
+        name: "idle",
+        title: "idle connection, bytes (2 048 at most)",
+        kind: Kind::Idle,
+        target: f64::INFINITY,
+    },
 ];
 
 const fn requests(
@@ -222,23 +227,21 @@ fn markdown(
             table::median(samples.into_iter().flatten().map(figure))
         };
         let _ = write!(text, "| {} |", load.title);
-        let (mut own, mut best) = (None, f64::INFINITY);
+        let (mut own, mut best) = (Vec::new(), f64::INFINITY);
         for (row, contender) in contenders.iter().enumerate() {
             let cost = of(row, |it| it.cost);
             let (p99, per_second) = (of(row, |it| it.p99), of(row, |it| it.per_second));
             let _ = write!(text, " {cost:.1} | {p99:.0} | {per_second:.0} |");
-            if contender.name == "trunkline" {
-                own = Some(cost);
+            if contender.is_ours() {
+                own.push(cost);
             } else {
                 best = best.min(cost);
             }
         }
-        match own {
-            Some(own) if best.is_finite() => {
-                let _ = writeln!(text, " {:.2} | {} |", own / best, load.target);
-            }
-            _ => text.push_str(" | |\n"),
-        }
+        let shares: Vec<String> =
+            own.iter().filter(|_| best.is_finite()).map(|it| format!("{:.2}", it / best)).collect();
+        let wanted = if load.target.is_finite() { load.target.to_string() } else { "-".to_owned() };
+        let _ = writeln!(text, " {} | {wanted} |", shares.join(", "));
     }
     text
 }

@@ -389,4 +389,3 @@ const REACH_MAX: Duration = Duration::from_secs(10);
 const START_MAX: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(2);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
-/// Around the table in perf/README.md.

@@ -1,6 +1,7 @@
 //! HTTP for plays: servers behind nodes, and clients that send bytes as they please. The reader of
 //! messages is this file's own and simple: what it cannot read fails the play.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,8 +25,8 @@ struct Shared {
     asked: Mutex<Vec<Asked>>,
     /// Connections so far.
     connections: AtomicUsize,
-    /// Sockets that may be open.
-    sockets: Mutex<Vec<TcpStream>>,
+    /// Open ones, by number.
+    sockets: Mutex<BTreeMap<usize, TcpStream>>,
     is_closed: Mutex<bool>,
 }
 
@@ -159,12 +160,15 @@ impl WebServer {
                     return;
                 }
                 let number = of_thread.connections.fetch_add(1, Ordering::Relaxed);
-                of_thread.sockets.lock().unwrap().extend(socket.try_clone());
+                let twin = socket.try_clone().unwrap();
+                of_thread.sockets.lock().unwrap().insert(number, twin);
                 let (serve, config, shared) = (serve.clone(), config.clone(), of_thread.clone());
                 spawn(move || {
                     if let Ok(stream) = WebStream::accept(socket, config) {
                         serve(stream, number, &shared);
                     }
+                    // The last one closes it.
+                    shared.sockets.lock().unwrap().remove(&number);
                 });
             }
         });
@@ -189,9 +193,9 @@ impl WebServer {
     /// The process is gone: nothing listens there, and every connection is reset.
     pub fn close(&self) {
         *self.shared.is_closed.lock().unwrap() = true;
-        for socket in self.shared.sockets.lock().unwrap().drain(..) {
+        for socket in std::mem::take(&mut *self.shared.sockets.lock().unwrap()).values() {
             let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-            let _ = setsockopt(&socket, sockopt::Linger, &linger);
+            let _ = setsockopt(socket, sockopt::Linger, &linger);
             // Whoever reads from it lets go of it, and the last one resets it.
             let _ = socket.shutdown(Shutdown::Read);
         }

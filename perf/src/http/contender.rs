@@ -1,5 +1,6 @@
 //! Who is compared, and how each is started. A new contender is one row.
 
+use crate::compare::contender::beside_us;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,12 @@ pub(super) const CONTENDERS: &[Contender] = &[
         arguments: &["http-trunkline.properties"],
     },
     Contender {
+        name: "trunkline-waits",
+        title: "Trunkline, `coalesceMicros=200`",
+        program: "",
+        arguments: &["-DcoalesceMicros=200", "http-trunkline.properties"],
+    },
+    Contender {
         name: "haproxy",
         title: "HAProxy",
         program: "/usr/sbin/haproxy",
@@ -54,13 +61,18 @@ impl Serving {
 }
 
 impl Contender {
+    /// Whether it is compared with the others.
+    pub(super) const fn is_ours(&self) -> bool {
+        self.program.is_empty()
+    }
+
     pub(super) fn start(
         &self,
         arguments: &Arguments,
         directory: &Path,
     ) -> std::io::Result<Serving> {
-        let program = if self.program.is_empty() {
-            let program = arguments.trunkline.clone().or_else(crate::compare::contender::beside_us).unwrap_or_default();
+        let program = if self.is_ours() {
+            let program = arguments.trunkline.clone().or_else(beside_us).unwrap_or_default();
             std::path::absolute(program)?
         } else {
             PathBuf::from(self.program)
@@ -72,7 +84,7 @@ impl Contender {
             }
             std::thread::sleep(START_CHECK_EVERY);
         }
-        let nodes = if self.program.is_empty() { announced() } else { Vec::new() };
+        let nodes = if self.is_ours() { announced() } else { Vec::new() };
         std::thread::sleep(SETTLE_TIME);
         Ok(Serving { process, _nodes: nodes })
     }

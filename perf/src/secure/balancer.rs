@@ -1,5 +1,6 @@
 //! The balancer and its peer as processes on a core of their own.
 
+use crate::compare::contender::beside_us;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ impl Balancer {
         file.push_str(further);
         let path = bench.directory.join("trunkline.properties");
         std::fs::write(&path, file)?;
-        let program = arguments.trunkline.clone().or_else(crate::compare::contender::beside_us).unwrap_or_default();
+        let program = arguments.trunkline.clone().or_else(beside_us).unwrap_or_default();
         Balancer::launch(arguments, bench, program, &[path.display().to_string()])
     }
 

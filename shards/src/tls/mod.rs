@@ -140,7 +140,7 @@ impl Security {
         sip.ticketer = tickets;
         let mut websocket = sip.clone();
         let mut http = smpp.clone();
-        http.alpn_protocols = vec![ALPN_HTTP.to_vec()];
+        http.alpn_protocols = vec![ALPN_HTTP.to_vec(), ALPN_HTTP_1_0.to_vec()];
         sip.alpn_protocols = vec![ALPN_SIP.to_vec(), b"sip".to_vec()];
         websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];
 
@@ -299,5 +299,7 @@ fn read_certificate(der: &[u8]) -> Option<Read> {
 /// IANA's names of application protocols (RFC 7301).
 const ALPN_SIP: &[u8] = b"sip/2";
 const ALPN_HTTP: &[u8] = b"http/1.1";
+/// Old clients, and curl when it is told to be one, offer nothing else.
+const ALPN_HTTP_1_0: &[u8] = b"http/1.0";
 /// Sessions that we could resume: one per node and shard, and room for carriers.
 const SESSIONS_MAX: usize = 1_024;
