@@ -845,7 +845,6 @@ impl World {
             certificates: &[],
             beats: Beats::default(),
             residence: &Residence::default(),
-            beats: Beats::default(),
         });
         let sum = |family: &str, with: &str| -> u64 {
             page.lines()
