@@ -44,7 +44,7 @@ fn tree() -> Vec<File> {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if ["target", ".git", "data", "corpus", "artifacts", "coverage"]
+            if ["target", ".git", "node_modules", "data", "corpus", "artifacts", "coverage"]
                 .contains(&name.as_str())
             {
                 continue;
@@ -248,6 +248,13 @@ fn every_test_and_target_is_run() {
         }
     }
     expect_none("a test that nobody runs", &broken);
+}
+
+#[test]
+fn a_ci_run_gives_broken_messages_their_minute() {
+    let run = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let test = fs::read_to_string(root().join("tests/hostile.rs")).unwrap();
+    assert!(run.contains("\nexport HOSTILE_SECONDS=60 ") && test.contains("\"HOSTILE_SECONDS\""));
 }
 
 #[test]

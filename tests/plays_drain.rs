@@ -168,7 +168,7 @@ fn slow_web_server() -> (SocketAddr, impl FnMut()) {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    (address, move || drop(go.send(())))
+    (address, move || go.send(()).unwrap())
 }
 
 #[test]

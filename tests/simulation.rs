@@ -843,6 +843,7 @@ impl World {
             registry: &self.registry,
             shards: &[(&counters, Load::default())],
             certificates: &[],
+            beats: Beats::default(),
             residence: &Residence::default(),
             beats: Beats::default(),
         });

@@ -16,9 +16,10 @@ use tools::caller::{CallerConfig, NextHop, Pace};
 use tools::node::{NodeConfig, ReplyTo};
 use tools::process::CpuTime;
 
-mod contender;
+pub(crate) mod contender;
 pub(crate) mod table;
 
+pub(crate) use contender::stop;
 use contender::{CONTENDERS, Contender, Running};
 
 /// Compare balancers: CPU per call, maximum rate, latency.
@@ -115,11 +116,11 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     }
     let text = table::markdown(&rows, &loads, &machine(), arguments);
     std::io::stdout().write_all(text.as_bytes())?;
-    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, &text))
+    arguments.write.as_deref().map_or(Ok(()), |file| table::write(file, "table", &text))
 }
 
 /// `name` is in the comma list, or there is no list.
-fn is_wanted(list: &Option<String>, name: &str) -> bool {
+pub(crate) fn is_wanted(list: &Option<String>, name: &str) -> bool {
     list.as_deref().is_none_or(|list| list.split(',').any(|wanted| wanted == name))
 }
 
@@ -131,13 +132,8 @@ fn measure(
 ) -> std::io::Result<()> {
     let contender = row.contender;
     let balancer = contender.start(arguments)?;
-    let agent = agent::start(AgentConfig {
-        nodes: NODES.iter().map(|address| node(contender, *address)).collect(),
-        callers: Vec::new(),
-        polling: Polling::Busy,
-        cpu: Some(arguments.generator_cpu),
-    })?;
-    std::thread::sleep(START_TIME);
+    let nodes = NODES.iter().map(|address| node(contender, *address)).collect();
+    let agent = generator(nodes, arguments.generator_cpu)?;
     for (load, samples) in loads.iter().zip(&mut row.samples) {
         let sample = measure_load(arguments, contender, load, &agent, balancer.as_ref())?;
         let mut line = format!("round {round} {:<12} {:<8}", contender.name, load.name);
@@ -160,7 +156,6 @@ fn measure(
     Ok(())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
 fn measure_load(
     arguments: &Arguments,
     contender: &Contender,
@@ -168,19 +163,29 @@ fn measure_load(
     agent: &Agent,
     balancer: Option<&Running>,
 ) -> std::io::Result<Sample> {
-    let blind = contender.blind;
-    agent.place(CallerConfig {
+    let next_hop = if contender.blind { NextHop::Target } else { NextHop::Route };
+    let calls = CallerConfig {
         from: vec![LOCAL; LINES],
-        timeout: GIVE_UP_AFTER,
-        retransmit: false,
-        next_hop: if blind { NextHop::Target } else { NextHop::Route },
+        next_hop,
         ..CallerConfig::new(contender.target, load.pace)
-    })?;
+    };
+    sample(calls, Duration::from_secs(arguments.seconds), agent, balancer)
+}
+
+/// What a balancer does with these calls in so much time, after a warm-up.
+#[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
+pub(crate) fn sample(
+    calls: CallerConfig,
+    time: Duration,
+    agent: &Agent,
+    balancer: Option<&Running>,
+) -> std::io::Result<Sample> {
+    agent.place(CallerConfig { timeout: GIVE_UP_AFTER, retransmit: false, ..calls })?;
     std::thread::sleep(WARM_UP);
     agent.clear_latencies();
     let cpu_before = cpu(balancer);
     let before = agent.report()?;
-    std::thread::sleep(Duration::from_secs(arguments.seconds));
+    std::thread::sleep(time);
     let used = cpu(balancer).since(cpu_before);
     let after = agent.report()?;
     agent.stop_calls();
@@ -205,6 +210,14 @@ fn measure_load(
     })
 }
 
+/// Both ends of all calls on one CPU, once the balancer knows the nodes.
+pub(crate) fn generator(nodes: Vec<NodeConfig>, cpu: usize) -> std::io::Result<Agent> {
+    let polling = Polling::Busy;
+    let agent = agent::start(AgentConfig { nodes, callers: Vec::new(), polling, cpu: Some(cpu) })?;
+    std::thread::sleep(START_TIME);
+    Ok(agent)
+}
+
 fn cpu(balancer: Option<&Running>) -> CpuTime {
     balancer.map(Running::cpu).unwrap_or_default()
 }
@@ -218,7 +231,7 @@ fn node(contender: &Contender, address: SocketAddr) -> NodeConfig {
     }
 }
 
-fn note(line: &str) {
+pub(crate) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -238,7 +251,7 @@ pub(crate) fn machine() -> String {
     format!("{}, {model}, {cores} CPUs, Linux {kernel}, loopback", date.unwrap_or_default())
 }
 
-const fn loopback(port: u16) -> SocketAddr {
+pub(crate) const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
 }
 
@@ -249,13 +262,13 @@ pub(crate) const NODES: [SocketAddr; 4] =
 pub(crate) const BALANCER: SocketAddr = loopback(16_060);
 /// Where ours listens for nodes.
 pub(crate) const BALANCER_INTERNAL: SocketAddr = loopback(16_065);
-const LOCAL: SocketAddr = loopback(0);
+pub(crate) const LOCAL: SocketAddr = loopback(0);
 /// Callers' sockets: one per node, so that a forwarder that knows only addresses uses all nodes.
 const LINES: usize = 4;
 /// Kamailio reads its modules, ours waits for heartbeats.
 const START_TIME: Duration = Duration::from_millis(1500);
 /// Keeps every balancer busy, and fits the receive buffers of sockets whose size a peer cannot be told:
 /// with 128 calls nginx and Kamailio lose datagrams, and a lost call holds its place for its time-out.
-const WINDOW: u32 = 64;
+pub(crate) const WINDOW: u32 = 64;
 const WARM_UP: Duration = Duration::from_millis(700);
 const GIVE_UP_AFTER: Duration = Duration::from_millis(1500);

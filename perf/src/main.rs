@@ -7,8 +7,11 @@ use argh::FromArgs;
 
 mod compare;
 mod floor;
+mod http;
 mod instructions;
+mod limits;
 mod nodes;
+mod secure;
 mod smpp;
 
 /// Measures the balancer and its peers.
@@ -23,7 +26,10 @@ struct Arguments {
 enum What {
     Compare(compare::Arguments),
     Floor(floor::Arguments),
+    Http(http::Arguments),
     Instructions(instructions::Arguments),
+    Limits(limits::Arguments),
+    Secure(secure::Arguments),
     Nodes(nodes::Arguments),
     Smpp(smpp::Arguments),
 }
@@ -33,6 +39,9 @@ fn main() -> ExitCode {
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
+        What::Limits(arguments) => limits::run(&arguments),
+        What::Http(arguments) => http::run(&arguments),
+        What::Secure(arguments) => secure::run(&arguments),
         What::Nodes(arguments) => nodes::run(&arguments),
         What::Smpp(arguments) => smpp::run(&arguments),
         What::Instructions(arguments) => {

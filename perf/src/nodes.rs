@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     let text = markdown(arguments, &rows);
     std::io::stdout().write_all(text.as_bytes())?;
     let Some(file) = arguments.write.as_deref() else { return Ok(()) };
-    table::write_between(file, &text, MARKS)
+    table::write(file, "nodes", &text)
 }
 
 fn measure(arguments: &Arguments, kind: &'static CrowdKind) -> std::io::Result<Row> {
@@ -389,5 +389,3 @@ const REACH_MAX: Duration = Duration::from_secs(10);
 const START_MAX: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(2);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
-/// Around the table in perf/README.md.
-const MARKS: [&str; 2] = ["<!-- nodes -->", "<!-- end of nodes -->"];

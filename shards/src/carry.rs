@@ -126,8 +126,9 @@ impl<D: Decide> Shard<D> {
                     let sent = out.get(start..).unwrap_or(&[]);
                     self.recent.remember(it.arrival, it.bytes, to, sent, it.attempts);
                 }
+                let source = origin.map(|it| it.arrival.source);
                 match self.outgoing(from) {
-                    Some(outgoing) => outgoing.push(out, start, to),
+                    Some(outgoing) => outgoing.push(out, start, to, source),
                     None => self.relay.dropped(DropReason::NoListener),
                 }
             }

@@ -28,7 +28,7 @@ use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
 use crate::publish::{Tuning, View};
 use crate::relays::{Relays, Terms};
-use crate::sys::affinity;
+use crate::sys::{affinity, raise_files};
 use crate::tls::{Keeper, Security};
 
 /// The shards of the process.
@@ -86,6 +86,14 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     let (seat, why) = Seat::best();
     if let Some(why) = why {
         warn!("{why}");
+    }
+    let (files, connections) = (raise_files(), config.connections_max.saturating_mul(count));
+    if usize::try_from(files).is_ok_and(|it| it < connections) {
+        warn!(
+            "Only {files} files may be open, less than connectionsMax={} of {count} shards: \
+             LimitNOFILE, or --ulimit nofile",
+            config.connections_max
+        );
     }
     let random = std::hash::RandomState::new();
     let [front, back] = [0, 1].map(|it| random.hash_one(it));

@@ -89,6 +89,8 @@ pub struct Shard<D: Decide> {
     reports_due: Option<Time>,
     alarm: Option<Time>,
     is_stopping: bool,
+    /// Events that pumps had in this turn.
+    pumped: u64,
 }
 
 /// One listener's socket on this shard.
@@ -112,7 +114,7 @@ pub(crate) struct Parked<N> {
 /// What a turn was like.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Turn {
-    /// Messages handled.
+    /// Messages handled, and events of pumps.
     pub messages: u64,
     /// Nothing happened and nothing is left to do.
     pub is_idle: bool,
@@ -189,6 +191,7 @@ impl<D: Decide> Shard<D> {
             reports_due: None,
             alarm: None,
             is_stopping: false,
+            pumped: 0,
         })
     }
 
@@ -248,6 +251,8 @@ impl<D: Decide> Shard<D> {
         self.flush(started, self.figures.stream_messages - streams_before);
         self.turn_pumps();
         let messages = self.figures.datagrams + self.figures.stream_messages - before;
+        // What connections of pumps bring is worth waiting for, too.
+        let messages = messages + std::mem::take(&mut self.pumped);
         self.report(messages > 0 || count > 0);
         self.figures.busy += self.clock.now().since(self.now);
         let is_over = self.view.current().stopping.is_some_and(|it| self.now >= it);
@@ -321,6 +326,7 @@ impl<D: Decide> Shard<D> {
             Some(Token::Accept(listener)) => self.accept(listener),
             Some(Token::Stream(flow)) => self.on_stream_event(flow, event.flags),
             Some(Token::Pump { index, token }) => {
+                self.pumped += 1;
                 self.lend(index.into(), |pump, lent| pump.handle_event(lent, token, event.flags));
             }
             None => {}

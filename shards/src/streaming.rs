@@ -15,7 +15,7 @@ use crate::decide::Decide;
 use crate::layers::Layers;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
-use crate::tcp::{self, Flushed, Phase};
+use crate::tcp::{self, CLIENT_SILENT_MAX, Flushed, NODE_SILENT_MAX, Phase, notice_death};
 
 impl<D: Decide> Shard<D> {
     /// Takes connections in, up to a turn's share.
@@ -102,6 +102,10 @@ impl<D: Decide> Shard<D> {
             self.streams.remove(flow, &mut self.failed);
             return None;
         }
+        if let Some(it) = self.streams.find(flow) {
+            let most = if it.is_ours { NODE_SILENT_MAX } else { CLIENT_SILENT_MAX };
+            let _ = notice_death(&it.socket, most);
+        }
         let silence = match phase {
             Phase::Connecting => CONNECT_TIME_MAX,
             _ if is_layered => self.tuning().handshake_time,
@@ -187,7 +191,9 @@ impl<D: Decide> Shard<D> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
+                Err(error) => {
+                    let is_lost = error.kind() == io::ErrorKind::TimedOut;
+                    self.figures.streams.lost += u64::from(is_lost);
                     self.on_failed_handshake(flow);
                     self.close(flow);
                     break;

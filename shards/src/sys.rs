@@ -388,6 +388,15 @@ pub(crate) fn sharpen_sleep() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000 as libc::c_ulong) };
 }
 
+/// CPU time that the calling thread has used.
+pub(crate) fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one `timespec` into a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+}
+
 /// Blocks SIGTERM, SIGINT and SIGHUP in the calling thread and all it spawns later, so that only the
 /// control thread, which waits for them, takes them.
 pub fn block_signals() {
@@ -428,14 +437,24 @@ fn set_up_io_uring() -> io::Result<()> {
 
 /// Raises the soft limit on locked memory to the hard one and returns what it is now, bytes.
 pub(crate) fn raise_memlock() -> u64 {
+    raise(libc::RLIMIT_MEMLOCK)
+}
+
+/// Raises the soft limit on open files to the hard one and returns what it is now: every connection is
+/// one, and shells start with 1024.
+pub(crate) fn raise_files() -> u64 {
+    raise(libc::RLIMIT_NOFILE)
+}
+
+fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one `rlimit` into a local.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 {
         return 0;
     }
     let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
     // SAFETY: the kernel only reads a local.
-    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const raised) } == 0 {
+    if unsafe { libc::setrlimit(resource, &raw const raised) } == 0 {
         raised.rlim_cur
     } else {
         limit.rlim_cur
@@ -540,6 +559,15 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_threads_cpu_time_grows_with_its_work_and_not_with_its_sleep() {
+        let start = thread_cpu_time();
+        std::thread::sleep(Duration::from_millis(50));
+        let slept = thread_cpu_time();
+        assert!(slept - start < Duration::from_millis(25));
+        while thread_cpu_time() < slept + Duration::from_millis(5) {}
     }
 
     #[test]

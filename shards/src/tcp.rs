@@ -9,10 +9,11 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
 use protocols::sip::stream::Framer;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::layers::Layers;
 
@@ -399,6 +400,19 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
     }
 }
 
+/// Has the kernel find out when a peer has gone without a word: a cable, a NAT or a machine that lost its
+/// power says nothing. Reads then fail by `ETIMEDOUT`. Errors are the kernel's; it serves without, too.
+///
+/// # Errors
+///
+/// An option that the kernel does not know.
+pub fn notice_death(socket: &TcpStream, unacknowledged_max: Duration) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+    socket.set_tcp_keepalive(&probes.with_retries(PROBES))?;
+    socket.set_tcp_user_timeout(Some(unacknowledged_max))
+}
+
 /// Starts to connect to `to` from the address that `listener` is bound to, on any port.
 ///
 /// # Errors
@@ -419,6 +433,14 @@ pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
+/// How long a client may leave what we sent unacknowledged: 64 * T1, when every transaction has failed.
+pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(32);
+/// A node is next door: sooner, so that others are asked; but not at a long collection of its garbage.
+pub const NODE_SILENT_MAX: Duration = Duration::from_secs(10);
+/// A connection that carries nothing: two minutes until it is known to be dead, as RFC 5626 §4.4.1 has it.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
 /// Slots have 24 bits in an epoll token.
 pub const SLOTS_MAX: u32 = 1 << 24;
 /// Bytes that may wait for one peer; a message more and the peer is slow.
@@ -568,6 +590,18 @@ mod tests {
         let mut undelivered = VecDeque::new();
         streams.remove(flow, &mut undelivered);
         assert_eq!(undelivered.pop_front().unwrap().bytes, b"request");
+    }
+
+    #[test]
+    fn the_kernel_watches_over_silent_peers() {
+        let (ours, _theirs) = pair();
+        notice_death(&ours, NODE_SILENT_MAX).unwrap();
+        let socket = SockRef::from(&ours);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(NODE_SILENT_MAX));
     }
 
     #[test]

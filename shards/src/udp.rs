@@ -19,9 +19,10 @@ mod outgoing;
 
 pub use outgoing::{Letter, Next, Outgoing};
 
-/// Datagrams of one system call.
-pub const BATCH: usize = 32;
-const BATCH_LENGTH: libc::c_uint = 32;
+/// Datagrams of one system call. Twice as many as the calls themselves need to be cheap: the more leave
+/// at once, the longer are the trains of [`Outgoing`].
+pub const BATCH: usize = 64;
+const BATCH_LENGTH: libc::c_uint = 64;
 const _: () = assert!(BATCH_LENGTH as usize == BATCH);
 
 /// What came in with one `recvmmsg`.
@@ -316,7 +317,7 @@ mod tests {
             let lengths = [0, 1, 600, 2_047, 2_048, 2_049, 9_000, 60_000, 65_507];
             for lengths in lengths.chunks(4) {
                 for length in lengths {
-                    outgoing.push(&mut pattern(*length), 0, to);
+                    outgoing.push(&mut pattern(*length), 0, to, None);
                 }
                 assert!(!outgoing.is_empty());
                 let sent = outgoing.send(sender.as_raw_fd(), true, |_, error, _| panic!("{error}"));
@@ -347,7 +348,7 @@ mod tests {
             let sender = UdpSocket::bind(host).unwrap();
             receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
             let mut outgoing = Outgoing::default();
-            outgoing.push(&mut pattern(500), 100, closed);
+            outgoing.push(&mut pattern(500), 100, closed, None);
             outgoing.send(sender.as_raw_fd(), true, |_, _, _| Next::Skip);
             wait(&sender, 0);
             let mut quoted = [0; 1_024];
@@ -409,7 +410,7 @@ mod tests {
                 let to = if id % 3 == 0 { open.local_addr().unwrap() } else { closed };
                 let mut bytes = vec![id; 500];
                 recent.remember(&arrival, &bytes, to, &bytes, 0);
-                outgoing.push(&mut bytes, 0, to);
+                outgoing.push(&mut bytes, 0, to, None);
             }
             assert_eq!(outgoing.send(sender.as_raw_fd(), true, |_, _, _| Next::Skip), 6);
             recent.end_batch();

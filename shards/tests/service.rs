@@ -167,7 +167,7 @@ fn the_file_is_reloaded_on_change_and_on_sighup_and_a_broken_one_is_not() {
     write(&it, it.text.replace("shards=1", "shards=2").replace("=5000", "=soon"));
     it.signal("HUP");
     let lines = it.until("Problem reloading configuration");
-    let named = format!("{}:7: error: nodeTimeout", it.file.display());
+    let named = format!("{}:8: error: nodeTimeout", it.file.display());
     assert!(lines.iter().any(|line| line.contains(&named)), "{lines:#?}");
     write(&it, it.text.replace("shards=1", "shards=2"));
     it.signal("HUP");

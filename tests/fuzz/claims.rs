@@ -5,19 +5,25 @@ use engine::config;
 use engine::registry::{Announcement, Source};
 use protocols::bytes::{Edits, Span};
 use protocols::heartbeat::{jrmp, json, post};
+use protocols::http::Method;
+use protocols::http::body::{Body, Framing};
+use protocols::http::head::{Request, Response, Scan};
 use protocols::sip::message::{Message, remove_values, salvage};
 use protocols::sip::reply::{reply, reply_to_malformed};
 use protocols::sip::route::NameAddr;
 use protocols::sip::stream::{Frame, Framer};
 use protocols::sip::uri::Uri;
 use protocols::sip::via::Via;
+use protocols::smpp::Command;
+use protocols::smpp::body::{Bind, Message as ShortMessage, congestion_state, message_id};
+use protocols::smpp::pdu::{self, frame, write_bind};
 use protocols::time::Time;
 
 /// Name of a target and its corpus directory, and what it claims.
 pub(crate) type Claim = (&'static str, fn(&[u8]));
 
 /// Every claim.
-pub(crate) const CLAIMS: [Claim; 10] = [
+pub(crate) const CLAIMS: [Claim; 12] = [
     ("message", message),
     ("uri", uri),
     ("via", via),
@@ -28,6 +34,8 @@ pub(crate) const CLAIMS: [Claim; 10] = [
     ("rmi", rmi),
     ("json", json),
     ("beat", beat),
+    ("smpp", smpp),
+    ("http", http),
 ];
 
 /// A message that is accepted can be edited in one pass and answered, and the answer is accepted in turn.
@@ -153,6 +161,42 @@ fn frames(bytes: &[u8], steps: &[usize]) -> (Vec<Vec<u8>>, bool) {
     }
 }
 
+/// A PDU crosses with its number changed and nothing else; a bind that can be read can be written.
+pub(crate) fn smpp(bytes: &[u8]) {
+    let mut rest = bytes;
+    loop {
+        let pdu = match frame(rest) {
+            Ok(pdu::Frame::Pdu(pdu)) => pdu,
+            Ok(pdu::Frame::NeedMore { bytes }) => {
+                assert!(bytes > 0);
+                break;
+            }
+            Err(_) => break,
+        };
+        let length = pdu.bytes().len();
+        assert!(length >= pdu::HEADER_BYTES && length <= rest.len());
+        let mut out = b"in front".to_vec();
+        pdu.append_as(0x0102_0304, &mut out);
+        let crossed = out.get(8..).unwrap();
+        assert_eq!(crossed.len(), length);
+        let is_number = |at: usize| (12..16).contains(&at);
+        let differs = |at: &usize| crossed[*at] != pdu.bytes()[*at];
+        assert!((0..length).filter(differs).all(is_number));
+        if let Some(bind) = Bind::read(pdu.body()) {
+            let mut written = Vec::new();
+            write_bind(Command::BIND_RECEIVER, 1, &bind, &mut written);
+            assert!(Bind::read(&written[pdu::HEADER_BYTES..]) == Some(bind));
+        }
+        if let Some(message) = ShortMessage::read(pdu) {
+            message.segment_of();
+            message.receipt_of();
+        }
+        message_id(pdu);
+        congestion_state(pdu);
+        rest = &rest[length..];
+    }
+}
+
 /// Any file is either understood or complained about, in lines that name it.
 pub(crate) fn properties(bytes: &[u8]) {
     load(bytes);
@@ -253,4 +297,61 @@ fn load(bytes: &[u8]) {
 fn inside(span: Span, bytes: &[u8]) {
     let range = span.range();
     assert!(range.start <= range.end && range.end <= bytes.len(), "{span:?} of {}", bytes.len());
+}
+
+/// A head ends at one place, however it comes; what is passed on of it says the same when it is read again,
+/// without a second edit of its framing; and its body ends at one place, however that comes.
+pub(crate) fn http(bytes: &[u8]) {
+    let whole = Scan::NEW.head(bytes);
+    let mut scan = Scan::NEW;
+    let first = (0..=bytes.len()).find_map(|end| scan.head(&bytes[..end]).transpose());
+    match first {
+        None => assert_eq!(whole, Ok(None)),
+        Some(decided) => assert_eq!(whole, decided.map(Some)),
+    }
+    let Ok(Some(length)) = whole else { return };
+    let (head, rest) = bytes.split_at(length);
+    let (mut edits, mut out) = (Edits::new(), Vec::new());
+    if let Ok(request) = Request::parse(head, &mut edits) {
+        edits.apply(head, &mut out).unwrap();
+        let again = Request::parse(&out, &mut Edits::new());
+        let again = again.unwrap_or_else(|it| panic!("{it:?}: {}", String::from_utf8_lossy(&out)));
+        assert_eq!((again.method, again.framing), (request.method, request.framing));
+        assert_eq!(again.target.of(&out), request.target.of(head));
+        assert_eq!(again.host.map(|it| it.of(&out)), request.host.map(|it| it.of(head)));
+        assert_eq!(Scan::NEW.head(&out), Ok(Some(out.len())), "one head, no more");
+        http_body(request.framing, rest);
+    }
+    for method in [Method::Get, Method::Head] {
+        edits.clear();
+        out.clear();
+        let Ok(response) = Response::parse(head, method, &mut edits) else { continue };
+        edits.apply(head, &mut out).unwrap();
+        let again = Response::parse(&out, method, &mut Edits::new());
+        let again = again.unwrap_or_else(|it| panic!("{it:?}: {}", String::from_utf8_lossy(&out)));
+        assert_eq!((again.status, again.framing), (response.status, response.framing));
+        assert_eq!(Scan::NEW.head(&out), Ok(Some(out.len())), "one head, no more");
+        http_body(response.framing, rest);
+    }
+}
+
+fn http_body(framing: Framing, bytes: &[u8]) {
+    let mut whole = Body::new(framing);
+    let taken = whole.take(bytes);
+    let (mut pieces, mut at, mut content) = (Body::new(framing), 0, 0);
+    while at < bytes.len() {
+        let end = (at + 1 + at % 3).min(bytes.len());
+        let Ok(taken) = pieces.take(&bytes[at..end]) else {
+            assert!(taken.is_err(), "broken in pieces alone");
+            return;
+        };
+        at += taken.bytes;
+        content += taken.content;
+        if taken.bytes == 0 {
+            break;
+        }
+    }
+    let taken = taken.expect("broken as a whole alone");
+    assert_eq!((taken.bytes, taken.content), (at, content));
+    assert_eq!((whole.is_done(), whole.may_end_here()), (pieces.is_done(), pieces.may_end_here()));
 }

@@ -4,11 +4,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_RSA_SHA256,
+};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::peer::unique;
 
@@ -36,7 +39,9 @@ pub fn keys() -> &'static Keys {
 }
 
 impl Keys {
-    fn new() -> Keys {
+    /// An authority that nobody knows yet.
+    #[allow(clippy::new_without_default)] // it writes files
+    pub fn new() -> Keys {
         let directory = std::env::temp_dir().join(format!("trunkline-keys-{}", unique()));
         fs::create_dir_all(&directory).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -62,12 +67,26 @@ impl Keys {
 
     /// A new certificate, for this name and for loopback.
     pub fn sign(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Signed {
+        self.certify(name, &KeyPair::generate().unwrap(), change)
+    }
+
+    /// As [`Keys::sign`], for an RSA key in PEM: rustls has no way to make one.
+    pub fn sign_rsa(&self, name: &str, pem: &str) -> Signed {
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).unwrap();
+        self.certify(name, &key, |_| {})
+    }
+
+    fn certify(
+        &self,
+        name: &str,
+        key: &KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Signed {
         let names = vec![name.to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         Signed {
             certificate: certificate.der().clone(),
             pem: format!("{}{}", certificate.pem(), key.serialize_pem()),
@@ -84,8 +103,17 @@ impl Keys {
 
     /// Terms of a client that believes the authority, with a certificate if one is given.
     pub fn client(&self, own: Option<&Signed>) -> ClientConfig {
+        self.client_of(own, rustls::ALL_VERSIONS)
+    }
+
+    /// As [`Keys::client`], speaking only these versions.
+    pub fn client_of(
+        &self,
+        own: Option<&Signed>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(self.roots());
         match own {

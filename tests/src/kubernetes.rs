@@ -365,7 +365,7 @@ impl Shared {
         self.watches.fetch_add(1, Ordering::Relaxed);
         if from < self.state.lock().unwrap().forgotten {
             // Servers say so in either way.
-            if self.gone.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+            if self.gone.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                 return refuse(stream, 410, "Expired");
             }
             write!(stream, "{CHUNKED}")?;

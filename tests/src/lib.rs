@@ -17,10 +17,13 @@ mod message;
 mod namespaces;
 mod node;
 mod peer;
+mod phones;
 mod ports;
+mod registrar;
 pub mod sim;
 pub mod smpp;
 mod sprayer;
+pub mod web;
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +37,9 @@ pub use message::{Message, Uri, param};
 pub use namespaces::Namespaces;
 pub use node::{Node, first_to_get, who_got};
 pub use peer::{Link, Peer, Received, Transport};
+pub use phones::Phones;
 pub use ports::free as free_port;
+pub use registrar::Registrar;
 pub use sprayer::Sprayer;
 
 /// How long an event may take before the play fails. Generous: the machine may be building elsewhere.
@@ -63,11 +68,16 @@ pub fn wait_for<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
 ///
 /// When `CI` is set and the program is missing.
 pub fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+    if find_program(program).is_some() {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "{program} is not installed, and CI needs it");
     eprintln!("SKIPPED: {program} is not installed");
     false
+}
+
+/// Where a program is.
+pub fn find_program(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|it| it.join(program)).find(|it| it.is_file())
 }

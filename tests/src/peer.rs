@@ -628,6 +628,6 @@ fn frame(stored: &mut Vec<u8>) -> Option<usize> {
 }
 
 /// How often a reader looks whether its peer is closed.
-const TICK: Duration = Duration::from_millis(20);
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n";

@@ -27,14 +27,14 @@ pub fn wait(at: &str, name: &str, mut tell: impl FnMut(&str)) -> Result<String, 
     loop {
         let info = info(at)?;
         let Some(node) = all(&info).find(|it| goes_by(it, name)) else {
-            let is_out = |it: &Value| it["order"]["state"] == "out" && goes_by(it, name);
-            let is_out = info["absent"].as_array().is_some_and(|it| it.iter().any(is_out));
+            let is_out = |it: &Value| of(of(it, "order"), "state") == "out" && goes_by(it, name);
+            let is_out = of(&info, "absent").as_array().is_some_and(|it| it.iter().any(is_out));
             return match is_out && !last.is_empty() {
                 true => Err(format!("{name} is out: its deadline has passed with {last}")),
                 false => Ok(format!("{name} is gone")),
             };
         };
-        if node["left"]["isNothing"] == true {
+        if of(of(node, "left"), "isNothing") == true {
             return Ok(format!("nothing is left on {name}"));
         }
         let left = left(node);
@@ -53,34 +53,39 @@ fn info(at: &str) -> Result<Value, String> {
 
 /// Live nodes, the latest version first.
 fn all(info: &Value) -> impl Iterator<Item = &Value> {
-    let lists = &info["Nodes info"];
-    [&lists["nodesIPv4"], &lists["nodesIPv6"], &info["olderVersions"]]
+    let lists = of(info, "Nodes info");
+    [of(lists, "nodesIPv4"), of(lists, "nodesIPv6"), of(info, "olderVersions")]
         .into_iter()
         .filter_map(Value::as_array)
         .flatten()
 }
 
+/// A member of an object; null if there is none.
+fn of<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value.get(name).unwrap_or(&Value::Null)
+}
+
 /// As the balancer finds nodes by their names.
 fn goes_by(node: &Value, name: &str) -> bool {
     let text = |it: &Value| it.as_str().unwrap_or_default().to_owned();
-    let ip = text(&node["ip"]);
+    let ip = text(of(node, "ip"));
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
     let is_port = |key: &str| key.ends_with("Port") && key != "heartbeatPort";
     let has_address = |it: &serde_json::Map<String, Value>| {
         let mut ports = it.iter().filter(|(key, _)| is_port(key));
         ports.any(|(_, port)| format!("{host}:{}", text(port)) == name)
     };
-    [&node["hostName"], &node["key"], &node["properties"]["jvmRoute"]].iter().any(|it| *it == name)
+    [of(node, "hostName"), of(node, "key"), of(of(node, "properties"), "jvmRoute")].iter().any(|it| *it == name)
         || ip == name
-        || node["properties"].as_object().is_some_and(has_address)
+        || of(node, "properties").as_object().is_some_and(has_address)
         // An absent node is described in one line.
-        || text(&node["node"]).split(['[', ']']).any(|it| it == name || format!("{host}:{it}") == name)
+        || text(of(node, "node")).split(['[', ']']).any(|it| it == name || format!("{host}:{it}") == name)
 }
 
 fn left(node: &Value) -> String {
-    let left = &node["left"];
-    let calls = left["calls"].as_u64().map_or_else(|| "-".to_owned(), |it| it.to_string());
-    let count = |name: &str| left[name].as_u64().unwrap_or(0);
+    let left = of(node, "left");
+    let calls = of(left, "calls").as_u64().map_or_else(|| "-".to_owned(), |it| it.to_string());
+    let count = |name: &str| of(left, name).as_u64().unwrap_or(0);
     format!(
         "{calls} calls, {} HTTP, {} SMPP, {} SIP connections",
         count("httpConnections"),
@@ -93,24 +98,24 @@ fn table(info: &Value) -> String {
     let mut rows: Vec<[String; 6]> = Vec::new();
     let text = |it: &Value| it.as_str().unwrap_or_default().to_owned();
     for node in all(info) {
-        let properties = node["properties"].as_object();
+        let properties = of(node, "properties").as_object();
         let ports = properties.into_iter().flatten().filter_map(|(key, port)| {
             Some(format!("{}:{}", key.strip_suffix("Port")?, port.as_str()?))
         });
         rows.push([
-            text(&node["hostName"]),
-            text(&node["ip"]),
+            text(of(node, "hostName")),
+            text(of(node, "ip")),
             ports.collect::<Vec<_>>().join(" "),
-            node["version"].to_string(),
-            text(&node["state"]),
+            of(node, "version").to_string(),
+            text(of(node, "state")),
             left(node),
         ]);
     }
-    for node in info["absent"].as_array().into_iter().flatten() {
-        let state = text(&node["order"]["state"]);
+    for node in of(info, "absent").as_array().into_iter().flatten() {
+        let state = text(of(of(node, "order"), "state"));
         rows.push([
-            text(&node["hostName"]),
-            text(&node["ip"]),
+            text(of(node, "hostName")),
+            text(of(node, "ip")),
             String::new(),
             String::new(),
             format!("{state}, absent"),

@@ -239,6 +239,8 @@ pub struct Tls {
     pub cipher_suites: Vec<String>,
     /// What is asked of peers.
     pub peers: PeerCertificates,
+    /// Nodes that HTTP reaches by TLS are checked as those of SIP are.
+    pub checks_web_nodes: bool,
 }
 
 /// `TLS_CLIENT_AUTH_TYPE`.

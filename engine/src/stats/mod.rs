@@ -328,6 +328,8 @@ pub struct Streams {
     pub slow_closed: u64,
     /// Connections that were silent for too long.
     pub idle_closed: u64,
+    /// Their peers had gone without a word: nothing was acknowledged any more.
+    pub lost: u64,
 }
 
 /// What the control thread has heard of nodes by RMI and HTTP since the start.

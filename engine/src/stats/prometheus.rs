@@ -359,7 +359,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         }
     }
     type StreamRow = (&'static str, fn(&super::Streams) -> u64);
-    let events: [StreamRow; 11] = [
+    let events: [StreamRow; 12] = [
         ("refused_source", |it| it.refused_source),
         ("tls_handshake", |it| it.tls_handshakes),
         ("tls_resumed", |it| it.tls_resumed),
@@ -371,6 +371,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         ("handshake_timeout", |it| it.handshake_timeouts),
         ("slow_closed", |it| it.slow_closed),
         ("idle_closed", |it| it.idle_closed),
+        ("lost", |it| it.lost),
     ];
     page.family(
         "trunkline_connection_events_total",

@@ -339,6 +339,14 @@ fn merging_adds_everything() {
 
 #[test]
 fn smpp_figures_are_in_all_three() {
+    let session = smpp::SmppSession {
+        source: "127.0.0.1:40001".parse().unwrap(),
+        state: "BOUND",
+        is_secure: true,
+        server: Some("127.0.0.1:10021".parse().unwrap()),
+        outstanding: 2,
+        outstanding_to_client: 1,
+    };
     let smpp = smpp::SmppCounters {
         requests_to_server: 9,
         requests_to_client: 1,
@@ -347,13 +355,16 @@ fn smpp_figures_are_in_all_three() {
         sessions: 3,
         providers: 3,
         servers: vec![("127.0.0.1:10021".parse().unwrap(), 3)],
+        shown: vec![session; 700],
         ..smpp::SmppCounters::default()
     };
     let mut counters = Counters { smpp, ..Counters::default() };
     counters.smpp.received(protocols::smpp::Command::SUBMIT_SM);
     counters.smpp.received(protocols::smpp::Command::SUBMIT_SM.response());
     counters.smpp.dropped(smpp::SmppDrop::Unexpected);
-    let shards = [(&counters, Load::default())];
+    let mut waiting = Counters::default();
+    waiting.smpp.shown = vec![smpp::SmppSession { state: "OPEN", server: None, ..session }; 700];
+    let shards = [(&counters, Load::default()), (&waiting, Load::default())];
     let show = |page: fn(&Scrape<'_>) -> String| {
         with_scrape(|_| {}, |it| page(&Scrape { shards: &shards, ..*it }))
     };
@@ -373,6 +384,12 @@ fn smpp_figures_are_in_all_three() {
     let servers = r#""smppRemoteServers":[{"hostName":"SMPP server 0","ip":"127.0.0.1","properties":{"smppPort":"10021"},"boundConnections":3}]"#;
     let info = show(lbinfo);
     assert!(info.contains(servers), "{info}");
+    let session = r#""smppSessions":[{"source":"127.0.0.1:40001","state":"BOUND","secure":true,"server":"127.0.0.1:10021","outstanding":2,"outstandingToClient":1},{"#;
+    assert!(info.contains(session), "{info}");
+    let shown: serde_json::Value = serde_json::from_str(&info).unwrap();
+    let shown = shown["smppSessions"].as_array().unwrap();
+    assert_eq!(shown.len(), smpp::SmppCounters::SHOWN_MAX, "a page for people");
+    assert_eq!(shown[999]["server"], serde_json::Value::Null);
     let text = show(metrics);
     for line in [
         "trunkline_smpp_forwarded_bytes_total{towards=\"server\"} 798",

@@ -59,8 +59,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         blind: false,
         heartbeat_to: Some(BALANCER_INTERNAL),
         command: |arguments| {
-            let beside = || std::env::current_exe().ok()?.parent().map(|dir| dir.join("trunkline"));
-            let program = arguments.trunkline.clone().or_else(beside).unwrap_or_default();
+            let program = arguments.trunkline.clone().or_else(beside_us).unwrap_or_default();
             Some((program, words(&["trunkline.properties"])))
         },
     },
@@ -104,19 +103,8 @@ impl Contender {
     /// Starts it on its CPU; `None` if it is no process.
     pub(crate) fn start(&self, arguments: &Arguments) -> std::io::Result<Option<Running>> {
         let Some((program, rest)) = (self.command)(arguments) else { return Ok(None) };
-        std::fs::create_dir_all(scratch())?;
-        let log = std::fs::File::create(scratch().join(format!("{}.log", self.name)))?;
-        // Through taskset, so that whatever it forks is pinned from its first instruction.
-        let child = Command::new("taskset")
-            .args(["-c", &arguments.balancer_cpu.to_string()])
-            .arg(absolute(&program))
-            .args(rest)
-            .current_dir(&arguments.peers)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok(Some(Running(child)))
+        let cpus = arguments.balancer_cpu.to_string();
+        Running::start(self.name, &program, &rest, &cpus, &arguments.peers).map(Some)
     }
 }
 
@@ -124,6 +112,39 @@ impl Contender {
 pub(crate) struct Running(Child);
 
 impl Running {
+    /// Starts `program` in `directory` on `cpus` (a list as taskset takes it); what it says goes into the
+    /// log of `name`.
+    pub(crate) fn start(
+        name: &str,
+        program: &Path,
+        rest: &[String],
+        cpus: &str,
+        directory: &Path,
+    ) -> std::io::Result<Running> {
+        std::fs::create_dir_all(scratch())?;
+        let log = std::fs::File::create(scratch().join(format!("{name}.log")))?;
+        // Through taskset, so that whatever it forks is pinned from its first instruction.
+        Command::new("taskset")
+            .args(["-c", cpus])
+            .arg(absolute(program))
+            .args(rest)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .map(Running)
+    }
+
+    /// Memory that it holds, bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    }
+
     /// CPU time of all its processes.
     pub(crate) fn cpu(&self) -> CpuTime {
         CpuTime::of_tree(self.0.id())
@@ -132,17 +153,30 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap_or(i32::MAX));
-        let _ = kill(pid, Signal::SIGTERM);
-        for _ in 0..STOP_CHECKS {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(STOP_CHECK_EVERY);
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        stop(&mut self.0);
     }
+}
+
+/// Asks a process to end, then waits, then kills it.
+pub(crate) fn stop(child: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    for check in 0..STOP_CHECKS {
+        // The first one lets ours drain, the second ends it at once.
+        if check < 2 {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(STOP_CHECK_EVERY);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// The balancer of the same build.
+pub(crate) fn beside_us() -> Option<PathBuf> {
+    std::env::current_exe().ok()?.parent().map(|directory| directory.join("trunkline"))
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -150,7 +184,7 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 /// Where logs and process files of contenders go.
-fn scratch() -> PathBuf {
+pub(crate) fn scratch() -> PathBuf {
     std::env::temp_dir().join("trunkline-perf")
 }
 

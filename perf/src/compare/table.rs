@@ -85,35 +85,21 @@ pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Puts `table` between the marks of a file.
+/// Puts text between the marks `<!-- name -->` and `<!-- end of name -->` of a file.
 ///
 /// # Errors
-/// The file cannot be read or written, or has no marks.
-pub(crate) fn write(file: &Path, table: &str) -> std::io::Result<()> {
-    write_between(file, table, [BEGIN, END])
-}
-
-/// As [`write`], between other marks.
-///
-/// # Errors
-/// As there.
-pub(crate) fn write_between(
-    file: &Path,
-    table: &str,
-    [begin, end]: [&str; 2],
-) -> std::io::Result<()> {
+/// The file cannot be read or written, or has no such marks.
+pub(crate) fn write(file: &Path, name: &str, text: &str) -> std::io::Result<()> {
     let old = std::fs::read_to_string(file)?;
+    let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- end of {name} -->"));
     let marks = old
-        .split_once(begin)
-        .and_then(|(before, rest)| rest.split_once(end).map(|(_, after)| (before, after)));
+        .split_once(&begin)
+        .and_then(|(before, rest)| rest.split_once(&end).map(|(_, after)| (before, after)));
     let (before, after) = marks.ok_or_else(|| {
         std::io::Error::other(format!("{}: no marks {begin} and {end}", file.display()))
     })?;
-    std::fs::write(file, format!("{before}{begin}\n{table}{end}{after}"))
+    std::fs::write(file, format!("{before}{begin}\n{text}{end}{after}"))
 }
-
-const BEGIN: &str = "<!-- table -->";
-const END: &str = "<!-- end of table -->";
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Who is compared, and how each is started. A new front is one row.
 
+use crate::compare::contender::beside_us;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -65,8 +66,7 @@ impl Front {
         Some(match self.command.as_ref()?.0 {
             Program::Peer(path) => path.into(),
             Program::Own => {
-                let beside = || Some(std::env::current_exe().ok()?.parent()?.join("trunkline"));
-                let program = arguments.trunkline.clone().or_else(beside).unwrap_or_default();
+                let program = arguments.trunkline.clone().or_else(beside_us).unwrap_or_default();
                 std::path::absolute(&program).unwrap_or(program)
             }
         })

@@ -46,8 +46,6 @@ impl Farewell {
 /// How many nodes have answered until the deadline.
 fn tell(own: SocketAddr, mut nodes: Vec<SocketAddr>, deadline: Instant) -> usize {
     let Ok(epoll) = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC) else { return 0 };
-    let mut body = Vec::new();
-    json::stop(own.ip(), own.port(), &mut body);
     let mut under_way: BTreeMap<u64, (TcpStream, Vec<u8>)> = BTreeMap::new();
     let (mut number, mut heard) = (0, 0);
     let mut events = [EpollEvent::empty(); 64];
@@ -59,7 +57,11 @@ fn tell(own: SocketAddr, mut nodes: Vec<SocketAddr>, deadline: Instant) -> usize
             let Ok(stream) = connect(node) else { continue };
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
             if epoll.add(&stream, EpollEvent::new(flags, number)).is_ok() {
-                let mut request = Vec::new();
+                // Where we listen on every address, a node knows us by the one that it sees.
+                let seen = stream.local_addr().map_or(own.ip(), |it| it.ip());
+                let ip = if own.ip().is_unspecified() { seen } else { own.ip() };
+                let (mut body, mut request) = (Vec::new(), Vec::new());
+                json::stop(ip, own.port(), &mut body);
                 post::request(node, &body, &mut request);
                 under_way.insert(number, (stream, request));
             }
@@ -162,11 +164,11 @@ mod tests {
                 })
             })
             .collect();
-        let own = "10.0.0.1:2610".parse().unwrap();
+        let own = "0.0.0.0:2610".parse().unwrap();
         assert_eq!(tell(own, nodes, Instant::now() + Duration::from_secs(1)), 5);
         for thread in threads {
             let request = thread.join().unwrap();
-            let want = "{\"stop\":{\"ipAddress\":\"10.0.0.1\",\"port\":2610}}";
+            let want = "{\"stop\":{\"ipAddress\":\"127.0.0.1\",\"port\":2610}}";
             assert!(request.starts_with("POST / ") && request.ends_with(want), "{request}");
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Line {
     pub(super) end_told: bool,
     /// We say no more once what is queued has left.
     is_ending: bool,
+    /// We have said so.
+    is_shut: bool,
     /// The relay was told to stop; it hears when there is room again.
     is_full: bool,
     is_listed: bool,
@@ -163,6 +165,7 @@ impl Lines {
             has_ended: false,
             end_told: false,
             is_ending: false,
+            is_shut: false,
             is_full: false,
             is_listed: false,
         });
@@ -310,14 +313,15 @@ impl Lines {
         let Some(line) = self.find(id) else { return };
         let buffer = std::mem::take(&mut line.unsent);
         let is_securing = line.phase == Phase::Securing;
-        let (is_done, has_ended, is_ending) = (line.conn.is_none(), line.has_ended, line.is_ending);
-        if (is_done || is_ending) && !is_securing {
-            line.is_ending = false;
+        let (is_done, has_ended) = (line.conn.is_none(), line.has_ended);
+        let is_over = is_done && has_ended; // closing says it all
+        let ends = (is_done || line.is_ending) && !is_securing && !is_over;
+        if ends && !std::mem::replace(&mut line.is_shut, true) {
             // An error means that the peer is gone, which its next event says.
             let _ = line.socket.shutdown(Shutdown::Write);
         }
         self.recycle(buffer);
-        if is_done && has_ended {
+        if is_over {
             self.remove(id);
         } else if is_done {
             // Closing with bytes unread would be a reset, which may cost the peer our last words.
@@ -457,6 +461,11 @@ impl Wire for Hand<'_, '_> {
 }
 
 impl Line {
+    /// A socket that takes bytes is good news: there are some, or it is to be ended behind them.
+    pub(super) fn has_to_send(&self) -> bool {
+        !self.unsent.is_empty() || self.is_full || self.is_ending || self.conn.is_none()
+    }
+
     /// The TLS handshake is done: what waited in it is in `unsent` now.
     pub(super) fn opened(&mut self) {
         self.phase = Phase::Open;

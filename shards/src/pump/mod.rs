@@ -191,7 +191,7 @@ impl<R: Driven> Pump<R> {
             }
             self.read(lent, id, has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR));
         }
-        if has(libc::EPOLLOUT) {
+        if has(libc::EPOLLOUT) && self.lines.find(id).is_some_and(|it| it.has_to_send()) {
             self.lines.flush(id, lent.now);
         }
     }

@@ -13,7 +13,7 @@ pub mod store;
 use std::fmt;
 use std::sync::Arc;
 
-use engine::config::Tls;
+use engine::config::{PeerCertificates, Tls};
 use engine::stats::Certificate;
 use protocols::sip::Transport;
 use rustls::client::Resumption;
@@ -39,8 +39,10 @@ pub struct Security {
     smpp: Arc<ServerConfig>,
     /// Towards servers of SIP over TLS, and of SMPP.
     to_sip: Arc<ClientConfig>,
-    /// Towards servers of WebSocket and HTTP.
+    /// Towards servers of WebSocket.
     to_websocket: Arc<ClientConfig>,
+    /// Towards servers of HTTP, which are believed unless a key says otherwise.
+    to_http: Arc<ClientConfig>,
     /// What we show, for `/metrics`.
     pub certificates: Vec<Certificate>,
 }
@@ -138,17 +140,27 @@ impl Security {
         sip.ticketer = tickets;
         let mut websocket = sip.clone();
         let mut http = smpp.clone();
-        http.alpn_protocols = vec![ALPN_HTTP.to_vec()];
+        http.alpn_protocols = vec![ALPN_HTTP.to_vec(), ALPN_HTTP_1_0.to_vec()];
         sip.alpn_protocols = vec![ALPN_SIP.to_vec(), b"sip".to_vec()];
         websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];
 
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)
-            .map_err(terms)?
-            .dangerous()
-            .with_custom_certificate_verifier(anchors.of_servers(config.peers, &provider));
-        let mut to_sip = builder.with_client_cert_resolver(Arc::new(own));
-        to_sip.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+            .map_err(terms)?;
+        let own = Arc::new(own);
+        let towards = |peers: PeerCertificates| {
+            let verifier = anchors.of_servers(peers, &provider);
+            let dangerous = builder.clone().dangerous();
+            let checked = dangerous.with_custom_certificate_verifier(verifier);
+            let mut config = checked.with_client_cert_resolver(Arc::clone(&own) as _);
+            config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+            config
+        };
+        let to_sip = towards(config.peers);
+        let web_nodes =
+            if config.checks_web_nodes { config.peers } else { PeerCertificates::Unchecked };
+        let mut to_http = towards(web_nodes);
+        to_http.alpn_protocols = vec![ALPN_HTTP.to_vec()];
         let mut to_websocket = to_sip.clone();
         to_websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];
         let security = Security {
@@ -158,6 +170,7 @@ impl Security {
             smpp: Arc::new(smpp),
             to_sip: Arc::new(to_sip),
             to_websocket: Arc::new(to_websocket),
+            to_http: Arc::new(to_http),
             certificates,
         };
         Ok((security, warnings))
@@ -179,7 +192,7 @@ impl Security {
     /// Towards servers of a stream relay.
     pub fn stream_client(&self, protocol: StreamProtocol) -> &Arc<ClientConfig> {
         match protocol {
-            StreamProtocol::Http => &self.to_websocket,
+            StreamProtocol::Http => &self.to_http,
             StreamProtocol::Smpp => &self.to_sip,
         }
     }
@@ -286,5 +299,7 @@ fn read_certificate(der: &[u8]) -> Option<Read> {
 /// IANA's names of application protocols (RFC 7301).
 const ALPN_SIP: &[u8] = b"sip/2";
 const ALPN_HTTP: &[u8] = b"http/1.1";
+/// Old clients, and curl when it is told to be one, offer nothing else.
+const ALPN_HTTP_1_0: &[u8] = b"http/1.0";
 /// Sessions that we could resume: one per node and shard, and room for carriers.
 const SESSIONS_MAX: usize = 1_024;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use engine::config::{PeerCertificates, Tls};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, KeyProvider, aws_lc_rs, ring};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::SigningKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme, SupportedProtocolVersion,
+    SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
 };
 
 /// Versions and cipher suites.
@@ -52,6 +53,7 @@ impl Terms {
         }
 
         let mut provider = ring::default_provider();
+        provider.key_provider = &Signers;
         let wanted = &config.cipher_suites;
         if !wanted.is_empty() {
             let all = std::mem::take(&mut provider.cipher_suites);
@@ -77,6 +79,22 @@ impl Terms {
             }
         }
         Terms { provider: Arc::new(provider), versions, warnings }
+    }
+}
+
+/// Makes what signs with our keys: ring, and AWS-LC for RSA, where it is twice as fast with AVX-512 and
+/// every full handshake signs once.
+#[derive(Debug)]
+struct Signers;
+
+impl KeyProvider for Signers {
+    fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        let signer = ring::sign::any_supported_type(&key)?;
+        if signer.algorithm() == SignatureAlgorithm::RSA {
+            aws_lc_rs::sign::any_supported_type(&key)
+        } else {
+            Ok(signer)
+        }
     }
 }
 

@@ -103,7 +103,7 @@ pub fn read(paths: &str, password: Option<&str>) -> Result<Store, StoreError> {
     for path in paths.split(',').map(str::trim).filter(|it| !it.is_empty()) {
         let bytes = load(path)?;
         if is_pem(&bytes) {
-            loose.read(path, &bytes)?;
+            store.identities.extend(loose.read(path, &bytes)?);
         } else if jks::is_jks(&bytes) {
             read_jks(path, &bytes, password, &mut store)?;
         } else if jks::is_jceks(&bytes) {
@@ -137,7 +137,7 @@ fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(BEGIN.len()).take(PEM_PREAMBLE_BYTES_MAX).any(|it| it == BEGIN)
 }
 
-/// Keys and certificates of PEM files, which do not say what belongs together.
+/// Keys and certificates of PEM files that hold only the one or the other.
 #[derive(Default)]
 struct Loose {
     alias: String,
@@ -146,26 +146,32 @@ struct Loose {
 }
 
 impl Loose {
-    fn read(&mut self, path: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Reads a file. What is in one file with its key is an identity of its own.
+    fn read(&mut self, path: &str, bytes: &[u8]) -> Result<Option<Identity>, StoreError> {
         let malformed = |what: String| StoreError::Malformed { path: path.to_owned(), what };
         if bytes.windows(ENCRYPTED.len()).any(|it| it == ENCRYPTED) {
             let what = "its key has a password; take it off: openssl pkey -in FILE -out FILE";
             return Err(malformed(what.to_owned()));
         }
         let broken = |error: pem::Error| malformed(format!("broken PEM: {error:?}"));
-        for it in CertificateDer::pem_slice_iter(bytes) {
-            self.certificates.push(it.map_err(broken)?);
+        let chain = CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(broken)?;
+        let key = PrivateKeyDer::pem_slice_iter(bytes).next().transpose().map_err(broken)?;
+        match key {
+            Some(key) if !chain.is_empty() => {
+                return Ok(Some(Identity { alias: path.to_owned(), key, chain }));
+            }
+            key => self.keys.extend(key),
         }
-        for it in PrivateKeyDer::pem_slice_iter(bytes) {
-            self.keys.push(it.map_err(broken)?);
-        }
+        self.certificates.extend(chain);
         if self.alias.is_empty() {
             path.clone_into(&mut self.alias);
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// One key owns all certificates, in the order of the files; without a key they are trusted.
+    /// A key in a file of its own owns the loose certificates, in the order of the files; without a key
+    /// they are trusted.
     fn tie(self, store: &mut Store) {
         let Loose { alias, keys, certificates } = self;
         match keys.into_iter().next() {

@@ -35,6 +35,14 @@ pub(super) const HTTP: &[Key] = &[
     )
     .xml_default("true"),
     Key::new(
+        &["httpVerifyNodes"],
+        &["http/httpVerifyNodes"],
+        "false",
+        "Nodes that HTTP reaches by TLS must have a certificate that we trust.",
+        "true",
+        Kind::Flag(|it| &mut it.config.tls.checks_web_nodes),
+    ),
+    Key::new(
         &["isRemoteServerSsl"],
         &["common/isRemoteServerSsl"],
         "false",

@@ -32,8 +32,9 @@ pub(super) const PROCESS: &[Key] = &[
     Key::new(
         &["coalesceMicros"],
         &["common/coalesceMicros"],
-        "200",
-        "Longest wait for more messages to handle together, in microseconds. 0: never wait.",
+        "100",
+        "Longest wait for more messages to handle together, in microseconds, where that saves CPU. 0: never \
+         wait.",
         "0",
         Kind::Other {
             allowed: "a whole number of microseconds from 0 to 10000",

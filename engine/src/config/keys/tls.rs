@@ -10,8 +10,9 @@ pub(super) const TLS: &[Key] = &[
         &["javax.net.ssl.keyStore"],
         &["ssl/keyStore"],
         "",
-        "File with our certificate and key: JKS, PKCS12 or PEM (several PEM files apart by commas). It is \
-         read again when it changes. Without it, the ports of TLS stay closed.",
+        "File with our certificate and key: JKS, PKCS12 or PEM. Several PEM files apart by commas: each with \
+         a certificate and its key, shown to who asks for one of its names, or one of each. Read again when it \
+         changes. Without it, the ports of TLS stay closed.",
         "/etc/lb/keystore.jks",
         Kind::Text(|it| &mut it.config.tls.key_store),
     ),

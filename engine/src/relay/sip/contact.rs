@@ -10,6 +10,7 @@ use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
 use super::flow;
+use super::settings::Settings;
 use crate::relay::Flow;
 
 /// What becomes of a client's Contact; parts that are `None` stay as they are.
@@ -78,6 +79,28 @@ pub(super) fn change_record_route(message: &Message<'_>, real: Real<'_>, edits: 
     if let Some(flow) = real.flow {
         let end = Span { start: uri.params_end, end: uri.params_end };
         edits.write(at(end), |out| flow::write(flow, real.secret, out));
+    }
+}
+
+/// Puts a client's connection into our own Record-Route, the one towards it: the first in its answers. So the
+/// node's later requests come back to it by its own connection, whatever its Contact says.
+pub(super) fn mark_record_route(
+    message: &Message<'_>,
+    flow: Flow,
+    settings: &Settings,
+    edits: &mut Edits,
+) {
+    for value in message.record_routes.as_slice() {
+        let Some(address) = NameAddr::parse(message.text(value.span)) else { continue };
+        let Some(uri) = Uri::parse(address.uri).filter(|it| settings.is_my_uri(it)) else {
+            continue;
+        };
+        if uri.param("flow").is_none() {
+            let at = value.span.start + address.uri_span.start + uri.params_end;
+            let end = Span { start: at, end: at };
+            edits.write(end, |out| flow::write(flow, &settings.secret, out));
+        }
+        return;
     }
 }
 

@@ -34,8 +34,10 @@ pub(super) struct Record<'a> {
     pub node: Option<&'a Node>,
     /// Transport between us and nodes.
     pub inner: Transport,
-    /// The client's connection.
-    pub client: Option<Flow>,
+    /// The client's connection, where it came by one.
+    pub from_client: Option<Flow>,
+    /// The client's connection, where it leaves by one.
+    pub to_client: Option<Flow>,
 }
 
 impl Record<'_> {
@@ -79,9 +81,12 @@ impl State {
                 let text = if own_address { &place.own_record_route } else { &place.record_route };
                 head.extend_from_slice(text.as_bytes());
                 record.stamp(head);
-                if let Some(client) = record.client
-                    && (is_in || is_one)
-                {
+                let client = match (is_one, is_in) {
+                    (true, _) => record.from_client.or(record.to_client),
+                    (false, true) => record.from_client,
+                    (false, false) => record.to_client,
+                };
+                if let Some(client) = client {
                     flow::write(client, &settings.secret, head);
                 }
                 head.extend_from_slice(b">\r\n");

@@ -183,7 +183,8 @@ impl State {
                 record: (opens_dialog(request)).then_some(Record {
                     node: Some(node),
                     inner: towards,
-                    client: flow,
+                    from_client: flow,
+                    to_client: None,
                 }),
             },
         );

@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
 use super::{Incoming, State, contact, flow, target};
 use crate::balance::Query;
-use crate::relay::{DropReason, Leg, Verdict};
+use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::{Family, NodeId};
 
 /// Requests from nodes (`sip.md` 2.8).
@@ -145,7 +145,11 @@ impl State {
                 record: opens_dialog(request).then_some(Record {
                     node: owner.map(|it| snapshot.node(it)),
                     inner: incoming.transport,
-                    client: None,
+                    from_client: None,
+                    to_client: match hop {
+                        Hop::Flow { flow, .. } => Some(flow),
+                        Hop::Datagram { .. } | Hop::Stream { .. } => None,
+                    },
                 }),
             },
         );

@@ -261,8 +261,14 @@ impl State {
             return;
         }
         let (message, edits) = (incoming.message, &mut self.buffers.edits);
+        // A proxy of the client's side is the way to it; our own Record-Route, in its answers, is not.
+        let is_ours = |value: &[u8]| {
+            let uri = NameAddr::parse(value).and_then(|it| Uri::parse(it.uri));
+            uri.is_some_and(|it| settings.is_my_uri(&it))
+        };
+        let top = message.record_routes.first().map(|it| message.text(it.span));
         let changes = match real {
-            Some(real) if message.record_routes.first().is_some() => {
+            Some(real) if top.is_some_and(|it| !is_ours(it)) => {
                 contact::change_record_route(message, real, edits);
                 contact::Changes { transport, real: None }
             }

@@ -10,7 +10,7 @@ use protocols::sip::message::{Start, remove_values};
 use super::explain::Trace;
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, State, flow, next_hop, target};
+use super::{Buffers, Incoming, State, contact, flow, next_hop, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::NodeId;
@@ -70,6 +70,9 @@ impl State {
             next.hop(token)
         } else {
             self.locate_client(settings, incoming, None);
+            if let Some(flow) = incoming.arrival.flow {
+                contact::mark_record_route(message, flow, settings, &mut self.buffers.edits);
+            }
             self.reach_node(settings, incoming, status, &next, token, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };

@@ -34,6 +34,13 @@ fn token(text: &str) -> Flow {
     flow::read(&text.as_bytes()[at..at + 30], b"0123456789abcdef").expect("a token of ours")
 }
 
+/// The lines of a header that left, whole.
+fn as_sent(world: &World, name: &str) -> String {
+    let text = String::from_utf8(world.out.clone()).unwrap();
+    let lines = text.split("\r\n").filter(|it| it.starts_with(&format!("{name}: ")));
+    lines.map(|it| format!("{it}\n")).collect()
+}
+
 #[test]
 fn each_transport_is_spelt_as_it_is_on_both_legs() {
     for transport in Transport::ALL {
@@ -248,5 +255,67 @@ fn sips_means_tls() {
         let from: ListenerId = leg(&world, transport);
         let to = SocketAddr::new("198.51.100.7".parse().unwrap(), port);
         assert_eq!(hop(verdict), Hop::Stream { from, to }, "{uri}");
+    }
+}
+
+#[test]
+fn a_browser_that_is_called_is_reached_by_its_connection_for_the_whole_dialog() {
+    for other in ["", "Record-Route: <sip:edge@z9.invalid;transport=ws;lr>\n"] {
+        let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+        let register = from_browser("WSS").replace("INVITE", "REGISTER");
+        world.send(Leg::External, Transport::Wss, BROWSER, &register);
+        let contact = world.lines("Contact")[0].trim_matches(['<', '>']).to_owned();
+        let invite = INVITE
+            .replace("sip:bob@example.com SIP", &format!("{contact} SIP"))
+            .replace("203.0.113.5:5062", NODE);
+        world.send(Leg::Internal, Transport::Udp, NODE, &invite);
+        let routes = world.lines("Record-Route");
+        assert_eq!(token(&routes[0]), FLOW, "the leg towards it names its connection");
+        assert!(!routes[1].contains(";flow="), "{routes:?}");
+
+        // It answers with a host that it made up, and no proxy or one of its own side in between.
+        let (vias, routes) = (as_sent(&world, "Via"), as_sent(&world, "Record-Route"));
+        let ok = format!(
+            "\nSIP/2.0 200 OK\n{vias}{other}{routes}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\n\
+             Contact: <sip:bob@k3.invalid;transport=ws>\nCall-ID: x\nCSeq: 1 INVITE\n\
+             Content-Length: 0\n\n"
+        );
+        world.send(Leg::External, Transport::Wss, BROWSER, &ok);
+        let (contact, top) = (&world.lines("Contact")[0], &world.lines("Record-Route")[0]);
+        let patched = if other.is_empty() { contact } else { top };
+        assert!(patched.contains("@203.0.113.5:51234;transport=ws"), "{patched}");
+        assert_eq!(token(patched), FLOW);
+        assert_eq!(contact.contains("k3.invalid"), !other.is_empty(), "{contact}");
+    }
+}
+
+#[test]
+fn a_phone_that_was_called_by_its_address_is_answered_on_its_own_connection() {
+    for transport in [Transport::Tcp, Transport::Tls, Transport::Ws] {
+        let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+        let name = transport.as_param();
+        let invite = INVITE
+            .replace("sip:bob@example.com SIP", &format!("sip:bob@{BROWSER};transport={name} SIP"))
+            .replace("203.0.113.5:5062", NODE);
+        world.send(Leg::Internal, Transport::Udp, NODE, &invite);
+        let (vias, routes) = (as_sent(&world, "Via"), as_sent(&world, "Record-Route"));
+        let ok = format!(
+            "\nSIP/2.0 200 OK\n{vias}{routes}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\n\
+             Contact: <sip:bob@192.168.1.7:5062;transport={name}>\nCall-ID: x\nCSeq: 1 INVITE\n\
+             Content-Length: 0\n\n"
+        );
+        world.send(Leg::External, transport, BROWSER, &ok);
+        let routes = world.lines("Record-Route");
+        assert_eq!(token(&routes[0]), FLOW, "{routes:?}");
+        assert!(!routes[1].contains(";flow="), "{routes:?}");
+        // The node's ACK: where Contact says is behind a NAT, the connection is not.
+        let route_lines: String = routes.iter().rev().map(|it| format!("Route: {it}\n")).collect();
+        let ack = format!(
+            "\nACK sip:bob@192.168.1.7:5062;transport={name} SIP/2.0\nVia: SIP/2.0/UDP {NODE};branch=z9hG4bKa\n\
+             {route_lines}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 ACK\n\
+             Max-Forwards: 70\nContent-Length: 0\n\n"
+        );
+        let sent = hop(world.send(Leg::Internal, Transport::Udp, NODE, &ack));
+        assert!(matches!(sent, Hop::Flow { flow: FLOW, .. }), "{transport:?}: {sent:?}");
     }
 }

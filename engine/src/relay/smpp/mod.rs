@@ -261,6 +261,27 @@ impl Smpp {
             }
             None => {}
         }
+        self.forget_the_gone();
+    }
+
+    /// Those who are gone leave their deadlines behind; many of them at once would be a table without a
+    /// limit.
+    fn forget_the_gone(&mut self) {
+        if self.timers.len() <= TIMERS_SPARE + 4 * (self.legs.len() + self.spaces.len()) {
+            return;
+        }
+        let (legs, spaces) = (&self.legs, &self.spaces);
+        self.timers.retain(|at, who| {
+            let armed = match who {
+                Who::Space(it) => spaces.get(it).and_then(|it| it.armed),
+                Who::Leg(it) => match legs.get(it) {
+                    Some(Leg::Session(it)) => it.armed,
+                    Some(Leg::Provider(it)) => it.armed,
+                    None => None,
+                },
+            };
+            armed == Some(at)
+        });
     }
 
     /// Answers with a PDU that has no body.
@@ -478,5 +499,7 @@ const fn is_bind(command: Command) -> bool {
 
 /// How long a graceful stop waits for the answers to its unbinds (`http-smpp-registry.md` 5.4).
 pub const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// Deadlines of connections that are gone, before anybody looks.
+const TIMERS_SPARE: usize = 1_024;
 /// Keeps the owner apart from every other use of the routing hash.
 const OWNER_SEED: u64 = 0x736d_7070;

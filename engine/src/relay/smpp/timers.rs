@@ -39,6 +39,20 @@ impl Timers {
         self.heap.push(Reverse((at, is_space, slot, generation)));
     }
 
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Keeps the entries that somebody still means.
+    pub(super) fn retain(&mut self, mut is_meant: impl FnMut(Time, Who) -> bool) {
+        self.heap.retain(|Reverse((at, is_space, slot, generation))| {
+            let conn = Conn { slot: *slot, generation: *generation };
+            is_meant(*at, if *is_space { Who::Space(conn) } else { Who::Leg(conn) })
+        });
+        self.heap.shrink_to(2 * self.heap.len());
+    }
+
     /// The earliest deadline.
     pub(super) fn earliest(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((at, ..))| *at)
