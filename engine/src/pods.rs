@@ -5,7 +5,7 @@
 //! to the registry every `pullPeriod`, as if it sent heartbeats, also while the API server is away: its
 //! failure is not theirs. Leaves to others how to talk to the API server.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub struct PodRules {
     pub node_name: String,
     /// From one repetition to the next.
     pub pull_period: Duration,
-    /// Our addresses, as label `lbs` names them; empty if we do not know.
+    /// Addresses that we listen on, as label `lbs` names them; empty if we do not know.
     pub own: Vec<IpAddr>,
 }
 
@@ -86,14 +86,21 @@ impl PodRules {
     /// `None`: the nodes are not to be looked for in Kubernetes.
     pub fn of(config: &Config) -> Option<PodRules> {
         let kubernetes = config.kubernetes.is_on.then_some(&config.kubernetes)?;
-        let legs = [&config.external, &config.internal];
-        let hosts = [&config.host, &config.ipv6_host].into_iter();
-        let hosts = hosts.chain(legs.into_iter().flat_map(|it| [&it.host, &it.ipv6_host]));
-        let own = hosts.flatten().filter_map(|it| literal(it)).filter(|it| !it.is_unspecified());
+        let mut own = BTreeSet::new();
+        for leg in [&config.external, &config.internal] {
+            for (ports, host, common) in [
+                (&leg.ports, &leg.host, &config.host),
+                (&leg.ipv6_ports, &leg.ipv6_host, &config.ipv6_host),
+            ] {
+                let host = host.as_ref().or(common.as_ref()).filter(|_| !ports.is_empty());
+                let ip = host.and_then(|it| literal(it));
+                own.extend(ip.filter(|it| !it.is_unspecified()));
+            }
+        }
         Some(PodRules {
             node_name: kubernetes.node_name.clone(),
             pull_period: kubernetes.pull_period,
-            own: own.collect(),
+            own: own.into_iter().collect(),
         })
     }
 
@@ -205,12 +212,9 @@ impl Pods {
     pub fn handle_event(&mut self, now: Time, event: PodEvent, registry: &mut Registry) {
         match event {
             PodEvent::Listed(pods) => {
-                let gone: Vec<String> = self
-                    .known
-                    .keys()
-                    .filter(|name| !pods.iter().any(|it| it.name == **name))
-                    .cloned()
-                    .collect();
+                let there: BTreeSet<&str> = pods.iter().map(|it| it.name.as_str()).collect();
+                let is_gone = |name: &&String| !there.contains(name.as_str());
+                let gone: Vec<String> = self.known.keys().filter(is_gone).cloned().collect();
                 for name in gone {
                     self.handle_end(now, &name, registry);
                 }

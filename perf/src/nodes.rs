@@ -82,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     // Two connections for each node, here and in the balancer, which inherits the limit.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let machine = machine(); // asked before we are pinned: it counts CPUs
     // Whoever is started from here inherits it; the balancer gets a CPU of its own.
     pin(arguments.generator_cpu)?;
     let mut rows = Vec::new();
@@ -96,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
         );
         rows.push(row);
     }
-    let text = markdown(arguments, &rows);
+    let text = markdown(arguments, &machine, &rows);
     std::io::stdout().write_all(text.as_bytes())?;
     let Some(file) = arguments.write.as_deref() else { return Ok(()) };
     table::write(file, "nodes", &text)
@@ -346,16 +347,15 @@ impl Drop for Balancer {
     }
 }
 
-fn markdown(arguments: &Arguments, rows: &[Row]) -> String {
+fn markdown(arguments: &Arguments, machine: &str, rows: &[Row]) -> String {
     use std::fmt::Write as _;
     let Arguments { nodes, seconds, rate, newcomers, .. } = arguments;
     let mut text = format!(
         "Made by `cargo run --release -p perf -- nodes --nodes {nodes} --seconds {seconds} --rate {rate} \
-         --newcomers {newcomers}`, {}. Shares are of one core; latency INVITE to 180.\n\n\
+         --newcomers {newcomers}`, {machine}. Shares are of one core; latency INVITE to 180.\n\n\
          | nodes announce themselves by | beats/s | control | Kubernetes' thread | shards | in the balancer: \
          mean, p99 at most, us | calls failed | latency p50 / p99, us | a new node reaches all shards: median / longest | resident |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
-        machine()
     );
     for it in rows {
         let [median, longest] = it.reach.map(|it| it.as_secs_f64() * 1e3);

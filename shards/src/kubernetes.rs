@@ -36,6 +36,8 @@ impl Kubernetes {
     /// Out of threads or descriptors: the process cannot start.
     pub fn start(now: Time, config: &Config, bell: Arc<EventFd>) -> std::io::Result<Option<Self>> {
         let Some(rules) = PodRules::of(config) else { return Ok(None) };
+        // With two of them linked the client's library would not choose, but panic. An error: there is one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let watch =
