@@ -322,7 +322,7 @@ fn baresip(name: &str, lb: &Balancer) -> Running {
     );
     std::fs::write(directory.join("config"), config).unwrap();
     let account = format!(
-        "<sip:{name}@example.com;transport=tls>;outbound=\"sip:{at};transport=tls\";regint=600;auth_user={name};auth_pass=x;answermode=auto\n"
+        "<sip:{name}@example.com;transport=tls>;outbound=\"sip:{at};transport=tls\";regint=600;auth_user={name};auth_pass=x\n"
     );
     std::fs::write(directory.join("accounts"), account).unwrap();
     let mut command = Command::new("baresip");
@@ -338,7 +338,7 @@ fn baresip_registers_and_calls_over_tls() {
     let lb = Setup::every_transport().set("sip.internalTransport", "udp").start();
     let registrar = Registrar::start(&lb);
     let mut alice = baresip("alice", &lb);
-    let bob = baresip("bob", &lb);
+    let mut bob = baresip("bob", &lb);
     for name in ["alice", "bob"] {
         wait_for(&format!("{name} to register"), || registrar.contact_of(name));
     }
@@ -346,6 +346,8 @@ fn baresip_registers_and_calls_over_tls() {
         phone.expect("registered successfully", 1);
     }
     alice.tell(b"/dial sip:bob@example.com\n");
+    alice.expect("180 Ringing", 1);
+    bob.tell(b"/accept\n");
     alice.expect("Call established", 1);
     bob.expect("Call established", 1);
     alice.tell(b"/hangup\n");
