@@ -315,8 +315,8 @@ fn baresip(name: &str, lb: &Balancer) -> Running {
     let modules = modules.into_iter().find(|it| PathBuf::from(it).is_dir()).unwrap_or_default();
     let config = format!(
         "module_path {modules}\nmodule stdio.so\nmodule g711.so\nmodule_tmp account.so\n\
-         module_app menu.so\nmodule ausine.so\nmodule auloop.so\naudio_source ausine,440\n\
-         audio_player none\nsip_listen 127.0.0.1:0\nsip_cafile {}\nsip_verify_server yes\n\
+         module_app menu.so\nmodule aubridge.so\naudio_source aubridge,{name}\n\
+         audio_player aubridge,{name}\nsip_listen 127.0.0.1:0\nsip_cafile {}\nsip_verify_server yes\n\
          call_max_calls 4\n",
         path("ca.pem")
     );
@@ -348,8 +348,8 @@ fn baresip_registers_and_calls_over_tls() {
     alice.tell(b"/dial sip:bob@example.com\n");
     alice.expect("180 Ringing", 1);
     bob.tell(b"/accept\n");
-    alice.expect("Call established", 1);
     bob.expect("Call established", 1);
+    alice.expect("Call established", 1);
     alice.tell(b"/hangup\n");
     wait_for("the end of the call", || registrar.requests("BYE").pop());
     for method in ["INVITE", "ACK", "BYE"] {
