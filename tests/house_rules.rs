@@ -137,7 +137,7 @@ fn arrows_between_layers_point_one_way() {
         ),
         ("engine", &["shards", "tools", "glommio", "socket2", "nix", "libc", "getrandom"]),
         ("tools", &["shards", "glommio", "libc", "rustls"]),
-        ("perf", &["shards", "glommio", "libc", "rustls"]),
+        ("perf", &["shards", "glommio", "libc"]),
         ("tests", &["shards", "glommio", "libc"]),
     ] {
         let names = dependencies(layer);

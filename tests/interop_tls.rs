@@ -315,14 +315,14 @@ fn baresip(name: &str, lb: &Balancer) -> Running {
     let modules = modules.into_iter().find(|it| PathBuf::from(it).is_dir()).unwrap_or_default();
     let config = format!(
         "module_path {modules}\nmodule stdio.so\nmodule g711.so\nmodule_tmp account.so\n\
-         module_app menu.so\nmodule ausine.so\nmodule auloop.so\naudio_source ausine,440\n\
-         audio_player none\nsip_listen 127.0.0.1:0\nsip_cafile {}\nsip_verify_server yes\n\
+         module_app menu.so\nmodule aubridge.so\naudio_source aubridge,{name}\n\
+         audio_player aubridge,{name}\nsip_listen 127.0.0.1:0\nsip_cafile {}\nsip_verify_server yes\n\
          call_max_calls 4\n",
         path("ca.pem")
     );
     std::fs::write(directory.join("config"), config).unwrap();
     let account = format!(
-        "<sip:{name}@example.com;transport=tls>;outbound=\"sip:{at};transport=tls\";regint=600;auth_user={name};auth_pass=x;answermode=auto\n"
+        "<sip:{name}@example.com;transport=tls>;outbound=\"sip:{at};transport=tls\";regint=600;auth_user={name};auth_pass=x\n"
     );
     std::fs::write(directory.join("accounts"), account).unwrap();
     let mut command = Command::new("baresip");
@@ -338,7 +338,7 @@ fn baresip_registers_and_calls_over_tls() {
     let lb = Setup::every_transport().set("sip.internalTransport", "udp").start();
     let registrar = Registrar::start(&lb);
     let mut alice = baresip("alice", &lb);
-    let bob = baresip("bob", &lb);
+    let mut bob = baresip("bob", &lb);
     for name in ["alice", "bob"] {
         wait_for(&format!("{name} to register"), || registrar.contact_of(name));
     }
@@ -346,8 +346,10 @@ fn baresip_registers_and_calls_over_tls() {
         phone.expect("registered successfully", 1);
     }
     alice.tell(b"/dial sip:bob@example.com\n");
-    alice.expect("Call established", 1);
+    alice.expect("180 Ringing", 1);
+    bob.tell(b"/accept\n");
     bob.expect("Call established", 1);
+    alice.expect("Call established", 1);
     alice.tell(b"/hangup\n");
     wait_for("the end of the call", || registrar.requests("BYE").pop());
     for method in ["INVITE", "ACK", "BYE"] {
