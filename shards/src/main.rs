@@ -12,6 +12,7 @@ use shards::names::Sources;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    shards::sys::forgo_huge_pages();
     // Before any thread: they inherit the mask, and signals then reach the control thread alone.
     control::block_signals();
     let arguments: Vec<String> =

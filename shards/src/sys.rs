@@ -397,6 +397,13 @@ pub(crate) fn thread_cpu_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
 }
 
+/// Keeps the kernel from backing this process with huge pages: the allocator asks for them, and a few
+/// bytes in each of its arenas then hold 2 MiB. At rest that is 40 MiB instead of 12.
+pub fn forgo_huge_pages() {
+    // SAFETY: no pointers; the worst that happens is that nothing changes.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1 as libc::c_ulong, 0, 0, 0) };
+}
+
 /// Blocks SIGTERM, SIGINT and SIGHUP in the calling thread and all it spawns later, so that only the
 /// control thread, which waits for them, takes them.
 pub fn block_signals() {

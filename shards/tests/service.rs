@@ -282,4 +282,8 @@ fn the_start_lines_are_the_manuals_and_waiting_costs_nothing() {
     std::thread::sleep(Duration::from_secs(3));
     let used = it.ticks() - before;
     assert!(used <= 2, "{used} ticks of 10 ms in 3 s");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", it.child.id())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 32 * 1024, "{kib} KiB at rest; huge pages alone would take 32 MiB");
 }

@@ -103,8 +103,10 @@ mod tests {
     fn our_own_time_grows_with_work() {
         let before = CpuTime::of_tree(std::process::id());
         let start = std::time::Instant::now();
-        while start.elapsed() < Duration::from_millis(30) {}
-        let used = CpuTime::of_tree(std::process::id()).since(before);
-        assert!(used.run >= Duration::from_millis(5), "{used:?}");
+        let used = || CpuTime::of_tree(std::process::id()).since(before);
+        // On a busy machine it takes a while until we have worked.
+        while used().run < Duration::from_millis(5) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", used());
+        }
     }
 }

@@ -450,17 +450,26 @@ impl Turns {
 
 fn bind_node(config: &NodeConfig) -> std::io::Result<(UdpPort, Option<TcpListener>)> {
     let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", config.address));
-    let udp = UdpPort::bind(config.address, None).map_err(named)?;
-    let listener = config
-        .tcp
-        .then(|| {
+    let bind = || {
+        let udp = UdpPort::bind(config.address, None)?;
+        let listen = || {
             let listener = TcpListener::bind(udp.local)?;
             listener.set_nonblocking(true)?;
-            Ok(listener)
-        })
-        .transpose()
-        .map_err(named)?;
-    Ok((udp, listener))
+            Ok::<_, Error>(listener)
+        };
+        let listener = config.tcp.then(listen).transpose()?;
+        Ok::<_, Error>((udp, listener))
+    };
+    // A port that is free for UDP may be taken for TCP: where any will do, take another.
+    let attempts = if config.address.port() == 0 { BIND_ATTEMPTS_MAX } else { 1 };
+    let mut bound = bind();
+    for _ in 1..attempts {
+        if !matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse) {
+            break;
+        }
+        bound = bind();
+    }
+    bound.map_err(named)
 }
 
 fn open_line(config: &CallerConfig, from: SocketAddr) -> std::io::Result<(Io, SocketAddr)> {
@@ -495,6 +504,7 @@ const SLEEP_MAX: Duration = Duration::from_millis(10);
 const PENDING_SLEEP_MAX: Duration = Duration::from_millis(1);
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+const BIND_ATTEMPTS_MAX: usize = 50;
 /// Fairness between sockets of one thread.
 const BATCHES_PER_TURN_MAX: usize = 4;
 const ACCEPTS_PER_TURN_MAX: usize = 64;
