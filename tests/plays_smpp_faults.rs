@@ -208,19 +208,24 @@ fn connections_beyond_the_limit_are_refused() {
 }
 
 #[test]
-fn a_client_that_never_reads_stops_its_own_server_only() {
+fn a_client_that_never_reads_stops_its_own_server_only_until_it_is_given_up() {
     let servers = Smsc::several::<1>();
-    let lb = Setup::smpp(&servers).set("smppSessionWindow", "60000").start();
+    let lb = Setup::smpp(&servers)
+        .set("smppSessionWindow", "60000")
+        .set("timeoutEnquire", "500")
+        .set("timeoutConnectionCheckClientSide", "4000")
+        .start();
     let mut witness = Esme::connect(lb.smpp()).bind("witness", "password");
-    let mut client = Esme::connect(lb.smpp()).bind("other", "password");
+    let client = Esme::connect(lb.smpp()).bind("other", "password");
     let before = lb.resident_kib();
-    // More than sockets and queues hold: 60 MB of messages that it does not take.
     let at = *servers[0].bound().last().unwrap();
+    servers[0].replies(move |it, _| if it == at { Reply::Nothing } else { Reply::Ok });
+    // More than sockets and queues hold: 60 MB of messages that it does not take.
     let pdu = Pdu::new(DATA_SM, 1, vec![b'x'; 60_000]).to_bytes();
-    // Nothing is taken for a while: nothing is read there any more.
     let (mut to, mut written) = (servers[0].socket(at), 0);
     let mut rest = pdu.as_slice();
     let mut last = Instant::now();
+    // Nothing is taken for a while: nothing is read there any more.
     while written < 1_000 && last.elapsed() < Duration::from_secs(1) {
         match to.write(rest) {
             Ok(count) => {
@@ -231,6 +236,7 @@ fn a_client_that_never_reads_stops_its_own_server_only() {
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                witness.poll();
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -240,9 +246,13 @@ fn a_client_that_never_reads_stops_its_own_server_only() {
     let grown = lb.resident_kib().saturating_sub(before);
     // Memory comes in large pages.
     assert!(grown < 16 * 1024, "{grown} KiB for who does not read");
-    client.close();
-    servers[0].wait_bound(1);
+    wait_for("the end of who does not answer", || {
+        witness.poll();
+        (lb.smpp_metric("sessions") == 1 && servers[0].open() == 1).then_some(())
+    });
+    assert_eq!(lb.smpp_metric("dropped_total{reason=\"silent\"}"), 1);
     assert_eq!(witness.submit().status, OK);
+    drop(client);
 }
 
 #[test]

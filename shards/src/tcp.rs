@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
@@ -16,6 +17,7 @@ use protocols::sip::stream::Framer;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::layers::Layers;
+use crate::sys::choose_port_late;
 
 /// A message as it arrived, kept until what was made of it has left.
 #[derive(Debug)]
@@ -423,6 +425,8 @@ pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
     if !listener.ip().is_unspecified() {
+        // Without it there are fewer ports, which is no reason not to connect.
+        let _ = choose_port_late(socket.as_raw_fd());
         socket.bind(&SocketAddr::new(listener.ip(), 0).into())?;
     }
     match socket.connect(&to.into()) {
