@@ -7,7 +7,7 @@ use protocols::bytes::{Edits, Span};
 use protocols::heartbeat::{jrmp, json, post};
 use protocols::http::Method;
 use protocols::http::body::{Body, Framing};
-use protocols::http::head::{Request, Response, Scan};
+use protocols::http::head::{Malformed, Request, Response, Scan};
 use protocols::sip::message::{Message, remove_values, salvage};
 use protocols::sip::reply::{reply, reply_to_malformed};
 use protocols::sip::route::NameAddr;
@@ -299,16 +299,10 @@ fn inside(span: Span, bytes: &[u8]) {
     assert!(range.start <= range.end && range.end <= bytes.len(), "{span:?} of {}", bytes.len());
 }
 
-/// Where a head ends that comes in one piece.
-fn whole_head(bytes: &[u8]) -> Result<Option<usize>, protocols::http::head::Malformed> {
-    let mut scan = Scan::NEW;
-    scan.head(bytes)
-}
-
 /// A head ends at one place, however it comes; what is passed on of it says the same when it is read again,
 /// without a second edit of its framing; and its body ends at one place, however that comes.
 pub(crate) fn http(bytes: &[u8]) {
-    let whole = whole_head(bytes);
+    let whole = head_of(bytes);
     let mut scan = Scan::NEW;
     let first = (0..=bytes.len()).find_map(|end| scan.head(&bytes[..end]).transpose());
     match first {
@@ -325,7 +319,7 @@ pub(crate) fn http(bytes: &[u8]) {
         assert_eq!((again.method, again.framing), (request.method, request.framing));
         assert_eq!(again.target.of(&out), request.target.of(head));
         assert_eq!(again.host.map(|it| it.of(&out)), request.host.map(|it| it.of(head)));
-        assert_eq!(whole_head(&out), Ok(Some(out.len())), "one head, no more");
+        assert_eq!(head_of(&out), Ok(Some(out.len())), "one head, no more");
         http_body(request.framing, rest);
     }
     for method in [Method::Get, Method::Head] {
@@ -336,9 +330,15 @@ pub(crate) fn http(bytes: &[u8]) {
         let again = Response::parse(&out, method, &mut Edits::new());
         let again = again.unwrap_or_else(|it| panic!("{it:?}: {}", String::from_utf8_lossy(&out)));
         assert_eq!((again.status, again.framing), (response.status, response.framing));
-        assert_eq!(whole_head(&out), Ok(Some(out.len())), "one head, no more");
+        assert_eq!(head_of(&out), Ok(Some(out.len())), "one head, no more");
         http_body(response.framing, rest);
     }
+}
+
+/// All of it at once.
+fn head_of(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+    let mut scan = Scan::NEW;
+    scan.head(bytes)
 }
 
 fn http_body(framing: Framing, bytes: &[u8]) {
