@@ -104,7 +104,7 @@ fn every_request_gets_one_response_while_servers_die_and_return() {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut servers = servers;
-            let (lb, is_over) = (&lb, &is_over);
+            let is_over = &is_over;
             let _end = End(is_over);
             scope.spawn(move || {
                 let mut at = 0;

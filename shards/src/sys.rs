@@ -327,6 +327,16 @@ pub(crate) fn attach_steering(fd: RawFd, program: &mut [libc::sock_filter]) -> i
     set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &filter)
 }
 
+/// Lets the kernel choose the port of a bound address only when it connects, for the place that it connects to.
+/// Else every connection takes a port from all the others, and 28 000 of them are all there are.
+///
+/// # Errors
+///
+/// The kernel's: it does not know the option.
+pub(crate) fn choose_port_late(fd: RawFd) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1i32)
+}
+
 fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: the kernel reads `length` bytes at `value`, a reference to that many.

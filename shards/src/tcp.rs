@@ -9,12 +9,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
 use protocols::sip::stream::Framer;
 use socket2::{Domain, Socket, Type};
 
 use crate::layers::Layers;
+use crate::sys::choose_port_late;
 
 /// A message as it arrived, kept until what was made of it has left.
 #[derive(Debug)]
@@ -404,6 +406,8 @@ pub fn connect(listener: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
     if !listener.ip().is_unspecified() {
+        // Without it there are fewer ports, which is no reason not to connect.
+        let _ = choose_port_late(socket.as_raw_fd());
         socket.bind(&SocketAddr::new(listener.ip(), 0).into())?;
     }
     match socket.connect(&to.into()) {
