@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tests::Transport::{Tcp, Tls};
+use tests::web::WebServer;
 use tests::{Balancer, Node, PATIENCE, Peer, Registrar, Setup, is_installed, keys, wait_for};
 
 fn path(name: &str) -> String {
@@ -220,7 +221,8 @@ fn keytool(kind: &str, algorithm: &str, size: &str) -> Stores {
         );
         run(
             "keytool",
-            &[&["-exportcert", "-keystore", store, "-file", &certificate][..], &common].concat(),
+            &[&["-exportcert", "-rfc", "-keystore", store, "-file", &certificate][..], &common]
+                .concat(),
         );
         run(
             "keytool",
@@ -269,6 +271,33 @@ fn java_speaks_tls_with_the_stores_that_keytool_makes() {
             assert_eq!(said, want, "{kind}: {}", String::from_utf8_lossy(&output.stderr));
             let nobody = ask(&[]);
             assert!(!nobody.status.success(), "{kind} {version}: without a certificate");
+        }
+    }
+}
+
+#[test]
+fn https_opens_with_the_stores_that_keytool_makes() {
+    if !is_installed("keytool") || !is_installed("curl") {
+        return;
+    }
+    let server = WebServer::named("n");
+    for (kind, algorithm, size) in [("JKS", "EC", "256"), ("PKCS12", "RSA", "2048")] {
+        let stores = keytool(kind, algorithm, size);
+        let lb = Setup::two_entry()
+            .set("javax.net.ssl.keyStore", &stores.balancer)
+            .set("javax.net.ssl.keyStorePassword", "123456")
+            .set("httpPort", "HTTP")
+            .set("httpsPort", "HTTPS")
+            .start();
+        let _node = lb.web_node("n", &server, &[]);
+        let to = lb.https();
+        for version in [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3", "--tls-max", "1.3"]] {
+            let name = format!("lb.test:{}:{}", to.port(), to.ip());
+            let url = format!("https://lb.test:{}/", to.port());
+            let believes = format!("{}.crt", stores.balancer);
+            let words = ["-sSf", "--resolve", &name, "--cacert", &believes, &url];
+            let said = run("curl", &[&version[..], &words].concat());
+            assert!(said.starts_with('n'), "{kind} {algorithm} {version:?}: {said}");
         }
     }
 }

@@ -120,16 +120,23 @@ fn a_node_without_an_http_port_is_no_candidate() {
     }
 }
 
-#[test] // guide 1.1.4: the callee's name in SIP, the parameter `appsession` in HTTP
+/// What SIP follows, and the header that carries it. Guide 1.1.4 names the callee's name; any header can be
+/// named, one with the key of the web session among them.
+const SIP_KEYS: [(&str, &str, &str); 2] =
+    [("to.user", "To", "<sip:KEY@example.com>"), ("appsession", "AppSession", "KEY")];
+
+#[test] // guide 1.1.4: in HTTP the parameter `appsession`
 fn sip_and_http_of_one_key_meet_on_one_node() {
-    for algorithm in [
+    let algorithms = [
         "HeaderConsistentHashBalancerAlgorithm",
         "PersistentConsistentHashBalancerAlgorithm",
         "PureConsistentHashBalancerAlgorithm",
-    ] {
+    ];
+    let cases = algorithms.iter().flat_map(|it| SIP_KEYS.map(|key| (it, key)));
+    for (algorithm, (sip_key, header, value)) in cases {
         let lb = Setup::two_entry()
             .algorithm(algorithm)
-            .set("sipHeaderAffinityKey", "to.user")
+            .set("sipHeaderAffinityKey", sip_key)
             .set("httpAffinityKey", "appsession")
             .set("httpPort", "HTTP")
             .start();
@@ -138,16 +145,17 @@ fn sip_and_http_of_one_key_meet_on_one_node() {
         let caller = lb.caller("alice");
         let mut homes = std::collections::BTreeSet::new();
         for user in 0..12 {
-            let invite = caller.request("INVITE", &format!("sip:user{user}@example.com"));
-            caller.send(&invite.set("To", format!("<sip:user{user}@example.com>")));
+            let key = format!("user{user}");
+            let invite = caller.request("INVITE", "sip:x@example.com").without(header);
+            caller.send(&invite.with(header, value.replace("KEY", &key)));
             let (at, got) = first_to_get(&nodes, "INVITE");
             nodes[at].reply(&got, 486, "Busy Here");
             let home = nodes[at].name().to_owned();
-            let answer = lb.ask(get(&format!("/app?x=1&appsession=user{user}")));
-            assert_eq!(who(&answer), home, "{algorithm} user{user}");
+            let answer = lb.ask(get(&format!("/app?x=1&appsession={key}")));
+            assert_eq!(who(&answer), home, "{algorithm} {sip_key} {key}");
             homes.insert(home);
         }
-        assert_eq!(homes.len(), 3, "{algorithm}: not all on one");
+        assert_eq!(homes.len(), 3, "{algorithm} {sip_key}: not all on one");
     }
 }
 

@@ -70,6 +70,30 @@ fn sessions_are_resumed_on_every_shard() {
     assert_eq!(kinds, [Some(HandshakeKind::Resumed); 8]);
 }
 
+#[test] // RFC 6066 §3
+fn each_name_gets_its_own_certificate() {
+    let store = |name: &str| {
+        let path = keys().path(name);
+        std::fs::write(&path, keys().sign(name, |_| {}).pem).unwrap();
+        path.display().to_string()
+    };
+    let stores = ["one.test", "two.test", "three.test"].map(store).join(",");
+    let (lb, _server, _node) = stage(&secure().set("javax.net.ssl.keyStore", &stores));
+    for version in rustls::ALL_VERSIONS {
+        let config = Arc::new(keys().client_of(None, &[version]));
+        let reach = |name: &str| WebStream::connect_secure(lb.https(), &config, name);
+        for name in ["one.test", "TWO.test", "three.test"] {
+            let mut client = reach(name).unwrap_or_else(|it| panic!("{name} {version:?}: {it}"));
+            assert_eq!(client.handshake, Some(HandshakeKind::Full), "{name} {version:?}");
+            assert_eq!(ask(&mut client, "/").status(), 200, "{name} {version:?}");
+            client = reach(name).unwrap();
+            assert_eq!(client.handshake, Some(HandshakeKind::Resumed), "{name} {version:?}");
+        }
+        let shown = reach("nobody.test").err().expect("nobody's name").to_string();
+        assert!(shown.contains("\"one.test\""), "the first of the list: {shown}");
+    }
+}
+
 #[test]
 fn requests_go_on_to_the_port_that_the_keys_say() {
     let tls = || {
