@@ -148,6 +148,22 @@ fn openssl_gets_the_certificate_of_the_name_that_it_asks_for() {
     }
 }
 
+#[test] // RFC 6066 §3 forbids an address as a name; wrk and others send one all the same
+fn what_clients_say_in_handshakes_fills_no_log() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let lb = Setup::every_transport().start();
+    let said = s_client(&lb, &["-servername", "127.0.0.1"]).finish();
+    assert!(said.contains("CN = lb.test\n"), "{said}");
+    let refused = s_client(&lb, &["-alpn", "h2"]).finish();
+    assert!(refused.contains("no application protocol"), "{refused}");
+    let _nodes = lb.answering_nodes(1);
+    lb.wait_log("added"); // whatever was said before is there by now
+    let log = lb.log().to_lowercase();
+    assert!(!log.contains("sni") && !log.contains("alert"), "{log}");
+}
+
 #[test]
 fn renegotiation_is_refused_and_new_keys_are_not() {
     if !is_installed("openssl") {

@@ -40,9 +40,10 @@ pub fn start(level: Option<LevelFilter>) {
     }
 }
 
-/// Libraries that say by themselves what we say in our own words. `RUST_LOG` can ask for them.
-const TALKATIVE: [&str; 5] =
-    ["hyper", "hyper_util", "kube_client", "rustls_platform_verifier", "tower"];
+/// Libraries that say by themselves what we say in our own words. `RUST_LOG` can ask for them. What
+/// rustls has to say is a peer's doing, a line for each handshake if the peer wants it so.
+const TALKATIVE: [&str; 6] =
+    ["hyper", "hyper_util", "kube_client", "rustls", "rustls_platform_verifier", "tower"];
 
 /// Changes the level of everything from now on; `RUST_LOG` no longer counts.
 pub fn set_level(level: LevelFilter) {
