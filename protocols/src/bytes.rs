@@ -187,16 +187,17 @@ fn sort(edits: &mut [Edit]) {
 
 /// Reads a number of only digits, at least one; `None` if it does not fit.
 pub fn parse_decimal<T: TryFrom<u64>>(digits: &[u8]) -> Option<T> {
-    if digits.is_empty() {
+    let (head, tail) = digits.split_at(digits.len().min(DIGITS_SAFE));
+    if head.is_empty() {
         return None;
     }
+    let digit = |it: &u8| Some(u64::from(it.wrapping_sub(b'0'))).filter(|it| *it <= 9);
     let mut value = 0u64;
-    for digit in digits {
-        let digit = digit.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+    for it in head {
+        value = value * 10 + digit(it)?;
+    }
+    for it in tail {
+        value = value.checked_mul(10)?.checked_add(digit(it)?)?;
     }
     T::try_from(value).ok()
 }
@@ -314,6 +315,9 @@ impl core::fmt::Write for Text<'_> {
 /// A relay makes about a dozen edits; the most that many Vias, Routes and copies of our own headers
 /// can ask for stays below this.
 pub const EDITS_MAX: usize = 48;
+
+/// Numbers of so many digits fit 64 bits, whatever they are.
+const DIGITS_SAFE: usize = 19;
 
 /// Two Vias, two Record-Routes, a Route and the small change.
 const TEXT_BYTES: usize = 1024;

@@ -258,38 +258,42 @@ impl<'m, 'n> Index<'m, 'n> {
         if line.lone_return {
             return Err(Malformed::LoneReturn { at: line.span.start });
         }
+        let value = line.value();
+        let (slot, field) = match line.kind {
+            Name::From => (&mut self.from, Field::From),
+            Name::To => (&mut self.to, Field::To),
+            Name::CallId => (&mut self.call_id, Field::CallId),
+            Name::Cseq => (&mut self.cseq, Field::Cseq),
+            Name::MaxForwards => (&mut self.max_forwards, Field::MaxForwards),
+            Name::ContentLength => (&mut self.content_length, Field::ContentLength),
+            _ => return self.note_repeatable(line, value),
+        };
+        match slot.replace(value) {
+            Some(_) => Err(Malformed::Repeated(field)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a message may have more than one of.
+    #[inline(always)]
+    fn note_repeatable(&mut self, line: Line<'m>, value: Span) -> Result<(), Malformed> {
         match line.kind {
-            Name::Via => self.vias.note(self.bytes, line.value(), line.span, true),
-            Name::Route => self.routes.note(self.bytes, line.value(), line.span, false),
-            Name::RecordRoute => {
-                self.record_routes.note(self.bytes, line.value(), line.span, false);
-            }
-            Name::From => once(&mut self.from, line.value(), Field::From)?,
-            Name::To => once(&mut self.to, line.value(), Field::To)?,
-            Name::CallId => once(&mut self.call_id, line.value(), Field::CallId)?,
-            Name::Cseq => once(&mut self.cseq, line.value(), Field::Cseq)?,
-            Name::MaxForwards => once(&mut self.max_forwards, line.value(), Field::MaxForwards)?,
-            Name::ContentLength => {
-                once(&mut self.content_length, line.value(), Field::ContentLength)?;
-            }
-            Name::Contact => {
-                let value = line.value();
-                if self.contact.is_none() && !value.is_empty() {
-                    let start = value.start as usize;
-                    let end = start + list_element(value.of(self.bytes), false);
-                    self.contact = Some(trim_span(self.bytes, start, end));
-                }
+            Name::Via => self.vias.note(self.bytes, value, line.span, true),
+            Name::Route => self.routes.note(self.bytes, value, line.span, false),
+            Name::RecordRoute => self.record_routes.note(self.bytes, value, line.span, false),
+            Name::Contact if self.contact.is_none() && !value.is_empty() => {
+                let start = value.start as usize;
+                let end = start + list_element(value.of(self.bytes), false);
+                self.contact = Some(trim_span(self.bytes, start, end));
             }
             Name::UserAgent => {
-                self.user_agent.get_or_insert_with(|| line.value());
+                self.user_agent.get_or_insert(value);
             }
             Name::Heartbeat => self.heartbeat = true,
-            Name::InitialRemote => {
-                if !self.initial_remote.note(line.span) {
-                    return Err(Malformed::Repeated(Field::InitialRemote));
-                }
+            Name::InitialRemote if !self.initial_remote.note(line.span) => {
+                return Err(Malformed::Repeated(Field::InitialRemote));
             }
-            Name::Other => {}
+            _ => {}
         }
         Ok(())
     }
@@ -362,13 +366,6 @@ impl<'m, 'n> Index<'m, 'n> {
     }
 }
 
-fn once(slot: &mut Option<Span>, value: Span, field: Field) -> Result<(), Malformed> {
-    match slot.replace(value) {
-        Some(_) => Err(Malformed::Repeated(field)),
-        None => Ok(()),
-    }
-}
-
 fn present(slot: Option<Span>, field: Field) -> Result<Span, Malformed> {
     slot.filter(|it| !it.is_empty()).ok_or(Malformed::Missing(field))
 }
@@ -376,8 +373,11 @@ fn present(slot: Option<Span>, field: Field) -> Result<Span, Malformed> {
 /// `4711 INVITE` (RFC 3261 §20.16); the number must fit 32 bits.
 fn read_cseq(bytes: &[u8], cseq: Span) -> Option<(u32, Span)> {
     let text = cseq.of(bytes);
-    let length = text.iter().position(|it| is_blank(*it))?;
+    let length = text.iter().position(|it| !it.is_ascii_digit())?;
     let number = parse_decimal(text.get(..length)?)?;
+    if !text.get(length).is_some_and(|it| is_blank(*it)) {
+        return None;
+    }
     let method = trim_span(bytes, cseq.start as usize + length, cseq.end as usize);
     method.of(bytes).iter().all(|it| is_token(*it)).then_some((number, method))
 }

@@ -32,27 +32,29 @@ pub(crate) fn is_named(token: &[u8], lower: &[u8]) -> bool {
 /// before; what it says of later ones does not matter.
 #[inline(always)]
 fn first(text: &[u8], marks: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> Option<usize> {
-    let in_word = |word: &[u8; 8]| match marks(u64::from_le_bytes(*word)) {
-        0 => None,
-        found => Some(found.trailing_zeros() as usize / 8),
-    };
     let (blocks, rest) = text.as_chunks::<16>();
-    for (index, block) in blocks.iter().enumerate() {
+    let mut at = 0;
+    for block in blocks {
         // All sixteen are looked at whatever is found: that is one comparison of a vector register.
         if block.iter().fold(false, |any, it| any | is(*it)) {
             let ([low, high], _) = block.as_chunks() else { return None };
-            return Some(index * 16 + in_word(low).or_else(|| Some(8 + in_word(high)?))?);
+            let low = marks(u64::from_le_bytes(*low));
+            let high = marks(u64::from_le_bytes(*high));
+            let bit = if low != 0 { low.trailing_zeros() } else { 64 + high.trailing_zeros() };
+            return Some(at + bit as usize / 8);
+        }
+        at += 16;
+    }
+    if let Some(word) = rest.first_chunk() {
+        let found = marks(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
         }
     }
-    let mut at = blocks.len() * 16;
-    let (words, rest) = rest.as_chunks();
-    for word in words {
-        if let Some(found) = in_word(word) {
-            return Some(at + found);
-        }
-        at += word.len();
-    }
-    Some(at + rest.iter().position(|it| is(*it))?)
+    // What is left is in the last word, of which the first bytes have been looked at already.
+    let Some(word) = text.last_chunk() else { return text.iter().position(|it| is(*it)) };
+    let found = marks(u64::from_le_bytes(*word));
+    (found != 0).then(|| text.len() - word.len() + found.trailing_zeros() as usize / 8)
 }
 
 /// Subtraction borrows from the highest bit of a byte below 16, and only such a byte borrows from the

@@ -79,7 +79,7 @@ impl<'u> Uri<'u> {
             Some(sign) => (rest.get(..sign)?, colon + 1 + sign + 1),
             None => (rest.get(..0)?, colon + 1),
         };
-        let (host, host_end) = host(text, host_at)?;
+        let (host, host_end, ip) = host(text, host_at)?;
         let mut at = host_end;
         let mut port = None;
         if text.get(at) == Some(&b':') {
@@ -105,7 +105,7 @@ impl<'u> Uri<'u> {
             headers: text.get(params_end + 1..).unwrap_or_default(),
             host_port,
             params_end: offset(params_end),
-            ip: parse_ip(host),
+            ip,
         })
     }
 
@@ -218,11 +218,18 @@ fn parse_other_ip(host: &[u8]) -> Option<IpAddr> {
 /// Four decimal octets without leading zeros (RFC 3986 §3.2.2 `IPv4address`).
 #[inline]
 fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let (ip, rest) = ipv4_in_front(text)?;
+    rest.is_empty().then_some(ip)
+}
+
+/// The same in front of something, and that.
+#[inline(always)]
+fn ipv4_in_front(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     let (a, rest) = octet(text)?;
     let (b, rest) = octet(rest.strip_prefix(b".")?)?;
     let (c, rest) = octet(rest.strip_prefix(b".")?)?;
     let (d, rest) = octet(rest.strip_prefix(b".")?)?;
-    rest.is_empty().then(|| Ipv4Addr::new(a, b, c, d))
+    Some((Ipv4Addr::new(a, b, c, d), rest))
 }
 
 /// The number in front, and what follows it.
@@ -270,9 +277,16 @@ fn scheme_of(text: &[u8]) -> Option<Scheme> {
     (first.is_ascii_alphabetic() && rest.iter().all(legal)).then_some(Scheme::Other)
 }
 
-/// The host at `at`, without brackets, and where what follows it begins.
-pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+/// The host at `at`, without brackets, where what follows it begins, and its address if it is a literal.
+#[inline]
+pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize, Option<IpAddr>)> {
     let rest = text.get(at..)?;
+    if let Some((ip, behind)) = ipv4_in_front(rest)
+        && !behind.first().is_some_and(|it| is_host(*it))
+    {
+        let length = rest.len() - behind.len();
+        return Some((rest.get(..length)?, at + length, Some(IpAddr::V4(ip))));
+    }
     if rest.first() == Some(&b'[') {
         let close = first_is(rest, b']')?;
         let host = rest.get(1..close)?;
@@ -280,10 +294,11 @@ pub(crate) fn host(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
         if first_is(host, b':').is_none() || !host.iter().all(legal) {
             return None;
         }
-        return Some((host, at + close + 1));
+        return Some((host, at + close + 1, parse_ip(host)));
     }
     let length = rest.iter().position(|it| !is_host(*it)).unwrap_or(rest.len());
-    (length > 0).then(|| (rest.get(..length).unwrap_or_default(), at + length))
+    // A name, or what only looks like an address: those with colons have brackets.
+    (length > 0).then(|| (rest.get(..length).unwrap_or_default(), at + length, None))
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl<'v> Via<'v> {
         if host_at == at {
             return None;
         }
-        let (host, host_end) = uri::host(text, host_at)?;
+        let (host, host_end, ip) = uri::host(text, host_at)?;
         let mut sent_by_end = host_end;
         let mut at = skip_blanks(text, host_end);
         let mut port = None;
@@ -71,7 +71,7 @@ impl<'v> Via<'v> {
             transport: Transport::from_token(transport_text),
             transport_text,
             host,
-            ip: parse_ip(host),
+            ip,
             port,
             sent_by: Span::new(host_at, sent_by_end),
             branch: None,

@@ -30,8 +30,8 @@ pub struct Letter {
     /// Where the datagram starts in `bytes`.
     start: usize,
     to: Option<SocketAddr>,
-    /// Of where it came from.
-    source: u64,
+    /// Of where it came from and where it goes: [`route`].
+    route: u64,
     address: RawAddress,
     address_bytes: libc::socklen_t,
 }
@@ -41,7 +41,7 @@ impl Letter {
         bytes: Vec::new(),
         start: 0,
         to: None,
-        source: 0,
+        route: 0,
         address: RawAddress::EMPTY,
         address_bytes: 0,
     };
@@ -94,7 +94,7 @@ impl Outgoing {
         std::mem::swap(&mut letter.bytes, bytes);
         letter.start = start.min(letter.bytes.len());
         letter.to = Some(to);
-        letter.source = source.map_or(0, digest);
+        letter.route = route(source, to);
         letter.address_bytes = letter.address.encode(to);
         self.count += 1;
     }
@@ -187,7 +187,14 @@ impl Outgoing {
     }
 }
 
-/// Different for different IPv4 addresses; for IPv6, where it may not be, two sources count as one.
+/// The same for all letters of one way. Where two ways share it, they only keep an order that they need
+/// not.
+fn route(source: Option<SocketAddr>, to: SocketAddr) -> u64 {
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 by the golden ratio: odd, so that nothing is lost
+    source.map_or(0, digest).wrapping_mul(SPREAD) ^ digest(to)
+}
+
+/// Different for different IPv4 addresses.
 #[allow(clippy::cast_possible_truncation)] // both halves are taken
 fn digest(address: SocketAddr) -> u64 {
     let port = u64::from(address.port());
@@ -234,6 +241,8 @@ fn limit_after(error: &io::Error, segment_bytes: usize) -> Option<usize> {
 struct Trains {
     count: usize,
     trains: Box<[Train; BATCH]>,
+    /// Of each letter, side by side to be searched.
+    routes: [u64; BATCH],
     /// One for each train.
     headers: Box<[libc::mmsghdr; BATCH]>,
     controls: Box<[SegmentControl; BATCH]>,
@@ -265,6 +274,7 @@ impl Default for Trains {
         Trains {
             count: 0,
             trains: Box::new([Train::NONE; BATCH]),
+            routes: [0; BATCH],
             headers: Box::new([EMPTY_HEADER; BATCH]),
             controls: Box::new([SegmentControl::EMPTY; BATCH]),
             order: [0; BATCH],
@@ -281,9 +291,11 @@ impl Trains {
         let mut train_of = [0; BATCH];
         for (index, letter) in letters.iter().enumerate() {
             let bytes = letter.payload().len();
-            let place = self.place(letter, letters.get(..index).unwrap_or(&[]), &train_of);
-            if let Some(it) = train_of.get_mut(index) {
-                *it = place;
+            let place = self.place(letter, index, &train_of);
+            if let (Some(train), Some(route)) =
+                (train_of.get_mut(index), self.routes.get_mut(index))
+            {
+                (*train, *route) = (place, letter.route);
             }
             let Some(train) = self.trains.get_mut(place) else { continue };
             if place == self.count {
@@ -311,13 +323,13 @@ impl Trains {
         self.write(0, letters);
     }
 
-    /// The train for one more letter behind the `earlier` ones: one that is as long, else one that can end
-    /// with it, else a new one.
-    fn place(&self, letter: &Letter, earlier: &[Letter], train_of: &[usize; BATCH]) -> usize {
-        let is_alike = |it: &Letter| it.source == letter.source && it.to == letter.to;
-        // Not before the train of the one before it from the same source.
-        let mut before = earlier.iter().zip(train_of).rev();
-        let first = before.find_map(|(it, train)| is_alike(it).then_some(*train)).unwrap_or(0);
+    /// The train for one more letter behind `earlier` ones: one that is as long, else one that can end with
+    /// it, else a new one.
+    fn place(&self, letter: &Letter, earlier: usize, train_of: &[usize; BATCH]) -> usize {
+        // Not before the train of the one before it on the same way.
+        let routes = self.routes.get(..earlier).unwrap_or(&[]);
+        let before = routes.iter().rposition(|it| *it == letter.route);
+        let first = before.and_then(|it| train_of.get(it)).copied().unwrap_or(0);
         let bytes = letter.payload().len();
         let formed = self.trains.get(first..self.count).unwrap_or(&[]);
         let takes = |it: &Train| it.takes(bytes) && it.to == letter.to;
@@ -501,7 +513,7 @@ mod tests {
         let letters = letters.iter().map(|(number, bytes)| Letter {
             bytes: pattern(*bytes),
             to: Some(SocketAddr::from(([127, 0, 0, 1], number % 10))),
-            source: u64::from(number / 10),
+            route: u64::from(*number),
             ..Letter::EMPTY
         });
         let letters: Vec<Letter> = letters.collect();
