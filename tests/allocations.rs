@@ -2,6 +2,8 @@
 //!
 //! Counts on this thread alone, around `Relay::handle`. Every call has a Call-ID of its own; the memory
 //! of calls holds fewer than there are, so that forgetting is under the meter too.
+//!
+//! And what an idle SMPP session takes, in bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,16 +12,22 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use engine::balance::{ALGORITHMS, Shard};
+use engine::config::Config;
 use engine::names::Answer;
+use engine::relay::smpp::{PLAIN_LISTENER, Smpp, SmppSettings};
+use engine::relay::stream::{Conn, Room, Secure, StreamRelay, Wire};
 use engine::relay::{Leg, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
 use tests::Message;
 use tests::sim::{Kind, Script, Stage, node, node_address};
+use tests::smpp::{BIND_TRANSCEIVER, OK, Pdu, bind_body};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes allocated and not freed. Wraps below zero where another thread's are freed.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The system's allocator with a meter.
@@ -31,17 +39,20 @@ struct Metered;
 unsafe impl GlobalAlloc for Metered {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE.set(LIVE.get().wrapping_add(layout.size()));
         // SAFETY: the caller's promises are `System`'s demands.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE.set(LIVE.get().wrapping_add(bytes).wrapping_sub(layout.size()));
         // SAFETY: as above.
         unsafe { System.realloc(old, layout, bytes) }
     }
 
     unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().wrapping_sub(layout.size()));
         // SAFETY: as above.
         unsafe { System.dealloc(old, layout) }
     }
@@ -163,10 +174,67 @@ fn nor_does_a_nodes_request_to_a_name_that_is_known() {
     assert_eq!(made, 0, "in 1 000 messages");
 }
 
+/// Remembers which connections were asked for.
+#[derive(Default)]
+struct Wanted(Vec<Conn>);
+
+impl Wire for Wanted {
+    fn send(&mut self, _conn: Conn, _bytes: &[u8]) -> Room {
+        Room::Free
+    }
+
+    fn connect(&mut self, conn: Conn, _to: SocketAddr, _secure: Secure) {
+        self.0.push(conn);
+    }
+
+    fn pause(&mut self, _conn: Conn) {}
+    fn resume(&mut self, _conn: Conn) {}
+    fn end(&mut self, _conn: Conn) {}
+    fn close(&mut self, conn: Conn) {
+        panic!("{conn:?} is closed");
+    }
+    fn abort(&mut self, conn: Conn) {
+        panic!("{conn:?} is aborted");
+    }
+}
+
+#[test]
+fn an_idle_smpp_session_takes_little() {
+    let servers = vec![SocketAddr::from(([127, 0, 0, 1], 2775))];
+    let settings = SmppSettings::new(&Config { shards: 1, ..Config::default() }, servers, 0, 1);
+    assert!(!settings.mux, "a server connection each");
+    let mut relay = Smpp::new(settings);
+    let mut wire = Wanted(Vec::with_capacity(1));
+    let (now, snapshot) = (Time::from_millis(1_000), Snapshot::default());
+    let source = SocketAddr::from(([192, 0, 2, 9], 40_000));
+    let bind = Pdu::new(BIND_TRANSCEIVER, 1, bind_body("RestComm", "password")).to_bytes();
+    let bound = Pdu::new(BIND_TRANSCEIVER, 1, b"").answer(OK, b"smsc\0").to_bytes();
+    let mut bind_all = |count: usize| {
+        for _ in 0..count {
+            let esme = relay.handle_open(now, PLAIN_LISTENER, source, &mut wire).unwrap();
+            assert_eq!(relay.handle_bytes(now, esme, &bind, &snapshot, &mut wire), bind.len());
+            let smsc = wire.0.pop().expect("a connection");
+            relay.handle_connected(now, smsc, &mut wire);
+            assert_eq!(relay.handle_bytes(now, smsc, &bound, &snapshot, &mut wire), bound.len());
+        }
+        LIVE.get()
+    };
+    // Tables double: from one power of two to the next is what a session takes on average.
+    let before = bind_all(1_024);
+    let bytes = bind_all(1_024).wrapping_sub(before) / 1_024;
+    assert!(bytes <= SESSION_BYTES_MAX, "{bytes} bytes for both of its sides");
+}
+
+/// Of an idle session in regular mode, without its sockets' share.
+const SESSION_BYTES_MAX: usize = 1_000;
+
 #[test]
 fn the_meter_counts() {
     let before = ALLOCATIONS.get();
     let mut grown = vec![std::hint::black_box(1u8)];
     grown.reserve_exact(1_000);
     assert!(ALLOCATIONS.get() - before >= 2, "{}", grown.len());
+    let held = LIVE.get();
+    drop(grown);
+    assert_eq!(held.wrapping_sub(LIVE.get()), 1_001, "bytes that were freed");
 }

@@ -8,18 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use tests::Transport::{Tcp, Tls};
 use tests::web::WebServer;
-use tests::{Balancer, Node, PATIENCE, Peer, Registrar, Setup, is_installed, keys, wait_for};
+use tests::{Balancer, Node, PATIENCE, Peer, Registrar, Setup, is_installed, keys, run, wait_for};
 
 fn path(name: &str) -> String {
     keys().path(name).display().to_string()
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}{error}");
-    text
 }
 
 /// A program that says what it has to say while it runs; killed when dropped.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tests::Transport::{Tls, Ws, Wss};
-use tests::{Balancer, Node, PATIENCE, Setup, Signed, is_installed, keys, wait_for};
+use tests::{Balancer, Node, PATIENCE, Setup, Signed, is_installed, keys, run, wait_for};
 
 fn tcp(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
@@ -373,12 +373,6 @@ fn sessions_resume_on_every_shard_and_after_a_reload_of_certificates() {
     fs::write(&store, "broken").unwrap();
     lb.wait_log("Certificates cannot be read again");
     ask(config, lb.external_of(Tls), "lb.test").unwrap();
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
 }
 
 #[test]

@@ -79,6 +79,7 @@ struct Sample {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
+    let machine = machine(); // asked before we are pinned: it counts CPUs
     process::pin(arguments.generator_cpu)?;
     let is_wanted = |front: &&Front| {
         let only = arguments.only.as_deref();
@@ -98,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
             samples.push(sample);
         }
     }
-    std::io::stdout().write_all(markdown(arguments, &rows).as_bytes())
+    std::io::stdout().write_all(markdown(arguments, &rows, &machine).as_bytes())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
@@ -142,17 +143,16 @@ fn micros_each(spent: CpuTime, pdus: u64) -> f64 {
     spent.run.as_secs_f64() * 1e6 / pdus.max(1) as f64
 }
 
-fn markdown(arguments: &Arguments, rows: &[(&Front, Vec<Sample>)]) -> String {
+fn markdown(arguments: &Arguments, rows: &[(&Front, Vec<Sample>)], machine: &str) -> String {
     let mut text = String::new();
     let Arguments { rounds, seconds, sessions, window, rate, .. } = arguments;
     let _ = writeln!(
         text,
-        "Made by `cargo run --release -p perf -- smpp --rounds {rounds} --seconds {seconds}`, {}. \
+        "Made by `cargo run --release -p perf -- smpp --rounds {rounds} --seconds {seconds}`, {machine}. \
          {sessions} sessions; flat out with window {window}, paced at {rate} PDU/s. CPU in microseconds per \
          PDU, latency of a response in microseconds, memory of an idle session in bytes.\n\n\
          | | CPU, flat out | PDU/s | core | CPU, paced | p50 / p99, paced | memory |\n\
-         |---|---|---|---|---|---|---|",
-        machine()
+         |---|---|---|---|---|---|---|"
     );
     let median =
         |samples: &[Sample], figure: fn(&Sample) -> f64| table::median(samples.iter().map(figure));

@@ -111,7 +111,7 @@ struct Control<S: Shards> {
     kubernetes: Option<Kubernetes>,
     server: Option<Server>,
     heartbeats: Heartbeats,
-    gathering: Option<Gathering<S::Figures>>,
+    gathering: Option<Gathering>,
     shards: S,
     shards_running: usize,
     /// `/lbnoderegex`.
@@ -121,8 +121,8 @@ struct Control<S: Shards> {
 }
 
 /// Figures on their way from the shards to pages.
-struct Gathering<F> {
-    figures: Vec<F>,
+struct Gathering {
+    /// Shards that have not answered.
     missing: usize,
     deadline: Time,
     pages: Vec<(Connection, Page)>,
@@ -288,9 +288,8 @@ impl<S: Shards> Control<S> {
                     let addressee = self.shards.addressee(shard);
                     self.names.ask(query, reach(&self.view.config), addressee);
                 }
-                Some(Said::Figures(figures)) => {
+                Some(Said::Figures) => {
                     if let Some(gathering) = &mut self.gathering {
-                        gathering.figures.push(figures);
                         gathering.missing = gathering.missing.saturating_sub(1);
                     }
                 }
@@ -347,7 +346,7 @@ impl<S: Shards> Control<S> {
             && let Some(gathering) = self.gathering.take()
         {
             for (connection, page) in gathering.pages {
-                let response = self.page(now, page, &gathering.figures);
+                let response = self.page(now, page);
                 self.respond(now, connection, &response);
             }
         }
@@ -433,7 +432,7 @@ impl<S: Shards> Control<S> {
             Command::Stat => return self.gather(now, connection, Page::Stat),
             Command::Info => return self.gather(now, connection, Page::Info),
             Command::Metrics => return self.gather(now, connection, Page::Metrics),
-            Command::Health => self.page(now, Page::Health, &[]),
+            Command::Health => self.page(now, Page::Health),
             Command::Stop => {
                 if self.view.stopping.is_none() {
                     self.drain(now, self.view.config.shutdown_timeout);
@@ -478,7 +477,6 @@ impl<S: Shards> Control<S> {
         let gathering = self.gathering.get_or_insert_with(|| {
             self.shards.ask_figures();
             Gathering {
-                figures: Vec::new(),
                 missing: self.shards_running,
                 deadline: now + FIGURES_TIME_MAX,
                 pages: Vec::new(),
@@ -487,8 +485,8 @@ impl<S: Shards> Control<S> {
         gathering.pages.push((connection, page));
     }
 
-    fn page(&self, now: Time, page: Page, figures: &[S::Figures]) -> Response {
-        self.shards.page(page, figures, &self.facts(now))
+    fn page(&self, now: Time, page: Page) -> Response {
+        self.shards.page(page, &self.facts(now))
     }
 
     fn facts(&self, now: Time) -> Facts<'_> {
@@ -567,7 +565,7 @@ const BELL: u64 = 1;
 const SHARDS: u64 = 2;
 /// Fairness: whatever shards report, signals and administration get their turn.
 const NOTICES_PER_TURN: usize = 4096;
-/// A shard that has not answered by then is stuck; the page is made without it.
+/// A shard that has not answered by then is busy or stuck; the page shows what it said last.
 const FIGURES_TIME_MAX: Duration = Duration::from_secs(1);
 /// Shards do not ring for figures: while some are on their way we look ourselves.
 const FIGURES_PERIOD: Duration = Duration::from_millis(2);

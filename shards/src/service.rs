@@ -1,6 +1,7 @@
 //! The running shards behind control's [`Shards`]: sockets, relays, mail, figures, pages.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -43,6 +44,7 @@ pub struct Service {
     keeper: Keeper,
     /// Number of the question that figures must answer.
     question: u64,
+    known: Known,
     clock: Clock,
     /// When CPU was last looked at, and how much had been used.
     cpu: Cell<(Instant, Duration)>,
@@ -117,6 +119,7 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         relays: streams,
         keeper,
         question: 0,
+        known: Known::default(),
         clock,
         cpu,
     })
@@ -163,8 +166,6 @@ fn resolve(host: &str, family: Family) -> Result<IpAddr, String> {
 }
 
 impl Shards for Service {
-    type Figures = Box<Statistics<Counters>>;
-
     fn count(&self) -> usize {
         self.body.as_ref().map_or(0, Body::shards)
     }
@@ -178,7 +179,7 @@ impl Shards for Service {
         self.body.as_ref().expect("running").inbox.waker.as_fd()
     }
 
-    fn poll(&mut self) -> Option<Said<Self::Figures>> {
+    fn poll(&mut self) -> Option<Said> {
         let inbox = &self.body.as_ref()?.inbox;
         loop {
             let notice = inbox.notices.try_recv().or_else(|_| {
@@ -189,10 +190,13 @@ impl Shards for Service {
             return Some(match notice.ok()? {
                 Notice::Report(report) => Said::Report(report),
                 Notice::Resolve { shard, name } => Said::Resolve { shard, query: name },
-                Notice::Statistics { question, statistics } if question == self.question => {
-                    Said::Figures(statistics)
+                Notice::Statistics { question, statistics } => {
+                    self.known.learn(self.clock.now(), statistics);
+                    if question != self.question {
+                        continue; // too late for its own page
+                    }
+                    Said::Figures
                 }
-                Notice::Statistics { .. } => continue,
                 Notice::Ended { shard, is_failure } => {
                     Said::Ended { shard, failure: is_failure.then(|| "it panicked".to_owned()) }
                 }
@@ -222,7 +226,7 @@ impl Shards for Service {
         let Some(body) = &self.body else { return };
         self.question += 1;
         for shard in (0..=u8::MAX).take(body.shards()) {
-            // A shard whose mailbox is full answers nothing; the page is made without it.
+            // A shard whose mailbox is full answers nothing; the page shows what it said last.
             let _ = body.post.send(shard, Mail::Statistics { question: self.question });
         }
     }
@@ -243,13 +247,11 @@ impl Shards for Service {
         })
     }
 
-    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response {
-        let mut figures: Vec<_> = figures.iter().collect();
-        figures.sort_by_key(|it| it.shard);
-        let counters: Vec<Counters> = figures.iter().map(|it| self.counters(it)).collect();
-        let loads = figures.iter().map(|it| load(it));
+    fn page(&self, page: Page, facts: &Facts<'_>) -> Response {
+        let counters: Vec<Counters> = self.known.iter().map(|it| self.counters(it.1)).collect();
+        let loads = self.known.iter().map(|(at, it)| load(it, facts.now.since(at)));
         let shards: Vec<_> = counters.iter().zip(loads).collect();
-        let residence = residence(figures.iter().map(|it| &it.residence));
+        let residence = residence(self.known.iter().map(|it| &it.1.residence));
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = wall.saturating_sub(self.clock.now().since(Time::ZERO));
         let scrape = Scrape {
@@ -349,7 +351,22 @@ impl Service {
     }
 }
 
-fn load(of: &Statistics<Counters>) -> Load {
+/// What each shard said last, in order of their numbers: one that is too busy to answer in time is shown as
+/// it was, with its age, and not left out.
+#[derive(Default)]
+struct Known(BTreeMap<u8, (Time, Box<Statistics<Counters>>)>);
+
+impl Known {
+    fn learn(&mut self, now: Time, statistics: Box<Statistics<Counters>>) {
+        self.0.insert(statistics.shard, (now, statistics));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Time, &Statistics<Counters>)> {
+        self.0.values().map(|(at, it)| (*at, &**it))
+    }
+}
+
+fn load(of: &Statistics<Counters>, age: Duration) -> Load {
     let it = &of.figures;
     let mut streams = it.streams;
     let mut refused = it.refused_connections;
@@ -371,6 +388,7 @@ fn load(of: &Statistics<Counters>) -> Load {
         refused_connections: refused,
         retried: it.retried,
         streams,
+        age,
     }
 }
 
@@ -424,3 +442,34 @@ const RESIDENCE_DIGITS: u8 = 2;
 const PAGE_BYTES: u64 = 4096;
 /// Any port will do for a client that is only imagined.
 const EXPLAIN_PORT: u16 = 5099;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::mesh::Figures;
+
+    fn said(shard: u8, datagrams: u64) -> Box<Statistics<Counters>> {
+        Box::new(Statistics {
+            shard,
+            counters: Counters::default(),
+            connections_by_node: BTreeMap::new(),
+            residence: Histogram::new(RESIDENCE_DIGITS).unwrap(),
+            figures: Figures { datagrams, ..Figures::default() },
+            pumps: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_shard_that_says_nothing_new_is_shown_as_it_was_with_its_age() {
+        let mut known = Known::default();
+        let at = Time::from_millis;
+        for (now, shard, datagrams) in [(10, 1, 5), (20, 0, 7), (3_000, 0, 9)] {
+            known.learn(at(now), said(shard, datagrams));
+        }
+        let loads = known.iter().map(|(then, it)| (it.shard, load(it, at(3_010).since(then))));
+        let shown: Vec<_> = loads.map(|(id, it)| (id, it.datagrams, it.age.as_millis())).collect();
+        assert_eq!(shown, [(0, 9, 10), (1, 5, 3_000)]);
+    }
+}

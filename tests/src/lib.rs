@@ -61,6 +61,20 @@ pub fn wait_for<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Runs a program to its end, with nothing to read, and returns what it printed.
+///
+/// # Panics
+///
+/// When it cannot be started or fails; what it said is shown.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(program);
+    let output = command.args(arguments).stdin(std::process::Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {text}{error}");
+    text
+}
+
 /// Whether `program` can be started; if not, says so loudly. Under `CI` a missing peer is a failure,
 /// because a skipped test that nobody sees is a lie.
 ///

@@ -89,6 +89,7 @@ pub fn lbstat(scrape: &Scrape<'_>) -> String {
     }
     it.raw("ResidenceMicros", micros.end());
     it.raw("UptimeSeconds", scrape.now.as_secs());
+    it.raw("FiguresAgeMillis", scrape.age().as_millis());
     let mut whole = Object::default();
     whole.raw("Metrics", it.end());
     whole.end()
@@ -131,6 +132,7 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     });
     whole.raw("absent", format!("[{}]", absent.collect::<Vec<_>>().join(",")));
     whole.raw("smppSessions", smpp_sessions(&totals.smpp));
+    whole.raw("figuresAgeMillis", scrape.age().as_millis());
     whole.end()
 }
 

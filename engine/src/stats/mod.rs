@@ -301,6 +301,8 @@ pub struct Load {
     pub retried: u64,
     /// What became of connections.
     pub streams: Streams,
+    /// Since it said so: more than a moment for a shard that is too busy to say anything new.
+    pub age: Duration,
 }
 
 /// What became of a shard's stream connections since its start.
@@ -448,6 +450,11 @@ impl Scrape<'_> {
 
     fn connections(&self) -> u64 {
         self.shards.iter().map(|(_, load)| load.connections).sum()
+    }
+
+    /// Of the oldest figures among the shards'.
+    fn age(&self) -> Duration {
+        self.shards.iter().map(|(_, load)| load.age).max().unwrap_or_default()
     }
 
     /// Wall clock, milliseconds since 1970.

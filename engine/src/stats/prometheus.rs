@@ -386,6 +386,11 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
     for (index, (_, load)) in scrape.shards.iter().enumerate() {
         page.row(&[("shard", &index.to_string())], load.busy.as_secs_f64());
     }
+    let help = "Since the shard gave its figures: large while it is too busy to give new ones.";
+    page.family("trunkline_shard_figures_age_seconds", "gauge", help);
+    for (index, (_, load)) in scrape.shards.iter().enumerate() {
+        page.row(&[("shard", &index.to_string())], load.age.as_secs_f64());
+    }
 }
 
 fn residence(page: &mut Page, scrape: &Scrape<'_>) {

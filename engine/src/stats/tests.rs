@@ -64,6 +64,7 @@ fn with_scrape<T>(change: impl FnOnce(&mut Scrape<'_>), show: impl FnOnce(&Scrap
         datagrams: 10 * scale,
         batches: scale,
         busy: Duration::from_millis(1500 * scale),
+        age: Duration::from_millis(2500 * (scale - 1)),
         connections: scale,
         ..Load::default()
     };
@@ -109,7 +110,7 @@ fn lbstat_has_the_originals_members_in_their_order_and_ours_behind() {
         r#""4XX":1,"5XX":0,"6XX":0,"7XX":0,"8XX":0,"9XX":0},"NumberOfMessagesDropped":{"malformed":0,"#,
     );
     assert_eq!(text.get(..want.len()), Some(want));
-    let end = r#""ResidenceMicros":{"p50":0,"p99":123,"p999":0,"max":0},"UptimeSeconds":60}}"#;
+    let end = r#""ResidenceMicros":{"p50":0,"p99":123,"p999":0,"max":0},"UptimeSeconds":60,"FiguresAgeMillis":2500}}"#;
     assert!(text.ends_with(end), "{text}");
     let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
     let metrics = &parsed["Metrics"];
@@ -198,6 +199,8 @@ fn metrics_show_every_figure() {
         format!(r#"trunkline_node_responses_total{{{node},class="1xx"}} 2"#),
         r#"trunkline_shard_datagrams_total{shard="1"} 20"#.into(),
         r#"trunkline_shard_busy_seconds_total{shard="0"} 1.5"#.into(),
+        r#"trunkline_shard_figures_age_seconds{shard="0"} 0"#.into(),
+        r#"trunkline_shard_figures_age_seconds{shard="1"} 2.5"#.into(),
         r#"trunkline_residence_seconds_bucket{le="0.000005"} 1"#.into(),
         r#"trunkline_residence_seconds_bucket{le="1"} 8"#.into(),
         r#"trunkline_residence_seconds_bucket{le="+Inf"} 8"#.into(),

@@ -18,9 +18,6 @@ use crate::admin::Response;
 
 /// The shards as control sees them. Dropping it joins their threads.
 pub trait Shards {
-    /// One shard's counters and figures.
-    type Figures;
-
     /// How many there are.
     fn count(&self) -> usize;
 
@@ -31,7 +28,7 @@ pub trait Shards {
     fn waker(&self) -> BorrowedFd<'_>;
 
     /// The next thing that a shard says; puts the waker to rest when there is nothing.
-    fn poll(&mut self) -> Option<Said<Self::Figures>>;
+    fn poll(&mut self) -> Option<Said>;
 
     /// What every shard goes by from its next batch on.
     fn publish(&mut self, view: &View);
@@ -40,8 +37,8 @@ pub trait Shards {
     /// something to publish. Called as often as the configuration file is looked at.
     fn refresh(&mut self, view: &View) -> bool;
 
-    /// Asks every shard for its figures; each answers by [`Said::Figures`]. Answers to earlier questions
-    /// are not delivered any more.
+    /// Asks every shard for its figures; each answers by [`Said::Figures`]. An answer to an earlier question
+    /// is kept, and not announced any more.
     fn ask_figures(&mut self);
 
     /// Tells every shard that all calls of one node are another's.
@@ -50,8 +47,8 @@ pub trait Shards {
     /// Who takes the resolver's answer to a shard's [`Said::Resolve`]; called on the resolver's thread.
     fn addressee(&self, shard: u8) -> Addressee;
 
-    /// One page of the statistics port.
-    fn page(&self, page: Page, figures: &[Self::Figures], facts: &Facts<'_>) -> Response;
+    /// One page of the statistics port, from what each shard said last.
+    fn page(&self, page: Page, facts: &Facts<'_>) -> Response;
 
     /// The routing decision for one message, step by step.
     fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response;
@@ -62,7 +59,7 @@ pub type Addressee = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
 
 /// What shards tell control.
 #[derive(Debug)]
-pub enum Said<F> {
+pub enum Said {
     /// Something about nodes.
     Report(Report),
     /// A message waits for a name.
@@ -72,8 +69,8 @@ pub enum Said<F> {
         /// What for.
         query: Query,
     },
-    /// An answer to [`Shards::ask_figures`].
-    Figures(F),
+    /// A shard has answered the latest [`Shards::ask_figures`].
+    Figures,
     /// It has ended, as it was told or because it failed.
     Ended {
         /// Which.
