@@ -66,7 +66,7 @@ pub trait Decide: Send + 'static {
     fn dropped(&mut self, reason: DropReason);
 
     /// The counters, brought up to date.
-    fn counters(&mut self) -> &Self::Counters;
+    fn counters(&mut self, now: Time, snapshot: &Snapshot) -> &Self::Counters;
 }
 
 impl Decide for Relay {
@@ -130,10 +130,10 @@ impl Decide for Relay {
     }
 
     fn dropped(&mut self, reason: DropReason) {
-        Relay::counters(self).dropped(reason);
+        Relay::dropped(self, reason);
     }
 
-    fn counters(&mut self) -> &Counters {
-        Relay::counters(self)
+    fn counters(&mut self, now: Time, snapshot: &Snapshot) -> &Counters {
+        Relay::counters(self, now, snapshot)
     }
 }
