@@ -829,7 +829,7 @@ impl World {
     fn audit_counters(&mut self, index: usize) {
         let tally = self.judge.tallies[index];
         let (now, snapshot) = (self.net.now(), &self.published);
-        let counters = self.shards[index].relay.counters(now, snapshot).clone();
+        let counters = self.shards[index].relay.counters(now, snapshot, true).clone();
         let page = metrics(&Scrape {
             now: self.net.now(),
             process: Process {

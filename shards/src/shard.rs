@@ -386,9 +386,11 @@ impl<D: Decide> Shard<D> {
         self.figures.connections = self.streams.len() as u64;
         self.figures.parked = self.parked.len() as u64;
         let [connections_by_node, busy_by_node] = self.connections_by_node();
+        let is_stopping = self.view.current().stopping.is_some();
+        let counters = self.relay.counters(self.now, &self.snapshot, is_stopping).clone();
         Statistics {
             shard: self.id,
-            counters: self.relay.counters(self.now, &self.snapshot).clone(),
+            counters,
             connections_by_node,
             busy_by_node,
             residence: self.residence.clone(),

@@ -228,13 +228,13 @@ impl Relay {
         self.state.counters.dropped(reason);
     }
 
-    /// This shard's counters, brought up to date. Calls that are up are counted on nodes that are to get no
-    /// new ones: somebody waits for the end of these.
-    pub fn counters(&mut self, now: Time, snapshot: &Snapshot) -> &Counters {
+    /// This shard's counters, brought up to date. Calls that are up are counted where somebody waits for
+    /// their end: on nodes that are to get no new ones, and on all when the process stops.
+    pub fn counters(&mut self, now: Time, snapshot: &Snapshot, is_stopping: bool) -> &Counters {
         let State { counters, algorithm, calls, .. } = &mut self.state;
         counters.remembered_calls(algorithm.active_calls());
         counters.remembered_by_node = algorithm.calls_by_node();
-        let leaving = snapshot.nodes().iter().filter(|it| it.graceful);
+        let leaving = snapshot.nodes().iter().filter(|it| is_stopping || it.graceful);
         counters.calls_up = leaving.map(|it| (it.key, calls.of(now, it.key))).collect();
         counters
     }
