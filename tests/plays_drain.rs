@@ -1,14 +1,14 @@
 //! Nodes that the operator takes out of service: drain with a deadline, what is left, undrain, remove; by
 //! the statistics port and by `trunkctl`.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::thread::spawn;
 
 use serde_json::Value;
-use tests::{Balancer, Node, Setup, trunkctl, wait_for, who_got};
+use tests::{Balancer, Dialog, Node, Setup, Transport, trunkctl, wait_for, who_got};
 
 /// What `/lbinfo` says of a node.
 fn info(lb: &Balancer, name: &str) -> Value {
@@ -221,4 +221,134 @@ fn trunkctl_waits_until_nothing_is_left() {
     }
     let nobody = ctl(&lb, &["drain", "nobody"]);
     assert!(!nobody.status.success() && said(&nobody).contains("no such node"));
+}
+
+/// What `/lbinfo` says is up on a node that is drained.
+fn calls_up(lb: &Balancer, name: &str) -> Option<u64> {
+    info(lb, name)["left"]["calls"].as_u64()
+}
+
+/// A drained node's calls count until they end, in each way in which a call ends.
+#[test]
+fn a_call_is_up_from_its_invite_to_its_end_and_trunkctl_waits_for_that() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.nodes(1);
+    let node = &nodes[0];
+    assert_eq!(info(&lb, "n0")["left"]["calls"], Value::Null, "nobody waits");
+    let caller = lb.caller("alice");
+    let invite = || {
+        let invite = caller.request("INVITE", "sip:bob@example.com");
+        caller.send(&invite);
+        (node.expect_in(invite.call_id(), "INVITE"), invite)
+    };
+    // Fails, and comes again with a password.
+    let (got, refused) = invite();
+    node.reply(&got, 407, "Proxy Authentication Required");
+    caller.expect_in(refused.call_id(), "407");
+    // Rings and is given up.
+    let (ringing, given_up) = invite();
+    node.reply(&ringing, 180, "Ringing");
+    caller.expect_in(given_up.call_id(), "180");
+    // Is accepted; a later INVITE of it fails.
+    let (got, accepted) = invite();
+    let ok = node.reply(&got, 200, "OK");
+    let heard = caller.expect_in(accepted.call_id(), "200 INVITE");
+    let (mut theirs, mut ours) =
+        (Dialog::of_caller(&caller, &accepted, &heard), Dialog::of_callee(node, &got, &ok));
+    caller.send(&theirs.ack());
+    node.expect_in(&theirs.call_id, "ACK");
+    for (from, to, dialog) in [(&caller, &**node, &mut theirs), (&**node, &caller, &mut ours)] {
+        from.send(&dialog.request("INVITE"));
+        to.reply(
+            &to.expect_where("a later INVITE", |it| it.is("INVITE") && it.tag("To").is_some()),
+            488,
+            "Not Acceptable Here",
+        );
+        from.expect_in(&dialog.call_id, "488 INVITE");
+    }
+    lb.get("/lbdrain?node=n0");
+    assert_eq!(calls_up(&lb, "n0"), Some(2), "one rings, one talks");
+
+    let at = lb.statistic.to_string();
+    let mut waiting = Command::new(trunkctl())
+        .args(["drain", "n0", "--wait", "--at", &at])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(waiting.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|it| it.contains("2 calls")), "it says what it waits for");
+    node.reply(&ringing, 487, "Request Terminated");
+    caller.expect_in(given_up.call_id(), "487");
+    assert!(lines.any(|it| it.contains("1 calls")));
+    assert!(waiting.try_wait().unwrap().is_none(), "it waits");
+    // The BYE alone does not end it, the answer does.
+    caller.send(&theirs.request("BYE"));
+    let bye = node.expect_in(&theirs.call_id, "BYE");
+    assert_eq!(calls_up(&lb, "n0"), Some(1));
+    node.reply(&bye, 200, "OK");
+    caller.expect_in(&theirs.call_id, "200 BYE");
+    assert!(lines.any(|it| it.contains("nothing is left on n0")));
+    assert!(waiting.wait().unwrap().success());
+    let left = info(&lb, "n0")["left"].clone();
+    assert_eq!((&left["calls"], &left["isNothing"]), (&0.into(), &true.into()));
+    assert_ne!(left["rememberedCalls"], 0, "the algorithm goes on remembering: {left}");
+
+    // A new attempt of the first call, now with a password, is up as it rings.
+    let again = refused.clone().set("CSeq", "2 INVITE").set("Via", caller.via());
+    caller.send(&again);
+    node.expect_where("the second attempt", |it| it.header("CSeq").starts_with("2 "));
+    assert_eq!(calls_up(&lb, "n0"), Some(1));
+}
+
+/// The two sides of a call meet different shards.
+#[test]
+fn whichever_shard_sees_the_end_of_a_call_it_is_over() {
+    let lb = Setup::two_entry().set("shards", "2").start();
+    let nodes = lb.nodes(2);
+    for node in &nodes {
+        node.answers_calls();
+    }
+    let callers: Vec<_> = (0..12).map(|it| lb.caller(&format!("caller{it}"))).collect();
+    let mut calls: Vec<_> = callers.iter().map(|it| it.call("sip:bob@example.com")).collect();
+    lb.get("/lbdrain?node=n0");
+    lb.get("/lbdrain?node=n1");
+    let up = || ["n0", "n1"].map(|it| calls_up(&lb, it).unwrap());
+    let invited = [0, 1].map(|it: usize| nodes[it].count("INVITE") as u64);
+    assert_eq!(up(), invited);
+    for (caller, call) in callers.iter().zip(&mut calls) {
+        caller.exchange(call, "BYE");
+    }
+    assert_eq!(up(), [0, 0]);
+}
+
+/// What is no call is seen by the connection that it goes by.
+#[test]
+fn a_sip_connection_in_use_keeps_the_wait_waiting() {
+    for transport in [Transport::Tcp, Transport::Ws] {
+        let lb = Setup::every_transport().start();
+        let mut node = lb.announced(Node::bind_ip("n0", "127.0.0.11"));
+        lb.wait_nodes(1);
+        let caller = lb.caller_over(transport, "alice");
+        let subscribe = caller.request("SUBSCRIBE", "sip:bob@example.com");
+        caller.send(&subscribe);
+        node.expect("SUBSCRIBE");
+        lb.get("/lbdrain?node=n0");
+        let left = info(&lb, "n0")["left"].clone();
+        let seen = [&left["calls"], &left["sipConnections"], &left["sipBusy"]].map(Value::as_u64);
+        assert_eq!(seen, [Some(0), Some(1), Some(1)], "{transport:?}");
+        assert_eq!(left["isNothing"], false, "{transport:?}");
+        let at = lb.statistic.to_string();
+        let mut waiting = Command::new(trunkctl())
+            .args(["drain", "n0", "--wait", "--at", &at])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines =
+            BufReader::new(waiting.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|it| it.contains("1 SIP connections (1 in use)")), "{transport:?}");
+        assert!(waiting.try_wait().unwrap().is_none(), "{transport:?}: it waits");
+        node.die();
+        assert!(lines.any(|it| it.contains("n0")), "{transport:?}");
+        assert!(waiting.wait().unwrap().success(), "{transport:?}");
+    }
 }

@@ -371,9 +371,125 @@ fn lbinfo_has_the_originals_shape() {
 
 #[test]
 fn the_log_level_changes_at_run_time() {
-    let lb = Setup::two_entry().start();
-    let (status, body) = lb.get("/lbloglevel?logLevel=DEBUG");
+    let mut lb = Setup::two_entry().start();
+    for wrong in ["/lbloglevel", "/lbloglevel?logLevel=LOUD"] {
+        assert!(lb.get(wrong).0.contains("400"), "{wrong}");
+    }
+    // At WARN a node's coming is not worth a line.
+    let (status, body) = lb.get("/lbloglevel?logLevel=WARN");
     assert!(status.contains("200") && body.contains("Log level changed"), "{status} {body}");
+    let quiet = lb.announced(Node::bind("quiet"));
+    lb.wait_nodes(1);
+    drop(quiet);
+    lb.wait_nodes(0);
+    lb.get("/lbloglevel?logLevel=INFO");
+    let _loud = lb.announced(Node::bind("loud"));
+    lb.wait_log("Node hostname[loud]");
+    let log = lb.log();
+    let coming = |it: &&str| it.contains("hostname[quiet]") && it.ends_with("] added");
+    assert_eq!(log.lines().find(coming), None);
+    lb.reload(&[("securityRequired", "true"), ("login", "daddy"), ("password", "123456")]);
+    wait_for("the password", || {
+        lb.get("/lbloglevel?logLevel=INFO").0.contains("401").then_some(())
+    });
+    let (status, _) = lb.get("/lbloglevel?logLevel=INFO&login=daddy&password=123456");
+    assert!(status.contains("200"), "{status}");
+}
+
+/// What only looks is open to everyone, what changes something is not, in each form of a wrong password.
+#[test]
+fn only_commands_that_change_something_ask_for_the_password() {
+    let lb = Setup::two_entry()
+        .set("securityRequired", "true")
+        .set("login", "daddy")
+        .set("password", "123456")
+        .start();
+    let _nodes = lb.nodes(1);
+    for page in ["/lbstat", "/lbinfo", "/metrics", "/health"] {
+        assert!(lb.get(page).0.contains("200"), "{page}");
+    }
+    let wrong = [
+        "",
+        "&login=daddy",
+        "&password=123456",
+        "&login=daddy&password=12345",
+        "&login=daddy&password=1234567",
+        "&login=x&password=123456",
+        "&login=&password=",
+    ];
+    let changes = [
+        "/lbstop?x=1",
+        "/lbloglevel?logLevel=OFF",
+        "/lbnoderegex?regex=a",
+        "/lbdrain?node=n0",
+        "/lbremove?node=n0",
+        "/lbundrain?node=n0",
+    ];
+    for (change, with) in changes.iter().flat_map(|it| wrong.map(|with| (it, with))) {
+        let (status, body) = lb.get(&format!("{change}{with}"));
+        assert!(status.contains("401"), "{change}{with}: {status}");
+        assert!(body.contains("Authorization required"), "{change}{with}: {body}");
+    }
+    assert_eq!(lb.known().len(), 1);
+    let (status, _) = lb.get("/lbnoderegex?regex=a&login=daddy&password=123456");
+    assert!(status.contains("200"), "{status}");
+    let (status, _) =
+        lb.get("/lbnoderegex?regex=(&ip=127.0.0.1&port=1&login=daddy&password=123456");
+    assert!(status.contains("400"), "{status}");
+    assert!(lb.exit_status().is_none());
+}
+
+#[test]
+fn health_is_bad_first_and_statistics_tell_what_is_left_while_it_stops_if_told() {
+    let lb = Setup::two_entry()
+        .set("stopKeepsStatistics", "true")
+        .set("shutdownTimeout", "60000")
+        .start();
+    let _nodes = lb.answering_nodes(1);
+    let (status, body) = lb.get("/health");
+    assert!(status.contains("200") && body.contains("\"ok\""), "{status} {body}");
+    let caller = lb.caller("alice");
+    let mut dialog = caller.call("sip:bob@example.com");
+    lb.get("/lbstop");
+    let (status, body) = lb.get("/health");
+    assert!(status.contains("503") && body.contains("stopping"), "{status} {body}");
+    let left = |name: &str| lb.lbinfo()["Nodes info"]["nodesIPv4"][0]["left"][name].clone();
+    assert_eq!(left("calls"), 1, "all nodes are waited for");
+    caller.exchange(&mut dialog, "BYE");
+    assert_eq!((left("calls"), left("isNothing")), (0.into(), true.into()));
+    lb.signal(Signal::SIGTERM);
+    assert!(lb.wait_exit().success());
+}
+
+#[test]
+fn without_that_key_the_statistics_port_closes_first() {
+    let lb = Setup::two_entry().set("shutdownTimeout", "60000").start();
+    lb.get("/lbstop");
+    lb.wait_log("GracefulShutdown was called");
+    wait_for("the closed port", || {
+        std::net::TcpStream::connect(lb.statistic).is_err().then_some(())
+    });
+    assert!(lb.exit_status().is_none());
+}
+
+#[test]
+fn out_of_files_the_statistics_port_waits_says_so_once_and_comes_back() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.nodes(1);
+    lb.limit_files(5);
+    let mut waiting = std::net::TcpStream::connect(lb.statistic).unwrap();
+    std::io::Write::write_all(&mut waiting, b"GET /lbstat HTTP/1.1\r\n\r\n").unwrap();
+    lb.wait_log("The statistics port accepts nobody for now");
+    let (cpu, beats) = (lb.cpu_time(), nodes[0].beats_answered());
+    let begin = std::time::Instant::now();
+    wait_for("heartbeats meanwhile", || (nodes[0].beats_answered() >= beats + 30).then_some(()));
+    let (used, passed) = (lb.cpu_time() - cpu, begin.elapsed());
+    assert!(used < passed / 3, "it spins: {used:?} of {passed:?}");
+    assert_eq!(lb.log().matches("accepts nobody for now").count(), 1);
+    lb.limit_files(1_000);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut waiting, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]

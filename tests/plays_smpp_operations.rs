@@ -120,6 +120,25 @@ fn nodes_that_announce_an_smpp_port_are_servers() {
 }
 
 #[test]
+fn sessions_left_on_a_drained_node_are_counted_until_they_unbind() {
+    let server = Smsc::several::<1>();
+    let setup = Setup::two_entry().set("smppHost", "127.0.0.1").set("smppPort", "SMPP");
+    let lb = setup.set("muxMode", "false").start();
+    let port = server[0].address.port().to_string();
+    let _node = lb.announced(Node::bind("n0").property("smppPort", &port));
+    lb.wait_nodes(1);
+    let clients = [(); 2].map(|()| Esme::bound(lb.smpp()));
+    lb.get("/lbdrain?node=n0");
+    let left = |name: &str| lb.lbinfo()["Nodes info"]["nodesIPv4"][0]["left"][name].clone();
+    assert_eq!((left("smppConnections"), left("isNothing")), (2.into(), false.into()));
+    for client in clients {
+        client.unbind();
+    }
+    wait_for("the end of both", || (left("smppConnections") == 0).then_some(()));
+    assert_eq!(left("isNothing"), true);
+}
+
+#[test]
 fn with_several_shards_binds_are_off_by_less_than_their_number() {
     let servers = Smsc::several::<4>();
     let lb = Setup::smpp(&servers).set("shards", "4").set("reuseportSteering", "random").start();

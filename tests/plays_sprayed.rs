@@ -2,7 +2,8 @@
 //! Numbers in comments are items of the catalogue in `sip.md` 6.
 
 use tests::{
-    Balancer, Dialog, Node, Peer, Setup, Sprayer, Uri, first_to_get, param, wait_for, who_got,
+    Balancer, Dialog, JavaNode, JsonBeats, Layout, Node, Peer, Setup, Sprayer, Uri, first_to_get,
+    param, wait_for, who_got,
 };
 
 /// Balancers with one virtual address per leg, nodes that announce themselves to all of them.
@@ -22,7 +23,9 @@ impl Cluster {
             .set("externalIpLoadBalancerUdpPort", &outside.address.port().to_string())
             .set("internalIpLoadBalancerAddress", "127.0.0.1")
             .set("internalIpLoadBalancerUdpPort", &inside.address.port().to_string())
-            .set("useIpLoadBalancerAddressInViaHeaders", &in_via.to_string());
+            .set("useIpLoadBalancerAddressInViaHeaders", &in_via.to_string())
+            .heartbeats()
+            .set("nodeTimeout", "4000"); // a JVM on a busy machine takes its time
         let balancers: Vec<Balancer> = (0..balancers).map(|_| setup.start()).collect();
         outside.spray(&balancers.iter().map(|it| it.external).collect::<Vec<_>>());
         inside.spray(&balancers.iter().map(|it| it.internal).collect::<Vec<_>>());
@@ -178,6 +181,87 @@ fn balancers_decide_alike_while_nodes_join_leave_and_die() {
                 home == [1] || got("BYE") == home,
                 "{algorithm}: only the dead one's calls move"
             );
+        }
+    }
+}
+
+/// What a node says of itself in JSON, to each balancer.
+fn json_beats(cluster: &Cluster, node: &Node) -> Vec<JsonBeats> {
+    let port = node.address().port().to_string();
+    let words = [
+        ("hostName", node.name()),
+        ("ip", "127.0.0.1"),
+        ("udpPort", port.as_str()),
+        ("tcpPort", port.as_str()),
+        ("version", "0"),
+    ];
+    cluster.balancers.iter().map(|it| JsonBeats::start(it.beats(), &words)).collect()
+}
+
+/// Nodes of each protocol join, leave and die before both balancers.
+#[test]
+fn balancers_agree_on_nodes_whichever_protocol_these_speak() {
+    for algorithm in HASHES {
+        let mut cluster = Cluster::new(algorithm, 2, 1, false);
+        let caller = cluster.caller();
+        let mut print = cluster.wait_agreement("");
+        let join = |cluster: &mut Cluster, name: &str| {
+            let mut node = Node::bind(name);
+            node.asks_rport = false;
+            node.answers_calls();
+            cluster.nodes.push(node);
+            cluster.nodes.len() - 1
+        };
+        let at = join(&mut cluster, "json-stops");
+        let mut stops = json_beats(&cluster, &cluster.nodes[at]);
+        let at = join(&mut cluster, "json-dies");
+        let mut dies = json_beats(&cluster, &cluster.nodes[at]);
+        cluster.wait_nodes(3);
+        print = cluster.wait_agreement(&print);
+        cluster.decide_alike(&caller, "two by JSON");
+
+        let at = join(&mut cluster, "java");
+        let port = cluster.nodes[at].address().port();
+        let line = format!("node java 127.0.0.1 udpPort=int:{port} tcpPort=int:{port} sessionId=7");
+        let mut jvms: Vec<JavaNode> = cluster
+            .balancers
+            .iter()
+            .filter_map(|it| JavaNode::start(Layout::New, it.rmi().port(), &[]))
+            .collect();
+        for jvm in &mut jvms {
+            jvm.tell(&line);
+            jvm.say("every 250 100000");
+        }
+        if !jvms.is_empty() {
+            cluster.wait_nodes(4);
+            print = cluster.wait_agreement(&print);
+            cluster.decide_alike(&caller, "one by RMI");
+        }
+        let mut calls: Vec<Dialog> = (0..12).map(|_| caller.call("sip:bob@example.com")).collect();
+        let homes: Vec<_> =
+            calls.iter().map(|it| who_got(&cluster.nodes, &it.call_id, "INVITE")).collect();
+
+        for it in &mut stops {
+            assert!(it.stop(), "both balancers hear the end");
+        }
+        print = cluster.wait_agreement(&print);
+        cluster.decide_alike(&caller, "one has stopped by JSON");
+
+        dies.iter_mut().for_each(JsonBeats::fall_silent);
+        print = cluster.wait_agreement(&print);
+        cluster.decide_alike(&caller, "one by JSON is dead");
+
+        if !jvms.is_empty() {
+            jvms.clear();
+            cluster.wait_agreement(&print);
+            cluster.decide_alike(&caller, "the JVMs are dead");
+        }
+        for (dialog, home) in calls.iter_mut().zip(homes) {
+            caller.exchange(dialog, "INFO");
+            caller.exchange(dialog, "BYE");
+            let got = |method| who_got(&cluster.nodes, &dialog.call_id, method);
+            assert_eq!((got("INFO"), got("BYE").len()), (got("BYE"), 1), "{algorithm}");
+            assert!(home != [0] || got("BYE") == home, "{algorithm}: who lives keeps its calls");
         }
     }
 }

@@ -828,7 +828,8 @@ impl World {
     /// Counters tell of every message.
     fn audit_counters(&mut self, index: usize) {
         let tally = self.judge.tallies[index];
-        let counters = self.shards[index].relay.counters().clone();
+        let (now, snapshot) = (self.net.now(), &self.published);
+        let counters = self.shards[index].relay.counters(now, snapshot, true).clone();
         let page = metrics(&Scrape {
             now: self.net.now(),
             process: Process {

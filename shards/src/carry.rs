@@ -71,6 +71,9 @@ impl<D: Decide> Shard<D> {
     /// Decides one message and does what the verdict says.
     #[inline]
     pub(crate) fn handle(&mut self, arrival: &Arrival, bytes: &[u8]) {
+        if let Some(it) = arrival.flow.and_then(|it| self.streams.find(it)) {
+            it.used = Some(self.now);
+        }
         self.decide(arrival, bytes, 0, |relay, snapshot, out| {
             relay.handle(arrival, bytes, snapshot, out)
         });
@@ -256,6 +259,9 @@ impl<D: Decide> Shard<D> {
 
     fn enqueue(&mut self, flow: Flow, bytes: &[u8], hop: Hop, origin: Option<Origin<'_>>) {
         let mut carried = origin.map(|it| self.keep(it, hop));
+        if let Some(it) = self.streams.find(flow) {
+            it.used = Some(self.now);
+        }
         let Err(reason) = self.streams.enqueue(flow, bytes, &mut carried) else { return };
         match carried {
             Some(carried) if reason == DropReason::ConnectionGone => self.failed.push_back(carried),

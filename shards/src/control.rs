@@ -340,7 +340,7 @@ impl<S: Shards> Control<S> {
             log::log!(event.level(), "{event}");
         }
         if let Some(server) = &mut self.server {
-            server.handle_timeout(now);
+            server.handle_timeout(now, &self.epoll);
         }
         if self.gathering.as_ref().is_some_and(|it| it.missing == 0 || it.deadline <= now)
             && let Some(gathering) = self.gathering.take()
@@ -411,10 +411,12 @@ impl<S: Shards> Control<S> {
         }
     }
 
-    /// The statistics port closes first: that is what IP load balancers and keepalived look at. Traffic
-    /// goes on until the time is over.
+    /// The statistics port closes first: that is what IP load balancers and keepalived look at, unless
+    /// they ask for `/health`. Traffic goes on until the time is over.
     fn drain(&mut self, now: Time, time: Duration) {
-        if let Some(server) = &mut self.server {
+        if !self.view.config.stop_keeps_statistics
+            && let Some(server) = &mut self.server
+        {
             server.stop_listening();
         }
         let millis = time.as_millis();

@@ -65,8 +65,8 @@ pub trait Decide: Send + 'static {
     /// Counts a message that the shard, not the relay, dropped.
     fn dropped(&mut self, reason: DropReason);
 
-    /// The counters, brought up to date.
-    fn counters(&mut self) -> &Self::Counters;
+    /// The counters, brought up to date. `is_stopping`: the process is about to end.
+    fn counters(&mut self, now: Time, snapshot: &Snapshot, is_stopping: bool) -> &Self::Counters;
 }
 
 impl Decide for Relay {
@@ -130,10 +130,10 @@ impl Decide for Relay {
     }
 
     fn dropped(&mut self, reason: DropReason) {
-        Relay::counters(self).dropped(reason);
+        Relay::dropped(self, reason);
     }
 
-    fn counters(&mut self) -> &Counters {
-        Relay::counters(self)
+    fn counters(&mut self, now: Time, snapshot: &Snapshot, is_stopping: bool) -> &Counters {
+        Relay::counters(self, now, snapshot, is_stopping)
     }
 }

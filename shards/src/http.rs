@@ -14,6 +14,7 @@ use protocols::time::Time;
 use socket2::{Domain, Socket, Type};
 
 use crate::admin::{self, Command, Credentials, Request, Response};
+use crate::sys::is_exhaustion;
 
 /// One connection, as long as it is open; numbers are not used twice.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -26,6 +27,10 @@ pub struct Server {
     address: SocketAddr,
     open: BTreeMap<Connection, Open>,
     opened: u64,
+    /// Nothing could be accepted: when to try again.
+    paused: Option<Time>,
+    /// It was said since something could.
+    is_pause_logged: bool,
 }
 
 #[derive(Debug)]
@@ -67,7 +72,14 @@ impl Server {
         )?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         let address = listener.local_addr()?;
-        Ok(Server { listener: Some(listener), address, open: BTreeMap::new(), opened: 0 })
+        Ok(Server {
+            listener: Some(listener),
+            address,
+            open: BTreeMap::new(),
+            opened: 0,
+            paused: None,
+            is_pause_logged: false,
+        })
     }
 
     /// Bound address.
@@ -113,12 +125,31 @@ impl Server {
 
     /// When [`Server::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.open.values().map(|it| it.deadline).min()
+        self.open.values().map(|it| it.deadline).chain(self.paused).min()
     }
 
-    /// Closes connections that took too long.
-    pub fn handle_timeout(&mut self, now: Time) {
+    /// Closes connections that took too long, and looks whether more can be accepted again.
+    pub fn handle_timeout(&mut self, now: Time, epoll: &Epoll) {
         self.open.retain(|_, it| it.deadline > now);
+        if self.paused.is_some_and(|it| it <= now) {
+            self.paused = None;
+            self.listen_for(EpollFlags::EPOLLIN, epoll);
+        }
+    }
+
+    fn listen_for(&self, flags: EpollFlags, epoll: &Epoll) {
+        if let Some(listener) = &self.listener {
+            let _ = epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER));
+        }
+    }
+
+    /// Out of files, for example. The listener would ring without end.
+    fn pause(&mut self, now: Time, error: &std::io::Error, epoll: &Epoll) {
+        if !std::mem::replace(&mut self.is_pause_logged, true) {
+            log::warn!("The statistics port accepts nobody for now: {error}");
+        }
+        self.paused = Some(now + ACCEPT_PAUSE);
+        self.listen_for(EpollFlags::empty(), epoll);
     }
 
     /// Whether every answer has been sent.
@@ -131,9 +162,11 @@ impl Server {
             let Some(listener) = &self.listener else { return };
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return,
+                Err(error) if is_exhaustion(&error) => return self.pause(now, &error, epoll),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => continue,
             };
+            self.is_pause_logged = false;
             if self.open.len() >= CONNECTIONS_MAX || stream.set_nonblocking(true).is_err() {
                 continue; // Closed by dropping it.
             }
@@ -278,6 +311,8 @@ const ACCEPTS_PER_TURN: usize = 16;
 /// One turn takes a whole request of the largest size.
 const READS_PER_TURN: usize = (admin::HEAD_BYTES_MAX + admin::BODY_BYTES_MAX) / 4096 + 1;
 const BACKLOG: i32 = 128;
+/// Between two looks whether there are files again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
@@ -310,7 +345,7 @@ mod tests {
                         server.respond(now, id, &Response::text(200, text), &epoll);
                     }
                 }
-                server.handle_timeout(now);
+                server.handle_timeout(now, &epoll);
             }
             server
         });
@@ -357,7 +392,8 @@ mod tests {
         let mut server = server.join().unwrap();
         assert_eq!(server.open.len(), CONNECTIONS_MAX);
         let deadline = server.poll_timeout().unwrap();
-        server.handle_timeout(deadline + REQUEST_TIME_MAX);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        server.handle_timeout(deadline + REQUEST_TIME_MAX, &epoll);
         assert!(server.open.is_empty());
     }
 }

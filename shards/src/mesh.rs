@@ -116,6 +116,8 @@ pub struct Statistics<C> {
     pub counters: C,
     /// Stream connections of SIP that are open now.
     pub connections_by_node: BTreeMap<NodeKey, u64>,
+    /// Those of them that were used a moment ago.
+    pub busy_by_node: BTreeMap<NodeKey, u64>,
     /// Nanoseconds from the return of the receive call to that of the send call, per message.
     pub residence: Histogram<u64>,
     /// The shard's own figures.

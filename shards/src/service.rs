@@ -337,6 +337,7 @@ impl Service {
     fn counters(&self, of: &Statistics<Counters>) -> Counters {
         let mut counters = of.counters.clone();
         counters.connections_by_node.clone_from(&of.connections_by_node);
+        counters.busy_by_node.clone_from(&of.busy_by_node);
         self.relays.count(of.shard, &mut counters);
         counters
     }

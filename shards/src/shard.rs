@@ -385,30 +385,39 @@ impl<D: Decide> Shard<D> {
         self.figures.receive_drops = self.listening.iter().filter_map(drops).sum();
         self.figures.connections = self.streams.len() as u64;
         self.figures.parked = self.parked.len() as u64;
+        let [connections_by_node, busy_by_node] = self.connections_by_node();
+        let is_stopping = self.view.current().stopping.is_some();
+        let counters = self.relay.counters(self.now, &self.snapshot, is_stopping).clone();
         Statistics {
             shard: self.id,
-            counters: self.relay.counters().clone(),
-            connections_by_node: self.connections_by_node(),
+            counters,
+            connections_by_node,
+            busy_by_node,
             residence: self.residence.clone(),
             figures: self.figures,
             pumps: self.pumps.iter_mut().map(|it| it.show()).collect(),
         }
     }
 
-    /// Of SIP. A node also connects to us, from whatever port: it is known then if it is alone on its
-    /// host.
-    fn connections_by_node(&self) -> BTreeMap<NodeKey, u64> {
+    /// Of SIP, and those of them that are in use. A node also connects to us, from whatever port: it is
+    /// known then if it is alone on its host.
+    fn connections_by_node(&self) -> [BTreeMap<NodeKey, u64>; 2] {
         let mut count = BTreeMap::new();
-        for peer in self.streams.peers() {
+        let mut busy = BTreeMap::new();
+        for (peer, used) in self.streams.peers() {
             let alone = match self.snapshot.on(peer.ip()) {
                 [alone] => Some(*alone),
                 _ => None,
             };
             if let Some(node) = self.snapshot.at(peer, None).or(alone) {
-                *count.entry(self.snapshot.node(node).key).or_default() += 1;
+                let key = self.snapshot.node(node).key;
+                *count.entry(key).or_default() += 1;
+                if used.is_some_and(|it| self.now.since(it) < TRANSACTION_TIME_MAX) {
+                    *busy.entry(key).or_default() += 1;
+                }
             }
         }
-        count
+        [count, busy]
     }
 
     fn expire(&mut self) {
@@ -530,6 +539,9 @@ pub(crate) const PARKED_TIMER: u32 = 256;
 
 /// The relay holds sightings back for a quarter of a second; this is when it will let go of them.
 const REPORT_PERIOD: std::time::Duration = std::time::Duration::from_millis(260);
+/// 64*T1: a transaction whose messages came by a connection is over so long after the last of them, but for
+/// the ringing of an INVITE, which is a call (RFC 3261 §17).
+const TRANSACTION_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(32);
 /// Fairness between mail and sockets.
 const MAIL_PER_TURN: usize = 1_024;
 const REPORTS_PER_TURN: usize = 1_024;

@@ -478,6 +478,13 @@ fn raise(resource: libc::__rlimit_resource_t) -> u64 {
     }
 }
 
+/// Whether an accept failed because nothing can be accepted for now: the listener stays ready, and an epoll set
+/// would report it without end.
+pub(crate) fn is_exhaustion(error: &std::io::Error) -> bool {
+    let code = error.raw_os_error().unwrap_or(0);
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&code)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

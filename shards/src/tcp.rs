@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
 use protocols::sip::stream::Framer;
+use protocols::time::Time;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::layers::Layers;
@@ -57,6 +58,8 @@ pub struct Connection {
     waiting: VecDeque<(usize, Carried)>,
     /// It is on the list of those to flush.
     is_listed: bool,
+    /// When a message last came or was handed over to go.
+    pub(crate) used: Option<Time>,
 }
 
 /// The life of a connection.
@@ -135,9 +138,9 @@ impl Streams {
         })
     }
 
-    /// The other end of each.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.slots.iter().filter_map(|it| it.connection.as_ref().map(|it| it.peer))
+    /// The other end of each, and when it was last used.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (SocketAddr, Option<Time>)> + '_ {
+        self.slots.iter().filter_map(|it| it.connection.as_ref().map(|it| (it.peer, it.used)))
     }
 
     /// Files a connection. `None` if no number is left for it ([`SLOTS_MAX`]).
@@ -171,6 +174,7 @@ impl Streams {
             unsent: Vec::new(),
             waiting: VecDeque::new(),
             is_listed: false,
+            used: None,
         });
         if phase != Phase::Connecting {
             *self.by_source.entry(peer.ip()).or_default() += 1;

@@ -94,7 +94,7 @@ impl Decide for Forward {
         panic!("{reason:?}");
     }
 
-    fn counters(&mut self) -> &() {
+    fn counters(&mut self, _: Time, _: &Snapshot, _: bool) -> &() {
         &()
     }
 }

@@ -556,6 +556,23 @@ impl Balancer {
         line.and_then(|it| it.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     }
 
+    /// How many files it may have open from now on.
+    pub fn limit_files(&self, count: usize) {
+        let limit = format!("--nofile={count}:");
+        let status =
+            Command::new("prlimit").args(["--pid", &self.pid.to_string(), &limit]).status();
+        assert!(status.expect("prlimit of util-linux").success(), "{limit}");
+    }
+
+    /// CPU time that it has used, in steps of 10 ms.
+    pub fn cpu_time(&self) -> std::time::Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks = after_name.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|it| it.parse::<u64>().unwrap()).sum();
+        std::time::Duration::from_millis(10 * ticks)
+    }
+
     /// Address of the IPv6 listener on a port.
     pub fn v6(&self, port: u16) -> SocketAddr {
         SocketAddr::from((Ipv6Addr::LOCALHOST, port))

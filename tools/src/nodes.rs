@@ -84,13 +84,19 @@ fn goes_by(node: &Value, name: &str) -> bool {
 
 fn left(node: &Value) -> String {
     let left = of(node, "left");
-    let calls = of(left, "calls").as_u64().map_or_else(|| "-".to_owned(), |it| it.to_string());
+    let of_calls = |name: &str| of(left, name).as_u64();
+    let calls = match (of_calls("calls"), of_calls("rememberedCalls")) {
+        (Some(up), _) => up.to_string(),
+        (None, Some(remembered)) => format!("up to {remembered}"),
+        (None, None) => "-".to_owned(),
+    };
     let count = |name: &str| of(left, name).as_u64().unwrap_or(0);
     format!(
-        "{calls} calls, {} HTTP, {} SMPP, {} SIP connections",
+        "{calls} calls, {} HTTP, {} SMPP, {} SIP connections ({} in use)",
         count("httpConnections"),
         count("smppConnections"),
-        count("sipConnections")
+        count("sipConnections"),
+        count("sipBusy")
     )
 }
 

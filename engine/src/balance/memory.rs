@@ -1,7 +1,7 @@
 //! Remembered calls of one shard: which node each lives on, until it has been idle too long.
 //!
 //! A cache, not a truth: bounded, and empty after a restart. Keyed by the 64-bit routing hash of the
-//! Call-ID, so that an entry is 40 bytes and 4 of index whatever a peer calls its call; two calls with
+//! Call-ID, so that an entry is 48 bytes and 4 of index whatever a peer calls its call; two calls with
 //! one hash would only share a node. Everything a message does here takes constant time: calls wait in
 //! the order they were filed, and one found to be in use when its turn comes is filed again. All of a
 //! dead node's calls move at once, because a call names an owner and only the owner names the node.
@@ -16,10 +16,12 @@ use crate::node::{Node, NodeKey};
 use crate::snapshot::NODES_MAX;
 
 /// The table. Takes address space for all its calls when made and memory as they come.
-pub(crate) struct Memory {
+///
+/// Each call carries a `T` beside its node; algorithms need none.
+pub(crate) struct Memory<T = ()> {
     /// First entry by hash; entries with the same place are chained.
     places: Vec<Link>,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<T>>,
     /// Entries forgotten and not yet used again, chained by `newer`.
     free: Link,
     /// Filed first; the others follow by `newer`.
@@ -28,7 +30,7 @@ pub(crate) struct Memory {
     calls: usize,
     owners: Vec<Owner>,
     /// The owner that new calls of a node get.
-    current: ahash::HashMap<NodeKey, usize>,
+    current: ahash::HashMap<NodeKey, u32>,
     /// Keyed at random: peers choose Call-IDs, and must not be able to choose one long chain.
     spread: ahash::RandomState,
     idle: Duration,
@@ -48,13 +50,16 @@ pub(crate) struct Home {
 type Link = u32;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct Entry<T> {
     hash: u64,
     seen: Time,
     filed: Time,
-    owner: usize,
+    owner: u32,
     next_in_place: Link,
     newer: Link,
+    /// Whether it is a call, and not free for one.
+    used: bool,
+    more: T,
 }
 
 /// Several owners may name one node after failovers.
@@ -65,9 +70,9 @@ struct Owner {
 }
 
 #[allow(clippy::indexing_slicing)] // links and owners are made here, never by a peer
-impl Memory {
+impl<T: Copy + Default> Memory<T> {
     /// Remembers at most `calls_max` calls, none longer than `idle` after its last message.
-    pub(crate) fn new(calls_max: usize, idle: Duration) -> Memory {
+    pub(crate) fn new(calls_max: usize, idle: Duration) -> Memory<T> {
         let calls_max = calls_max.min(CALLS_MAX);
         Memory {
             places: vec![0; calls_max.next_power_of_two()],
@@ -98,28 +103,38 @@ impl Memory {
             return None;
         }
         entry.seen = now;
-        Some(self.owners[entry.owner].home)
+        Some(self.owners[entry.owner as usize].home)
     }
 
     /// The call lives on this node from now on. Past the limit the oldest call is forgotten.
     pub(crate) fn store(&mut self, now: Time, hash: u64, node: &Node) {
+        self.keep(now, hash, node);
+    }
+
+    /// As [`Memory::store`]; what the call carries is the caller's to change. `None`: nothing is kept.
+    pub(crate) fn keep(&mut self, now: Time, hash: u64, node: &Node) -> Option<&mut T> {
         self.expire(now);
         if self.calls_max == 0 {
-            return;
+            return None;
         }
         let owner = self.owner_of(node);
-        self.owners[owner].calls += 1;
+        self.owners[owner as usize].calls += 1;
         if let Some(at) = self.lookup(hash) {
             let entry = &mut self.entries[at];
-            self.owners[entry.owner].calls -= 1;
+            self.owners[entry.owner as usize].calls -= 1;
             entry.owner = owner;
+            if now.since(entry.seen) > self.idle {
+                entry.more = T::default(); // another call that has the old one's name
+            }
             entry.seen = now;
-            return;
+            return Some(&mut entry.more);
         }
         if self.calls == self.calls_max {
             self.evict();
         }
-        let entry = Entry { hash, seen: now, filed: now, owner, next_in_place: 0, newer: 0 };
+        let more = T::default();
+        let (seen, filed, next_in_place, newer) = (now, now, 0, 0);
+        let entry = Entry { hash, seen, filed, owner, next_in_place, newer, used: true, more };
         let at = match index(self.free) {
             Some(at) => {
                 self.free = self.entries[at].newer;
@@ -136,6 +151,24 @@ impl Memory {
         self.places[place] = link(at);
         self.file(at);
         self.calls += 1;
+        Some(&mut self.entries[at].more)
+    }
+
+    /// What a remembered call carries. It is in use from now on.
+    pub(crate) fn find_more(&mut self, now: Time, hash: u64) -> Option<&mut T> {
+        self.find(now, hash)?;
+        let at = self.lookup(hash)?;
+        Some(&mut self.entries[at].more)
+    }
+
+    /// All calls of a node that are not idle: hash and what they carry. Reads the whole table.
+    pub(crate) fn all_of(&self, now: Time, node: NodeKey) -> impl Iterator<Item = (u64, T)> + '_ {
+        let is_there = move |it: &&Entry<T>| {
+            it.used
+                && self.owners[it.owner as usize].home.node == node
+                && now.since(it.seen) <= self.idle
+        };
+        self.entries.iter().filter(is_there).map(|it| (it.hash, it.more))
     }
 
     /// Calls that live on a node.
@@ -233,7 +266,8 @@ impl Memory {
                 before = index(self.entries[it].next_in_place);
             }
         }
-        self.owners[owner].calls -= 1;
+        self.owners[owner as usize].calls -= 1;
+        self.entries[at].used = false;
         self.entries[at].newer = self.free;
         self.free = link(at);
         self.calls -= 1;
@@ -256,7 +290,7 @@ impl Memory {
     }
 
     /// The owner for new calls of a node: its own, or a fresh one.
-    fn owner_of(&mut self, node: &Node) -> usize {
+    fn owner_of(&mut self, node: &Node) -> u32 {
         if let Some(owner) = self.current.get(&node.key) {
             return *owner;
         }
@@ -268,7 +302,7 @@ impl Memory {
         let owner = match unused {
             Some(owner) => {
                 let before = self.owners[owner].home.node;
-                if self.current.get(&before) == Some(&owner) {
+                if self.current.get(&before).is_some_and(|it| *it as usize == owner) {
                     self.current.remove(&before);
                 }
                 self.owners[owner] = fresh;
@@ -279,6 +313,7 @@ impl Memory {
                 self.owners.len() - 1
             }
         };
+        let owner = u32::try_from(owner).unwrap_or(0); // at most a few thousand
         self.current.insert(node.key, owner);
         owner
     }
@@ -304,7 +339,7 @@ const STEPS: usize = 4;
 /// Twice the nodes that a snapshot can have: all live ones and as many that left calls behind.
 const OWNERS_MAX: usize = 2 * NODES_MAX;
 
-const _: () = assert!(size_of::<Entry>() + 2 * size_of::<Link>() <= 64, "200 bytes is the promise");
+const _: () = assert!(size_of::<Entry<()>>() + 2 * size_of::<Link>() <= 64, "see Calls");
 
 #[cfg(test)]
 mod tests {
@@ -317,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_call_is_remembered_until_it_has_been_idle_too_long() {
-        let mut memory = Memory::new(10, Duration::from_secs(5));
+        let mut memory = Memory::<()>::new(10, Duration::from_secs(5));
         memory.store(at(0), 1, &node(1));
         memory.store(at(0), 2, &node(2));
         for second in [3, 6, 11, 16] {
@@ -333,7 +368,7 @@ mod tests {
 
     #[test]
     fn an_idle_call_in_a_crowd_is_not_found_even_before_it_leaves() {
-        let mut memory = Memory::new(1_000, Duration::from_secs(5));
+        let mut memory = Memory::<()>::new(1_000, Duration::from_secs(5));
         for hash in 0..1_000 {
             memory.store(at(0), hash, &node(1));
         }
@@ -347,7 +382,7 @@ mod tests {
 
     #[test]
     fn the_oldest_call_makes_room_but_one_in_use_stays() {
-        let mut memory = Memory::new(8, Duration::from_secs(500));
+        let mut memory = Memory::<()>::new(8, Duration::from_secs(500));
         for hash in 0..8 {
             memory.store(at(hash), hash, &node(1));
         }
@@ -362,7 +397,7 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_takes_no_more_space() {
         for calls_max in [0, 1, 7, 1_000] {
-            let mut memory = Memory::new(calls_max, Duration::from_secs(500));
+            let mut memory = Memory::<()>::new(calls_max, Duration::from_secs(500));
             let space = memory.entries.capacity();
             for hash in 0..3 * calls_max as u64 + 3 {
                 memory.store(at(0), hash, &node(1));
@@ -376,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_table_full_of_calls_in_use_still_makes_room() {
-        let mut memory = Memory::new(100, Duration::from_secs(500));
+        let mut memory = Memory::<()>::new(100, Duration::from_secs(500));
         for hash in 0..300 {
             memory.store(at(hash), hash, &node(1));
             for recent in hash.saturating_sub(99)..=hash {
@@ -393,7 +428,7 @@ mod tests {
     fn it_does_what_a_plain_list_does() {
         for seed in 1..=200 {
             let mut numbers = Numbers(seed * 0x9E37_79B9);
-            let mut memory = Memory::new(64, Duration::from_secs(20));
+            let mut memory = Memory::<()>::new(64, Duration::from_secs(20));
             let mut plain: Vec<(u64, NodeKey, u64)> = Vec::new(); // hash, node, seen
             let mut now = 0;
             for step in 0..500 {
@@ -432,7 +467,7 @@ mod tests {
 
     #[test]
     fn nodes_that_come_and_go_leave_nothing_behind() {
-        let mut memory = Memory::new(4, Duration::from_secs(5));
+        let mut memory = Memory::<()>::new(4, Duration::from_secs(5));
         for number in 0..u16::MAX {
             memory.store(at(0), u64::from(number), &node(number));
         }

@@ -9,7 +9,7 @@ mod association;
 mod call_id_affinity;
 mod cluster_subdomain_affinity;
 mod header_consistent_hash;
-mod memory;
+pub(crate) mod memory;
 mod persistent_consistent_hash;
 mod pure_consistent_hash;
 pub mod rendezvous;

@@ -164,6 +164,7 @@ fn blank() -> Config {
         node_timeout: Duration::ZERO,
         heartbeat_interval: Duration::ZERO,
         shutdown_timeout: Duration::ZERO,
+        stop_keeps_statistics: false,
         statistic_port: None,
         security_required: false,
         login: None,

@@ -52,6 +52,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How long a graceful stop keeps serving.
     pub shutdown_timeout: Duration,
+    /// The statistics port stays open during a graceful stop.
+    pub stop_keeps_statistics: bool,
     /// Port of statistics and administration; `None` is closed.
     pub statistic_port: Option<u16>,
     /// Mutating URLs need `login` and `password`.

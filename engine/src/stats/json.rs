@@ -230,11 +230,11 @@ fn node(scrape: &Scrape<'_>, totals: &Counters, node: &Node) -> String {
     }
     let held = totals.left(node);
     let mut left = Object::default();
-    match held.calls {
-        Some(calls) => left.raw("calls", calls),
-        None => left.raw("calls", "null"),
+    for (name, calls) in [("calls", held.calls), ("rememberedCalls", held.remembered)] {
+        left.raw(name, calls.map_or_else(|| "null".to_owned(), |it| it.to_string()));
     }
     left.raw("sipConnections", held.sip_connections);
+    left.raw("sipBusy", held.sip_busy);
     left.raw("httpConnections", held.http_connections);
     left.raw("smppConnections", held.smpp_connections);
     left.raw("isNothing", held.is_nothing());

@@ -18,7 +18,7 @@ use protocols::time::Time;
 
 pub use self::http::{HttpCounters, HttpNode, LATENCY_BOUNDS, Refusal};
 pub use self::json::{health, lbinfo, lbstat};
-pub use self::left::Left;
+pub use self::left::{CallsOfNode, Left};
 pub use self::prometheus::metrics;
 use crate::node::NodeKey;
 use crate::registry::Registry;
@@ -39,9 +39,13 @@ pub struct Counters {
     remembered_calls: Option<u64>,
     nodes: Nodes,
     /// Calls that the algorithm remembers now.
-    pub calls_by_node: BTreeMap<NodeKey, u64>,
+    pub remembered_by_node: BTreeMap<NodeKey, u64>,
+    /// Calls of nodes that are to get no new ones.
+    pub calls_up: BTreeMap<NodeKey, CallsOfNode>,
     /// Stream connections of SIP that are open now.
     pub connections_by_node: BTreeMap<NodeKey, u64>,
+    /// Those of them that were used a moment ago.
+    pub busy_by_node: BTreeMap<NodeKey, u64>,
     /// What the shard's HTTP relay counts; the shard brings the two together.
     pub http: HttpCounters,
     /// The SMPP relay's.
@@ -122,8 +126,12 @@ impl Counters {
             self.nodes.row(*key).merge(row);
         }
         self.nodes.gone.merge(&other.nodes.gone);
-        left::add(&mut self.calls_by_node, &other.calls_by_node);
+        left::add(&mut self.remembered_by_node, &other.remembered_by_node);
+        for (key, calls) in &other.calls_up {
+            self.calls_up.entry(*key).or_default().merge(calls);
+        }
         left::add(&mut self.connections_by_node, &other.connections_by_node);
+        left::add(&mut self.busy_by_node, &other.busy_by_node);
         self.http.merge(&other.http);
         self.smpp.merge(&other.smpp);
     }

@@ -171,7 +171,9 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
         let left = totals.left(node);
         for (kind, count) in [
             ("call", left.calls),
+            ("remembered_call", left.remembered),
             ("sip_connection", Some(left.sip_connections)),
+            ("sip_busy", Some(left.sip_busy)),
             ("http_connection", Some(left.http_connections)),
             ("smpp_connection", Some(left.smpp_connections)),
         ] {

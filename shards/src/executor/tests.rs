@@ -171,7 +171,7 @@ impl Decide for Script {
         self.counters.drops.push(reason);
     }
 
-    fn counters(&mut self) -> &Counted {
+    fn counters(&mut self, _: Time, _: &Snapshot, _: bool) -> &Counted {
         &self.counters
     }
 }

@@ -236,7 +236,7 @@ impl Heartbeats {
             let (stream, peer) = match listener.accept() {
                 Ok(it) => it,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if is_exhaustion(&error) => {
+                Err(error) if crate::sys::is_exhaustion(&error) => {
                     // Nothing can be accepted for now, and the listener would ring without end.
                     self.is_paused = true;
                     return self.listen_for(EpollFlags::empty(), epoll);
@@ -331,12 +331,6 @@ fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Whether we are out of descriptors or memory.
-fn is_exhaustion(error: &std::io::Error) -> bool {
-    let code = error.raw_os_error().unwrap_or(0);
-    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&code)
 }
 
 /// Where nodes are told that the balancer listens for them by HTTP.

@@ -235,7 +235,7 @@ impl Decide for Nothing {
 
     fn dropped(&mut self, _: DropReason) {}
 
-    fn counters(&mut self) -> &() {
+    fn counters(&mut self, _: Time, _: &Snapshot, _: bool) -> &() {
         &()
     }
 }

@@ -80,6 +80,15 @@ pub(super) const PROCESS: &[Key] = &[
         Kind::Time { unit: Unit::Millis, min: 0, at: |it| &mut it.config.shutdown_timeout },
     ),
     Key::new(
+        &["stopKeepsStatistics"],
+        &["common/stopKeepsStatistics"],
+        "false",
+        "Keep the statistics port open during a graceful stop: /health answers 503, and /lbinfo shows what is \
+         left. Otherwise the port closes first, which is what a TCP check of keepalived waits for.",
+        "true",
+        Kind::Flag(|it| &mut it.config.stop_keeps_statistics),
+    ),
+    Key::new(
         &["logLevel"],
         &["common/logLevel"],
         "INFO",
@@ -91,15 +100,11 @@ pub(super) const PROCESS: &[Key] = &[
             differs: |a, b| a.log_level != b.log_level,
         },
     ),
-    Key::new(
+    Key::ignored(
         &["logConfigFile"],
         &[],
-        "",
-        "A log4j file.",
-        "lb-log4j.xml",
-        Kind::Unkept { allowed: "a file name", check: |it| value::text(it).map(drop) },
-    )
-    .later("log4j files"),
+        "it is an argument: -DlogConfigFile=FILE, of which the level of the root logger counts",
+    ),
 ];
 
 pub(super) const ADMINISTRATION: &[Key] = &[

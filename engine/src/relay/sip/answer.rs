@@ -90,6 +90,7 @@ impl State {
         if !message.is_request() {
             return Verdict::Drop(DropReason::ConnectionGone);
         }
+        self.calls.handle_failure(arrival.now, &message);
         let method = message.method();
         let listener = settings.listener(arrival.listener);
         let incoming = Incoming {

@@ -5,6 +5,7 @@
 //! byte for byte as they came.
 
 mod answer;
+mod calls;
 mod contact;
 mod explain;
 mod flow;
@@ -39,6 +40,7 @@ pub use self::explain::{Explanation, explain};
 pub use self::names::NameCache;
 pub use self::settings::{Place, Settings};
 
+use self::calls::Calls;
 use self::explain::Trace;
 use self::rate::Rates;
 use self::seen::Sightings;
@@ -65,6 +67,7 @@ pub struct Relay {
 /// owners is shared by all shards, and must not be touched for each message.
 struct State {
     algorithm: Box<dyn Algorithm>,
+    calls: Calls,
     counters: Counters,
     sightings: Sightings,
     names: NameCache,
@@ -107,6 +110,7 @@ impl Relay {
     pub fn new(settings: Arc<Settings>, shard: Shard) -> Relay {
         let state = State {
             algorithm: balance::build(&settings.config, shard),
+            calls: Calls::new(&settings.config),
             rates: Rates::new(&settings.config),
             counters: Counters::default(),
             sightings: Sightings::default(),
@@ -124,6 +128,10 @@ impl Relay {
     pub fn configure(&mut self, settings: Arc<Settings>) {
         if balance::must_rebuild(&self.settings.config, &settings.config) {
             self.state.algorithm = balance::build(&settings.config, self.shard);
+        }
+        let limits = |it: &Settings| (it.config.calls_max, it.config.call_idle);
+        if limits(&self.settings) != limits(&settings) {
+            self.state.calls = Calls::new(&settings.config);
         }
         self.state.rates = Rates::new(&settings.config);
         self.settings = settings;
@@ -212,13 +220,23 @@ impl Relay {
     /// Calls of the first node belong to the second from now on (`sip.md` 5.8).
     pub fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
         self.state.algorithm.switch_over(from, to);
+        self.state.calls.switch_over(from, to);
     }
 
-    /// This shard's counters, brought up to date.
-    pub fn counters(&mut self) -> &mut Counters {
-        self.state.counters.remembered_calls(self.state.algorithm.active_calls());
-        self.state.counters.calls_by_node = self.state.algorithm.calls_by_node();
-        &mut self.state.counters
+    /// Counts a message that was dropped outside.
+    pub fn dropped(&mut self, reason: DropReason) {
+        self.state.counters.dropped(reason);
+    }
+
+    /// This shard's counters, brought up to date. Calls that are up are counted where somebody waits for
+    /// their end: on nodes that are to get no new ones, and on all when the process stops.
+    pub fn counters(&mut self, now: Time, snapshot: &Snapshot, is_stopping: bool) -> &Counters {
+        let State { counters, algorithm, calls, .. } = &mut self.state;
+        counters.remembered_calls(algorithm.active_calls());
+        counters.remembered_by_node = algorithm.calls_by_node();
+        let leaving = snapshot.nodes().iter().filter(|it| is_stopping || it.graceful);
+        counters.calls_up = leaving.map(|it| (it.key, calls.of(now, it.key))).collect();
+        counters
     }
 
     fn decide<T: Trace>(

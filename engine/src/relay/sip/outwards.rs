@@ -153,6 +153,9 @@ impl State {
                 }),
             },
         );
+        if let Some(node) = owner {
+            self.calls.handle_request(arrival.now, message, snapshot.node(node));
+        }
         self.forward(settings, incoming, request, hop, None, out)
     }
 

@@ -104,6 +104,7 @@ impl State {
             self.sightings.answered(incoming.snapshot, node, is_error);
             let node = incoming.snapshot.node(node);
             self.counters.from_node(node.key, status);
+            self.calls.handle_response(incoming.arrival.now, message, status, node);
             if T::ON {
                 trace.say(format_args!("sender is node {} {}", node.host_name, node.ip));
             }
@@ -158,6 +159,9 @@ impl State {
         } else {
             self.algorithm.answer(&query, snapshot, named)
         };
+        if let Some(node) = taker.or(named) {
+            self.calls.handle_response(query.now, message, status, snapshot.node(node));
+        }
         if taker == named || taker.is_none() {
             let hop = if settings.config.use_with_nexmo {
                 next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token)
