@@ -87,6 +87,46 @@ fn jvms_of_both_layouts_announce_several_nodes_for_a_while() {
     lb.wait_nodes(0); // it has fallen silent meanwhile
 }
 
+/// Minutes, at the pace of the field: connections that are used again are tested first, those that are idle
+/// for too long are given up and opened anew, and leases are renewed.
+#[test]
+fn over_minutes_connections_are_used_again_and_given_up_and_leases_renewed() {
+    let lb = Setup::two_entry().heartbeats().set("nodeTimeout", "30000").start();
+    let port = lb.rmi().port();
+    let steady = JavaNode::start(Layout::Old, port, &["-Djava.rmi.dgc.leaseValue=20000"]);
+    let hasty = [
+        "-Djava.rmi.dgc.leaseValue=20000",
+        "-Dsun.rmi.transport.connectionTimeout=1000", // from idle to given up
+    ];
+    let hasty = JavaNode::start(Layout::New, port, &hasty);
+    let (Some(mut steady), Some(mut hasty)) = (steady, hasty) else { return };
+    let nodes = nodes(&["n0", "n1", "n2"]);
+    steady.tell(&line(&nodes[0], "int:", "sessionId=1"));
+    steady.tell(&line(&nodes[1], "", "sessionId=2"));
+    hasty.tell(&line(&nodes[2], "int:", "sessionId=3"));
+    let started = Instant::now();
+    let mut rounds = 0;
+    while started.elapsed() < Duration::from_secs(125) {
+        steady.say("every 500 20"); // ten seconds
+        hasty.say("every 5000 2"); // as the stock client
+        assert_eq!((steady.answer(), hasty.answer()), ("ok".to_owned(), "ok".to_owned()));
+        assert_eq!(lb.known().len(), 3, "after {:?}: {}", started.elapsed(), lb.log());
+        rounds += 1;
+    }
+    let metrics = |name: &str| lb.metric(name);
+    assert_eq!(metrics("trunkline_heartbeats_total{by=\"rmi\"}"), f64::from(22 * rounds));
+    assert_eq!(metrics("trunkline_heartbeats_refused_total{reason=\"malformed\"}"), 0.0);
+    // The hasty one opens a connection to the registry and one to the object each time or almost.
+    let connections = metrics("trunkline_heartbeat_connections_total");
+    assert!(connections >= f64::from(2 * rounds), "given up: {connections} in {rounds} rounds");
+    assert!(connections <= f64::from(8 * rounds), "used again: {connections} in {rounds} rounds");
+    let pings = metrics("trunkline_rmi_upkeep_total{kind=\"ping\"}");
+    assert!(pings >= f64::from(20 * rounds), "tested before use: {pings} in {rounds} rounds");
+    let leases = metrics("trunkline_rmi_upkeep_total{kind=\"lease\"}");
+    assert!(leases >= 12.0, "two that renew every ten seconds: {leases}");
+    assert!(!lb.log().contains("removed"), "{}", lb.log());
+}
+
 #[test] // R5, 24
 fn a_node_that_shuts_down_by_rmi_keeps_its_calls_and_gets_no_new_ones() {
     let lb = Setup::two_entry()

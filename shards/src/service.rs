@@ -456,6 +456,7 @@ mod tests {
             shard,
             counters: Counters::default(),
             connections_by_node: BTreeMap::new(),
+            busy_by_node: BTreeMap::new(),
             residence: Histogram::new(RESIDENCE_DIGITS).unwrap(),
             figures: Figures { datagrams, ..Figures::default() },
             pumps: Vec::new(),

@@ -267,6 +267,11 @@ impl Lines {
         }
     }
 
+    /// Whether something was queued that [`Lines::flush_listed`] has not looked at.
+    pub(super) fn has_listed(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
     /// Sends what was queued since the last call; returns how many writes left.
     pub(super) fn flush_listed(&mut self, now: Time) -> u64 {
         let mut listed = std::mem::take(&mut self.listed);

@@ -532,7 +532,8 @@ impl<R: Driven> Pumped for Pump<R> {
     }
 
     fn has_work(&self) -> bool {
-        !self.lines.unread.is_empty() || !self.lines.deferred.is_empty()
+        let Lines { unread, deferred, .. } = &self.lines;
+        !unread.is_empty() || !deferred.is_empty() || self.lines.has_listed()
     }
 
     fn poll_report(&mut self, now: Time) -> Option<Report> {
