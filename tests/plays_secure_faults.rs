@@ -29,17 +29,6 @@ fn rest(stream: &mut impl Read) -> Vec<u8> {
     all
 }
 
-fn event(lb: &Balancer, name: &str) -> u64 {
-    let row = format!("trunkline_connection_events_total{{event=\"{name}\"}} ");
-    let metrics = lb.metrics();
-    let line = metrics.lines().find_map(|it| it.strip_prefix(&row));
-    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
-}
-
-fn wait_event(lb: &Balancer, name: &str, count: u64) {
-    wait_for(&format!("{count} {name}"), || (event(lb, name) >= count).then_some(()));
-}
-
 /// The next call, over each transport.
 fn still_serves(lb: &Balancer, nodes: &[Node], after: &str) {
     for transport in [Tls, Ws, Wss] {
@@ -48,27 +37,6 @@ fn still_serves(lb: &Balancer, nodes: &[Node], after: &str) {
         caller.exchange(&mut dialog, "BYE");
         assert_eq!(tests::who_got(nodes, &dialog.call_id, "BYE").len(), 1, "after {after}");
     }
-}
-
-fn upgraded(lb: &Balancer) -> TcpStream {
-    let mut stream = tcp(lb.external_of(Ws));
-    write!(
-        stream,
-        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: sip\r\n\r\n"
-    )
-    .unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
-    stream
 }
 
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -106,7 +74,7 @@ fn what_is_no_tls_ends_its_connection_and_nothing_else() {
             let answer = rest(&mut stream);
             assert!(answer.is_empty() || answer[0] == 21, "{name}: an alert or nothing");
             failed += 1;
-            wait_event(&lb, "tls_failed", failed);
+            lb.wait_event("tls_failed", failed);
         }
         still_serves(&lb, &nodes, name);
     }
@@ -125,7 +93,7 @@ fn a_cut_handshake_is_counted_and_a_stuck_one_has_its_time() {
         let mut stream = tcp(lb.external_of(Tls));
         stream.write_all(&hello[..cut]).unwrap();
     }
-    wait_event(&lb, "tls_failed", 5);
+    lb.wait_event("tls_failed", 5);
     let started = std::time::Instant::now();
     let mut stuck: Vec<TcpStream> =
         vec![tcp(lb.external_of(Tls)), tcp(lb.external_of(Wss)), tcp(lb.external_of(Ws))];
@@ -135,7 +103,7 @@ fn a_cut_handshake_is_counted_and_a_stuck_one_has_its_time() {
         assert_eq!(rest(stream), b"", "closed without a word");
     }
     assert!(started.elapsed() >= Duration::from_millis(800), "{:?}", started.elapsed());
-    wait_event(&lb, "handshake_timeout", 3);
+    lb.wait_event("handshake_timeout", 3);
     still_serves(&lb, &nodes, "stuck handshakes");
 }
 
@@ -160,7 +128,7 @@ fn websocket_clients_that_break_the_protocol_are_told_and_closed() {
         ),
     ];
     for (name, bytes, code) in cases {
-        let mut stream = upgraded(&lb);
+        let mut stream = lb.upgraded();
         stream.write_all(bytes).unwrap();
         let mut close = [0; 4];
         stream.read_exact(&mut close).unwrap();
@@ -168,7 +136,7 @@ fn websocket_clients_that_break_the_protocol_are_told_and_closed() {
         assert_eq!(u16::from_be_bytes([close[2], close[3]]), *code, "{name}");
         assert_eq!(rest(&mut stream), b"", "{name}");
         broken += 1;
-        wait_event(&lb, "websocket_broken", broken);
+        lb.wait_event("websocket_broken", broken);
     }
     still_serves(&lb, &nodes, "broken frames");
 }
@@ -192,7 +160,7 @@ fn control_frames_between_fragments_and_any_cut_change_nothing() {
             masked(0x82, &message(&ids[1])),
         ]
         .concat();
-        let mut stream = upgraded(&lb);
+        let mut stream = lb.upgraded();
         stream.set_nodelay(true).unwrap();
         for piece in bytes.chunks(step) {
             stream.write_all(piece).unwrap();
@@ -225,7 +193,7 @@ fn who_does_not_ask_for_sip_is_not_upgraded() {
         stream.write_all(request.as_bytes()).unwrap();
         let answer = String::from_utf8(rest(&mut stream)).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
-        wait_event(&lb, "websocket_refused", count);
+        lb.wait_event("websocket_refused", count);
     }
     still_serves(&lb, &nodes, "refusals");
 }
@@ -236,7 +204,7 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
     let nodes = lb.answering_nodes(1);
     let request = tests::Peer::bind("x").over(Ws).request("OPTIONS", "sip:bob@example.com");
     let request = masked(0x81, &request.to_bytes());
-    let mut stream = upgraded(&lb);
+    let mut stream = lb.upgraded();
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     wait_for("the slow client to be closed", || {
         for _ in 0..500 {
@@ -244,7 +212,7 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
                 break;
             }
         }
-        (event(&lb, "slow_closed") == 1).then_some(())
+        (lb.event("slow_closed") == 1).then_some(())
     });
     assert!(lb.dropped("slow_peer") >= 1);
     still_serves(&lb, &nodes, "a slow reader");
@@ -254,9 +222,9 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
 fn connections_are_limited_by_source_and_in_all() {
     let lb = Setup::every_transport().set("sourceConnectionsMax", "3").start();
     let nodes = lb.answering_nodes(1);
-    let held: Vec<TcpStream> = (0..3).map(|_| upgraded(&lb)).collect();
+    let held: Vec<TcpStream> = (0..3).map(|_| lb.upgraded()).collect();
     assert_eq!(rest(&mut tcp(lb.external_of(Ws))), b"");
-    wait_event(&lb, "refused_source", 1);
+    lb.wait_event("refused_source", 1);
     drop(held);
     wait_for("room", || {
         let mut stream = tcp(lb.external_of(Ws));
@@ -343,7 +311,7 @@ fn sessions_resume_on_every_shard_and_after_a_reload_of_certificates() {
     for _ in 0..8 {
         ask(config.clone(), lb.external_of(Tls), "lb.test").unwrap();
     }
-    wait_for("resumed sessions", || (event(&lb, "tls_resumed") >= 6).then_some(()));
+    wait_for("resumed sessions", || (lb.event("tls_resumed") >= 6).then_some(()));
 
     let caller = lb.caller_over(Tls, "alice");
     let mut dialog = caller.call("sip:bob@example.com");

@@ -93,23 +93,6 @@ fn options(peer: &Peer) -> Vec<u8> {
     peer.request("OPTIONS", "sip:bob@example.com").to_bytes()
 }
 
-fn event(lb: &Balancer, name: &str) -> u64 {
-    let row = format!("trunkline_connection_events_total{{event=\"{name}\"}} ");
-    let metrics = lb.metrics();
-    let line = metrics.lines().find_map(|it| it.strip_prefix(&row));
-    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
-}
-
-fn wait_event(lb: &Balancer, name: &str, count: u64) {
-    wait_for(&format!("{count} {name}"), || (event(lb, name) >= count).then_some(()));
-}
-
-fn sum(lb: &Balancer, name: &str) -> u64 {
-    let metrics = lb.metrics();
-    let lines = metrics.lines().filter(|it| it.starts_with(&format!("{name}{{")));
-    lines.map(|it| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-}
-
 /// Addresses that the balancer has connected from to a node.
 fn connections_to(node: &Node) -> HashSet<SocketAddr> {
     node.record().iter().filter(|it| it.link.transport() != Udp).map(|it| it.source).collect()
@@ -134,7 +117,7 @@ fn ten_thousand_clients_do_not_notice_that_a_node_restarts() {
         })
         .collect();
     wait_for("all connections", || {
-        (sum(&lb, "trunkline_shard_connections") >= count as u64).then_some(())
+        (lb.sum_of("trunkline_shard_connections") >= count as u64).then_some(())
     });
     let everyone_asks = |clients: &mut [(usize, Client)]| {
         for (kind, client) in &mut *clients {
@@ -149,7 +132,7 @@ fn ten_thousand_clients_do_not_notice_that_a_node_restarts() {
         assert!(connections_to(node).len() <= shards * peers.len(), "one for each shard");
     }
     // It goes with all its connections, and everybody asks at once.
-    let accepted = sum(&lb, "trunkline_shard_accepted_total");
+    let accepted = lb.sum_of("trunkline_shard_accepted_total");
     nodes[0].die();
     everyone_asks(&mut clients);
     nodes[0].restart();
@@ -158,7 +141,7 @@ fn ten_thousand_clients_do_not_notice_that_a_node_restarts() {
     everyone_asks(&mut clients);
     let again = connections_to(&nodes[0]);
     assert!(!again.is_empty() && again.len() <= shards * peers.len(), "no storm: {again:?}");
-    assert_eq!(sum(&lb, "trunkline_shard_accepted_total"), accepted, "nobody came again");
+    assert_eq!(lb.sum_of("trunkline_shard_accepted_total"), accepted, "nobody came again");
     assert_eq!(lb.dropped("connection_gone") + lb.dropped("slow_peer"), 0);
     assert_eq!(lb.dropped("queue_full"), 0);
 }
@@ -180,13 +163,13 @@ fn those_who_are_too_many_are_refused_before_they_cost_a_handshake() {
             nodes[0].reply(&got, 200, "OK");
             assert_eq!(client.answer(), "SIP/2.0 200 OK");
         }
-        let handshakes = event(&lb, "tls_handshake");
+        let handshakes = lb.event("tls_handshake");
         let mut refused = TcpStream::connect(lb.external_of(transport)).unwrap();
         refused.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "{transport:?}");
         let name = "trunkline_shard_refused_connections_total";
-        wait_for("the refusal to be counted", || (sum(&lb, name) == 1).then_some(()));
-        assert_eq!(event(&lb, "tls_handshake"), handshakes);
+        wait_for("the refusal to be counted", || (lb.sum_of(name) == 1).then_some(()));
+        assert_eq!(lb.event("tls_handshake"), handshakes);
         held[0].send(&options(&peer));
         let got = nodes[0].expect("OPTIONS");
         nodes[0].reply(&got, 200, "OK");
@@ -223,9 +206,9 @@ fn silent_clients_are_told_and_closed_and_keep_alives_are_no_silence() {
             assert_eq!(&pong, b"\r\n");
         }
         assert_eq!(silent.end(), code, "{transport:?}");
-        wait_event(&lb, "idle_closed", count);
+        lb.wait_event("idle_closed", count);
         beats.join().unwrap();
-        assert_eq!(event(&lb, "idle_closed"), count, "{transport:?}: the lively one stays");
+        assert_eq!(lb.event("idle_closed"), count, "{transport:?}: the lively one stays");
     }
 }
 
@@ -272,7 +255,7 @@ fn a_client_on_tls_or_wss_that_never_reads_is_closed_and_others_are_served_meanw
             while sent(&mut slow) {}
         });
         let good = lb.caller_over(transport, "good");
-        while event(&lb, "slow_closed") < count {
+        while lb.event("slow_closed") < count {
             let mut dialog = good.call("sip:bob@example.com");
             good.exchange(&mut dialog, "BYE");
         }

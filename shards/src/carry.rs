@@ -140,7 +140,11 @@ impl<D: Decide> Shard<D> {
             }
             Hop::Flow { flow, or, is_response } => {
                 let bytes = out.get(start..).unwrap_or(&[]);
-                let takes = |phase| is_response || phase != Phase::HalfClosed;
+                let takes = |phase| match phase {
+                    Phase::Connecting | Phase::Open => true,
+                    Phase::HalfClosed => is_response,
+                    Phase::Lingering { .. } => false,
+                };
                 if self.streams.find(flow).is_some_and(|it| takes(it.phase)) {
                     self.enqueue(flow, bytes, hop, origin);
                 } else if let Some((from, to)) = or {

@@ -11,6 +11,7 @@ use crate::decide::Decide;
 use crate::layers::{Failure, Progress, Upgraded, echo};
 use crate::shard::Shard;
 use crate::streaming::timer_of;
+use crate::tcp::{Connection, Phase};
 
 impl<D: Decide> Shard<D> {
     /// Takes in what came on a connection with layers. `false`: close it once what is queued has left.
@@ -156,8 +157,8 @@ impl<D: Decide> Shard<D> {
                     return false;
                 }
             }
-            if self.streams.find(flow).is_none() {
-                break; // what was handled has closed it
+            if self.streams.find(flow).is_none_or(|it| it.phase != Phase::Open) {
+                break; // what was handled has ended it
             }
         }
         true
@@ -185,7 +186,8 @@ impl<D: Decide> Shard<D> {
 
     /// Counts a TLS handshake that came to nothing, and gives a node up that we cannot talk to.
     pub(crate) fn on_failed_handshake(&mut self, flow: Flow) {
-        let Some(connection) = self.streams.find(flow) else { return };
+        let lingering = |it: &&mut Connection| matches!(it.phase, Phase::Lingering { .. });
+        let Some(connection) = self.streams.find(flow).filter(|it| !lingering(it)) else { return };
         let Some(layers) = connection.layers.as_ref().filter(|it| !it.is_open()) else { return };
         if layers.is_securing() {
             self.figures.streams.tls_failed += 1;
@@ -203,18 +205,20 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// Closes a connection of our own will, with a word on it where the layers have one.
+    /// Leaves a peer, with a word on it where the layers have one.
     pub(crate) fn part(&mut self, flow: Flow, code: u16) {
         self.streams.say(flow, |layers, _, out| layers.farewell(code, out));
-        self.streams.flush(flow);
-        self.close(flow);
+        self.leave(flow);
     }
 
-    /// The shard ends: those who can be told are told.
+    /// The shard ends: those who can be told are told, and nobody is waited for.
     pub(crate) fn part_from_all(&mut self) {
         let flows: Vec<Flow> = self.streams.flows().collect();
         for flow in flows {
-            self.part(flow, Closing::GoingAway as u16);
+            let code = Closing::GoingAway as u16;
+            self.streams.say(flow, |layers, _, out| layers.farewell(code, out));
+            self.streams.flush(flow);
+            self.close(flow);
         }
     }
 

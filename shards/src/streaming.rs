@@ -2,7 +2,7 @@
 //! §18.3), keep-alives (RFC 5626 §3.5.1), silence. TLS and WebSocket are in [`crate::layered`].
 
 use std::io::{self, Read as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use crate::decide::Decide;
 use crate::layers::Layers;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
-use crate::tcp::{self, CLIENT_SILENT_MAX, Flushed, NODE_SILENT_MAX, Phase, notice_death};
+use crate::tcp::{
+    self, CLIENT_SILENT_MAX, Connection, Flushed, NODE_SILENT_MAX, Phase, notice_death,
+};
 
 impl<D: Decide> Shard<D> {
     /// Takes connections in, up to a turn's share.
@@ -136,9 +138,50 @@ impl<D: Decide> Shard<D> {
         if has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
             self.read_stream(flow, has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR));
         }
-        if has(libc::EPOLLOUT) && self.streams.flush(flow) == Flushed::Dead {
-            self.close(flow);
+        if has(libc::EPOLLOUT) {
+            self.flush_stream(flow);
         }
+    }
+
+    /// Sends what a connection's peer takes now.
+    fn flush_stream(&mut self, flow: Flow) {
+        match self.streams.flush(flow) {
+            Flushed::Dead => self.close(flow),
+            Flushed::Blocked => {}
+            Flushed::Done => {
+                let lingering = |it: &&mut Connection| matches!(it.phase, Phase::Lingering { .. });
+                if let Some(it) = self.streams.find(flow).filter(lingering) {
+                    // That was all; the peer sees it, and ends its side too.
+                    let _ = it.socket.shutdown(Shutdown::Write);
+                }
+            }
+        }
+    }
+
+    /// Ends a connection of our own will once what is queued has left. A client may be about to say more:
+    /// it is borne until it has read that we are through. A node's requests look for another at once.
+    pub(crate) fn leave(&mut self, flow: Flow) {
+        let Some(connection) = self.streams.find(flow) else { return };
+        if connection.is_ours || connection.phase != Phase::Open {
+            self.streams.flush(flow);
+            return self.close(flow);
+        }
+        self.streams.linger(flow);
+        self.wheel.arm(timer_of(flow), self.now + LINGER_TIME_MAX);
+        self.flush_stream(flow);
+        self.unread.push(flow); // what came already makes no event any more
+    }
+
+    /// Throws away what a client says that we are through with. `false`: it went too far.
+    fn bear(&mut self, flow: Flow, bytes: usize) -> bool {
+        let Some(it) = self.streams.find(flow) else { return false };
+        let Phase::Lingering { bytes_left } = &mut it.phase else { return true };
+        if bytes > *bytes_left {
+            self.close(flow);
+            return false;
+        }
+        *bytes_left -= bytes;
+        true
     }
 
     /// The peer cannot be reached: it is suspect, and its requests look for another.
@@ -159,13 +202,22 @@ impl<D: Decide> Shard<D> {
         let mut scratch = std::mem::take(&mut self.scratch);
         for round in 1..=READS_PER_TURN {
             let Some(connection) = self.streams.find(flow) else { break };
-            if connection.phase != Phase::Open {
+            let is_lingering = matches!(connection.phase, Phase::Lingering { .. });
+            if connection.phase != Phase::Open && !is_lingering {
                 break;
             }
             match (&connection.socket).read(&mut scratch) {
                 Ok(0) => {
                     self.on_end(flow);
                     break;
+                }
+                Ok(count) if is_lingering => {
+                    if !self.bear(flow, count) {
+                        break;
+                    }
+                    if round == READS_PER_TURN {
+                        self.unread.push(flow);
+                    }
                 }
                 Ok(count) => {
                     let is_plain = connection.layers.is_none();
@@ -178,7 +230,7 @@ impl<D: Decide> Shard<D> {
                     };
                     if !goes_on {
                         self.flush_streams(); // an answer, if there was one
-                        self.close(flow);
+                        self.leave(flow);
                         break;
                     }
                     // Less than there was room for: that was all, and the next byte makes an event.
@@ -208,7 +260,9 @@ impl<D: Decide> Shard<D> {
         let is_over = self.streams.find(flow).is_some_and(|it| {
             // WebSocket ends by frames, and half a handshake is none.
             let layers = it.layers.as_ref();
-            it.is_ours || layers.is_some_and(|it| it.has_frames() || !it.is_open())
+            it.phase != Phase::Open
+                || it.is_ours
+                || layers.is_some_and(|it| it.has_frames() || !it.is_open())
         });
         if is_over {
             self.on_failed_handshake(flow);
@@ -307,6 +361,7 @@ impl<D: Decide> Shard<D> {
         let is_ours = connection.is_ours;
         match connection.phase {
             Phase::Connecting => self.give_up_connecting(flow),
+            Phase::Lingering { .. } => self.close(flow),
             _ if !is_open => {
                 self.figures.streams.handshake_timeouts += 1;
                 if is_ours { self.give_up_connecting(flow) } else { self.close(flow) }
@@ -357,5 +412,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
 /// A client that closed its side gets the answers that come within this; most closed both sides, and
 /// their descriptors must not pile up.
 const HALF_CLOSED_TIME_MAX: Duration = Duration::from_secs(4);
+/// A client that we are through with reads that within a round trip or two.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 /// 256 KiB from one connection before the others have their turn.
 const READS_PER_TURN: usize = 4;

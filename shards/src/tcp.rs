@@ -71,6 +71,12 @@ pub enum Phase {
     Open,
     /// The peer has said all it will; we may still answer.
     HalfClosed,
+    /// We have said all we will. What the peer goes on to say is thrown away, for a while: closing with
+    /// bytes unread resets the connection, and a reset overtakes our last words (RFC 9112 §9.6).
+    Lingering {
+        /// So many more bytes are borne.
+        bytes_left: usize,
+    },
 }
 
 /// What became of a flush.
@@ -344,8 +350,17 @@ impl Streams {
 
     /// The peer will send no more: it is no longer a connection for requests.
     pub fn half_close(&mut self, flow: Flow) {
+        self.retire(flow, Phase::HalfClosed);
+    }
+
+    /// We say no more than what is queued: nothing else is sent there.
+    pub(crate) fn linger(&mut self, flow: Flow) {
+        self.retire(flow, Phase::Lingering { bytes_left: LINGER_BYTES_MAX });
+    }
+
+    fn retire(&mut self, flow: Flow, phase: Phase) {
         let Some(it) = self.find(flow) else { return };
-        it.phase = Phase::HalfClosed;
+        it.phase = phase;
         let key = (it.listener, it.peer);
         self.forget_peer(key, flow.slot);
     }
@@ -453,6 +468,8 @@ const PROBES: u32 = 4;
 pub const SLOTS_MAX: u32 = 1 << 24;
 /// Bytes that may wait for one peer; a message more and the peer is slow.
 pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// What a peer that is being left may still say: more than any window that was open to it then.
+const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Spare buffers of a shard, and the largest that is kept: at most 4 MiB, if once they were needed.
 const SPARE_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 64 * 1024;

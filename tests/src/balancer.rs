@@ -496,6 +496,49 @@ impl Balancer {
         });
     }
 
+    /// A socket after the handshake of a WebSocket client: frames are the caller's.
+    pub fn upgraded(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.external_of(Transport::Ws)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: sip\r\n\r\n"
+        )
+        .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+        stream
+    }
+
+    /// How often something happened to stream connections, by its name in `/metrics`.
+    pub fn event(&self, name: &str) -> u64 {
+        let row = format!("trunkline_connection_events_total{{event=\"{name}\"}} ");
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|it| it.strip_prefix(&row));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+    }
+
+    /// Waits until it happened at least so often.
+    pub fn wait_event(&self, name: &str, count: u64) {
+        wait_for(&format!("{count} {name}"), || (self.event(name) >= count).then_some(()));
+    }
+
+    /// Sum over all shards of a family of `/metrics`; 0 while they are too busy to answer.
+    pub fn sum_of(&self, family: &str) -> u64 {
+        let metrics = self.metrics();
+        let lines = metrics.lines().filter(|it| it.starts_with(&format!("{family}{{")));
+        lines.map(|it| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
     /// Everything it wrote so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
