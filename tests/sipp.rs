@@ -1,10 +1,9 @@
 //! sipp as caller and as node: a peer that nobody here wrote. No call may fail.
 
-use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use tests::{Balancer, Node, Peer, Setup, is_installed, wait_for};
+use tests::{Balancer, Node, Peer, Setup, free_port, is_installed, wait_for};
 
 /// A sipp process in a directory of its own; killed when dropped.
 struct Sipp {
@@ -61,7 +60,15 @@ fn scenario(name: &str) -> String {
 
 /// A free port; sipp binds it a moment later.
 fn port() -> String {
-    Peer::bind("x").address().port().to_string()
+    free_port().to_string()
+}
+
+/// Whether somebody has the port. Binding it to find out would be in sipp's way.
+fn is_bound(port: &str) -> bool {
+    let ending = format!(":{:04X}", port.parse::<u16>().unwrap());
+    let tables = ["udp", "udp6", "tcp", "tcp6"].map(|it| format!("/proc/net/{it}"));
+    let text: String = tables.iter().filter_map(|it| std::fs::read_to_string(it).ok()).collect();
+    text.lines().any(|it| it.split_whitespace().nth(1).is_some_and(|it| it.ends_with(&ending)))
 }
 
 /// Two sipp servers as nodes. sipp sends no heartbeats, so somebody else does for it.
@@ -70,12 +77,9 @@ fn servers(lb: &Balancer, scenario: &[&str], mode: &str) -> Vec<(Sipp, Node)> {
         .map(|at| {
             let port = port();
             let mut sipp = Sipp::start(&[scenario, &["-p", &port, "-t", mode]].concat());
-            let address = format!("127.0.0.1:{port}");
             wait_for("sipp to listen", || {
-                let has_it =
-                    UdpSocket::bind(&address).is_err() || TcpListener::bind(&address).is_err();
                 assert!(!sipp.has_ended(), "{}", sipp.errors());
-                has_it.then_some(())
+                is_bound(&port).then_some(())
             });
             let node = Node::bind(&format!("sipp{at}")).property("udpPort", &port);
             (sipp, lb.announced(node.property("tcpPort", &port)))

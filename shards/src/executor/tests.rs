@@ -571,7 +571,8 @@ fn silent_connections_end_and_too_many_are_refused() {
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
     assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
-    assert_eq!(rig.statistics(0).figures.connections, 0);
+    drop(streams); // they have read that it is over: nobody waits for them any longer
+    while rig.statistics(0).figures.connections > 0 {}
     rig.stop();
 }
 

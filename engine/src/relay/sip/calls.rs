@@ -10,6 +10,7 @@
 use protocols::sip::message::{Message, Method};
 use protocols::time::Time;
 
+use super::request::Request;
 use crate::balance::memory::Memory;
 use crate::balance::rendezvous::key_of;
 use crate::config::Config;
@@ -53,9 +54,14 @@ impl Calls {
     }
 
     /// A request goes to a node or comes from it.
-    pub(super) fn handle_request(&mut self, now: Time, message: &Message<'_>, node: &Node) {
-        let is_subsequent = message.to_tag().is_some();
-        let method = message.method();
+    pub(super) fn handle_request(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        message: &Message<'_>,
+        node: &Node,
+    ) {
+        let Request { method, is_subsequent, .. } = *request;
         if method != Method::Invite && !is_subsequent {
             return;
         }

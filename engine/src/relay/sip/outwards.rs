@@ -154,7 +154,7 @@ impl State {
             },
         );
         if let Some(node) = owner {
-            self.calls.handle_request(arrival.now, message, snapshot.node(node));
+            self.calls.handle_request(arrival.now, request, message, snapshot.node(node));
         }
         self.forward(settings, incoming, request, hop, None, out)
     }
