@@ -96,14 +96,8 @@ impl<T: Copy + Default> Memory<T> {
 
     /// Where the call lives. It is in use from now on.
     pub(crate) fn find(&mut self, now: Time, hash: u64) -> Option<Home> {
-        self.expire(now);
-        let at = self.lookup(hash)?;
-        let entry = &mut self.entries[at];
-        if now.since(entry.seen) > self.idle {
-            return None;
-        }
-        entry.seen = now;
-        Some(self.owners[entry.owner as usize].home)
+        let owner = self.touch(now, hash)?.owner;
+        Some(self.owners[owner as usize].home)
     }
 
     /// The call lives on this node from now on. Past the limit the oldest call is forgotten.
@@ -156,9 +150,7 @@ impl<T: Copy + Default> Memory<T> {
 
     /// What a remembered call carries. It is in use from now on.
     pub(crate) fn find_more(&mut self, now: Time, hash: u64) -> Option<&mut T> {
-        self.find(now, hash)?;
-        let at = self.lookup(hash)?;
-        Some(&mut self.entries[at].more)
+        self.touch(now, hash).map(|it| &mut it.more)
     }
 
     /// All calls of a node that are not idle: hash and what they carry. Reads the whole table.
@@ -271,6 +263,18 @@ impl<T: Copy + Default> Memory<T> {
         self.entries[at].newer = self.free;
         self.free = link(at);
         self.calls -= 1;
+    }
+
+    /// A call that is not idle, in use from now on.
+    fn touch(&mut self, now: Time, hash: u64) -> Option<&mut Entry<T>> {
+        self.expire(now);
+        let at = self.lookup(hash)?;
+        let entry = &mut self.entries[at];
+        if now.since(entry.seen) > self.idle {
+            return None;
+        }
+        entry.seen = now;
+        Some(entry)
     }
 
     fn lookup(&self, hash: u64) -> Option<usize> {

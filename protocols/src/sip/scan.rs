@@ -26,7 +26,8 @@ pub(crate) fn is_named(token: &[u8], lower: &[u8]) -> bool {
     token == lower || token.eq_ignore_ascii_case(lower)
 }
 
-/// The first byte that `is` says yes to: past all blocks without one, then in words, then in bytes.
+/// The first byte that `is` says yes to: past all blocks without one, then in words; byte by byte only where
+/// there is no whole word.
 ///
 /// `marks` says the same of a word: it sets the highest bit of the first such byte and none of a byte
 /// before; what it says of later ones does not matter.
