@@ -133,6 +133,7 @@ impl Security {
             // Tickets are enough, and a cache of sessions would be a lock that all shards share.
             it.session_storage = Arc::new(NoServerSessionStorage {});
             it.send_tls13_tickets = 1;
+            it.ignore_client_order = true;
         }
         // A ticket from where nobody is asked must not open where clients are.
         smpp.ticketer =
