@@ -215,6 +215,8 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
         (lb.event("slow_closed") == 1).then_some(())
     });
     assert!(lb.dropped("slow_peer") >= 1);
+    let heard = rest(&mut stream);
+    assert_eq!(heard[heard.len() - 4..], [0x88, 2, 0x03, 0xf0], "1008, behind what was queued");
     still_serves(&lb, &nodes, "a slow reader");
 }
 

@@ -18,7 +18,7 @@ use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection,
 };
 
-use crate::tcp::{Carried, QUEUE_BYTES_MAX};
+use crate::tcp::{Carried, HELD_BYTES_MAX};
 use crate::tls::Security;
 
 /// The layers of one connection. `None` in its place is plain TCP.
@@ -356,7 +356,7 @@ impl Layers {
         message: Vec<u8>,
         carried: &mut Option<Carried>,
     ) -> Result<(), DropReason> {
-        if !self.early.is_empty() && self.early_bytes + message.len() > QUEUE_BYTES_MAX {
+        if !self.early.is_empty() && self.early_bytes + message.len() > HELD_BYTES_MAX {
             return Err(DropReason::SlowPeer);
         }
         self.early_bytes += message.len();

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use engine::relay::{Arrival, Flow, Listener, ListenerId};
+use engine::relay::{Arrival, DropReason, Flow, Listener, ListenerId};
 use protocols::sip::stream::{Frame, Framer};
 use protocols::ws::Closing;
 
@@ -321,9 +321,7 @@ impl<D: Decide> Shard<D> {
                 Ok(Frame::Blank { bytes }) => at += bytes,
                 Ok(Frame::Ping { bytes }) => {
                     at += bytes;
-                    if let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None) {
-                        self.relay.dropped(reason);
-                    }
+                    self.answer_ping(flow);
                 }
                 Ok(Frame::Message(message)) => {
                     at += message.len();
@@ -337,6 +335,16 @@ impl<D: Decide> Shard<D> {
             }
         }
         Some(at)
+    }
+
+    /// Answers a keep-alive of line ends (RFC 5626 §3.5.1).
+    pub(crate) fn answer_ping(&mut self, flow: Flow) {
+        if let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None) {
+            self.relay.dropped(reason);
+            if reason == DropReason::SlowPeer {
+                self.on_full(flow);
+            }
+        }
     }
 
     /// Framing is lost: the relay counts the rest as malformed, and answers if it can read that much.
