@@ -10,6 +10,7 @@ use engine::relay::{Arrival, DropReason, Flow, Listener, ListenerId};
 use protocols::sip::stream::{Frame, Framer};
 use protocols::ws::Closing;
 
+use crate::census::{Full, Place};
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::Layers;
@@ -45,42 +46,44 @@ impl<D: Decide> Shard<D> {
 
     fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
         let tuning = self.tuning();
-        if self.streams.len() >= tuning.connections_max {
-            self.figures.refused_connections += 1;
-            return;
-        }
-        let most = tuning.source_connections_max;
-        if most > 0 && self.streams.of_source(peer.ip()) >= most {
-            self.figures.streams.refused_source += 1;
-            return;
-        }
+        let place = match self.census.admit(Some(peer.ip()), tuning.most()) {
+            Ok(place) => place,
+            Err(Full::All) => {
+                self.figures.refused_connections += 1;
+                return;
+            }
+            Err(Full::Source) => {
+                self.figures.streams.refused_source += 1;
+                return;
+            }
+        };
         let Some(transport) = self.listening(listener).map(|it| it.listener.transport) else {
             return;
         };
-        let security = self.security.as_deref();
-        let Ok(layers) = Layers::accepting(transport, security, tuning.message_bytes_max) else {
+        let (wire, security) = (tuning.wire(transport), self.security.as_deref());
+        let Ok(layers) = Layers::accepting(wire, security, tuning.message_bytes_max) else {
             self.figures.streams.tls_failed += 1;
             return;
         };
         self.figures.accepted += 1;
-        self.open(listener, socket, peer, Phase::Open, layers);
+        self.open(listener, socket, peer, Phase::Open, layers, place);
     }
 
     /// Opens a connection for a leg. `None`: it failed at once, which is noted like a later failure.
     pub(crate) fn connect(&mut self, from: ListenerId, to: SocketAddr) -> Option<Flow> {
-        if self.streams.len() >= self.tuning().connections_max {
+        let Ok(place) = self.census.admit(None, self.tuning().most()) else {
             self.figures.refused_connections += 1;
             return None;
-        }
+        };
         let Listener { address, transport, .. } = self.listening(from)?.listener;
-        let limit = self.tuning().message_bytes_max;
-        let security = self.security.as_deref();
-        let Ok(layers) = Layers::connecting(transport, to, security, limit) else {
+        let tuning = self.tuning();
+        let (wire, security) = (tuning.wire(transport), self.security.as_deref());
+        let Ok(layers) = Layers::connecting(wire, to, security, tuning.message_bytes_max) else {
             self.figures.streams.tls_failed += 1;
             return None;
         };
         match tcp::connect(address, to) {
-            Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers),
+            Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers, place),
             Err(_) => {
                 self.refused(to);
                 None
@@ -95,6 +98,7 @@ impl<D: Decide> Shard<D> {
         peer: SocketAddr,
         phase: Phase,
         layers: Option<Box<Layers>>,
+        place: Place,
     ) -> Option<Flow> {
         let framer = Framer::new(self.tuning().message_bytes_max);
         let fd = socket.as_raw_fd();
@@ -105,6 +109,7 @@ impl<D: Decide> Shard<D> {
             return None;
         }
         if let Some(it) = self.streams.find(flow) {
+            it.place = Some(place);
             let most = if it.is_ours { NODE_SILENT_MAX } else { CLIENT_SILENT_MAX };
             let _ = notice_death(&it.socket, most);
         }

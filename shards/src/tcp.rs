@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use protocols::sip::stream::Framer;
 use protocols::time::Time;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::census::Place;
 use crate::layers::Layers;
 use crate::sys::choose_port_late;
 
@@ -62,6 +63,8 @@ pub struct Connection {
     pub(crate) used: Option<Time>,
     /// When `unsent` was full, if it has not been empty since.
     pub(crate) full_since: Option<Time>,
+    /// That it counts.
+    pub(crate) place: Option<Place>,
 }
 
 /// The life of a connection.
@@ -99,8 +102,6 @@ pub struct Streams {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: ahash::HashMap<(ListenerId, SocketAddr), u32>,
-    /// How many connections each source has opened.
-    by_source: ahash::HashMap<IpAddr, usize>,
     /// Slots with bytes to send since the last flush.
     listed: Vec<u32>,
     /// Buffers that no connection needs at the moment.
@@ -121,7 +122,6 @@ impl Streams {
             slots: Vec::new(),
             free: Vec::new(),
             by_peer: ahash::HashMap::default(),
-            by_source: ahash::HashMap::default(),
             listed: Vec::new(),
             spare: Vec::new(),
         }
@@ -184,17 +184,10 @@ impl Streams {
             is_listed: false,
             used: None,
             full_since: None,
+            place: None,
         });
-        if phase != Phase::Connecting {
-            *self.by_source.entry(peer.ip()).or_default() += 1;
-        }
         self.by_peer.insert((listener, peer), slot);
         Some(Flow { shard: self.shard, slot, generation: it.generation })
-    }
-
-    /// How many connections a source has opened here.
-    pub fn of_source(&self, source: IpAddr) -> usize {
-        self.by_source.get(&source).copied().unwrap_or(0)
     }
 
     /// The connection that a flow names, if it still is the same.
@@ -404,14 +397,6 @@ impl Streams {
         undelivered.extend(it.waiting.drain(..).map(|(_, carried)| carried));
         if let Some(layers) = &mut it.layers {
             undelivered.extend(layers.take_held().into_iter().filter_map(|(_, carried)| carried));
-        }
-        if !it.is_ours
-            && let Some(count) = self.by_source.get_mut(&it.peer.ip())
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&it.peer.ip());
-            }
         }
         let (unsent, partial) = (std::mem::take(&mut it.unsent), std::mem::take(&mut it.partial));
         recycle(&mut self.spare, unsent);
