@@ -215,24 +215,32 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
         (lb.event("slow_closed") == 1).then_some(())
     });
     assert!(lb.dropped("slow_peer") >= 1);
+    let heard = rest(&mut stream);
+    assert_eq!(heard[heard.len() - 4..], [0x88, 2, 0x03, 0xf0], "1008, behind what was queued");
     still_serves(&lb, &nodes, "a slow reader");
 }
 
 #[test]
-fn connections_are_limited_by_source_and_in_all() {
-    let lb = Setup::every_transport().set("sourceConnectionsMax", "3").start();
-    let nodes = lb.answering_nodes(1);
-    let held: Vec<TcpStream> = (0..3).map(|_| lb.upgraded()).collect();
-    assert_eq!(rest(&mut tcp(lb.external_of(Ws))), b"");
-    lb.wait_event("refused_source", 1);
-    drop(held);
-    wait_for("room", || {
-        let mut stream = tcp(lb.external_of(Ws));
-        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let nothing = stream.read(&mut [0; 1]);
-        nothing.is_err().then_some(()) // still open
-    });
-    drop(nodes);
+fn connections_are_limited_by_source_and_in_all_whichever_shard_has_them() {
+    let refused_source = |lb: &Balancer| lb.event("refused_source");
+    let refused = |lb: &Balancer| lb.sum_of("trunkline_shard_refused_connections_total");
+    let cases: [(&str, &dyn Fn(&Balancer) -> u64); 2] =
+        [("sourceConnectionsMax", &refused_source), ("connectionsMax", &refused)];
+    for (key, refusals) in cases {
+        let lb = Setup::every_transport().set("shards", "4").set(key, "5").start();
+        let held: Vec<TcpStream> = (0..5).map(|_| lb.upgraded()).collect();
+        for _ in 0..8 {
+            assert_eq!(rest(&mut tcp(lb.external_of(Ws))), b"", "{key}");
+        }
+        wait_for("refusals", || (refusals(&lb) == 8).then_some(()));
+        drop(held);
+        wait_for("room", || {
+            let mut stream = tcp(lb.external_of(Ws));
+            stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let nothing = stream.read(&mut [0; 1]);
+            nothing.is_err().then_some(()) // still open
+        });
+    }
 }
 
 fn terms(own: Option<&Signed>) -> Arc<ClientConfig> {

@@ -267,14 +267,18 @@ impl<D: Decide> Shard<D> {
             it.used = Some(self.now);
         }
         let Err(reason) = self.streams.enqueue(flow, bytes, &mut carried) else { return };
+        if reason == DropReason::SlowPeer {
+            self.on_full(flow);
+        }
+        let is_gone = self.streams.find(flow).is_none_or(|it| it.phase != Phase::Open);
         match carried {
-            Some(carried) if reason == DropReason::ConnectionGone => self.failed.push_back(carried),
+            // Over UDP it comes again, and may fit then.
+            Some(carried) if is_gone || carried.arrival.flow.is_some() => {
+                self.failed.push_back(carried);
+            }
             carried => {
                 self.relay.dropped(reason);
                 self.streams.recycle(carried.map(|it| it.bytes).unwrap_or_default());
-                if reason == DropReason::SlowPeer {
-                    self.give_up_slow(flow);
-                }
             }
         }
     }

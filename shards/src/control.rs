@@ -331,7 +331,9 @@ impl<S: Shards> Control<S> {
         }
         self.registry.handle_timeout(now);
         while let Some(action) = self.prober.poll_action(now) {
-            self.probes.send(now, action, &mut self.prober, &self.epoll);
+            let gateway = self.view.config.tls_gateway;
+            let tls = probe::Tls { security: self.shards.security(), gateway };
+            self.probes.send(now, action, tls, &mut self.prober, &self.epoll);
         }
         while let Some((node, pulse)) = self.prober.poll_pulse() {
             self.registry.handle_pulse(now, node, pulse);

@@ -3,6 +3,8 @@
 //! Each read goes through the layers once, into the shard's buffer, and then the way that plain TCP goes;
 //! with WebSocket each message of frames is one SIP message (RFC 7118 §5).
 
+use std::time::Duration;
+
 use engine::relay::{Arrival, Flow};
 use log::debug;
 use protocols::ws::{Closing, Event, Reader};
@@ -167,10 +169,8 @@ impl<D: Decide> Shard<D> {
     /// One message of frames: a SIP message, or a keep-alive of line ends (RFC 5626 §3.5.1).
     fn on_message(&mut self, arrival: &Arrival, flow: Flow, message: &[u8]) {
         if message.iter().all(|it| matches!(it, b'\r' | b'\n')) {
-            if message == b"\r\n\r\n"
-                && let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None)
-            {
-                self.relay.dropped(reason);
+            if message == b"\r\n\r\n" {
+                self.answer_ping(flow);
             }
             return;
         }
@@ -222,11 +222,26 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// A client that does not read: it goes, or what it does not take would pile up for ever.
-    pub(crate) fn give_up_slow(&mut self, flow: Flow) {
-        if self.streams.find(flow).is_some_and(|it| !it.is_ours && it.layers.is_some()) {
-            self.figures.streams.slow_closed += 1;
-            self.part(flow, Closing::Policy as u16);
+    /// A message does not fit in a peer's queue. One that has not caught up for a while does not read: it
+    /// goes, or what it does not take would pile up for ever; from a node that stands still, requests go to
+    /// others. While a connection is being made nobody can read.
+    pub(crate) fn on_full(&mut self, flow: Flow) {
+        let now = self.now;
+        let Some(it) = self.streams.find(flow) else { return };
+        let is_open = matches!(it.phase, Phase::Open | Phase::HalfClosed)
+            && it.layers.as_ref().is_none_or(|it| it.is_open());
+        if !is_open || now.since(*it.full_since.get_or_insert(now)) < FULL_TIME_MAX {
+            return;
         }
+        let (peer, is_ours) = (it.peer, it.is_ours);
+        debug!("{peer}: does not read");
+        self.figures.streams.slow_closed += 1;
+        if is_ours {
+            self.refused(peer);
+        }
+        self.part(flow, Closing::Policy as u16);
     }
 }
+
+/// How long a peer may be a whole queue behind: a segment that was lost twice is there by then.
+const FULL_TIME_MAX: Duration = Duration::from_secs(1);

@@ -131,6 +131,7 @@ fn applicable(old: &Config, new: Config) -> Config {
         },
         shards: old.shards,
         steering: old.steering,
+        tls_gateway: old.tls_gateway,
         connections_max: old.connections_max,
         udp_receive_buffer_bytes: old.udp_receive_buffer_bytes,
         udp_send_buffer_bytes: old.udp_send_buffer_bytes,

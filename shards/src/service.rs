@@ -24,7 +24,7 @@ use crate::admin::Response;
 use crate::clock::Clock;
 use crate::control::{self, Addressee, Explain, Facts, Page, Ports, Said, Shards};
 use crate::executor::{self, Body, Seat, Spec};
-use crate::layers::is_secure;
+use crate::layers::Wire;
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
 use crate::publish::{Tuning, View};
@@ -61,7 +61,10 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     let count = if config.shards == 0 { cpus.len().max(1) } else { config.shards };
     let count = count.min(usize::from(u8::MAX));
     let keeper = Keeper::open(&config.tls)?;
-    let can_open = |it: &Listener| !is_secure(it.transport) || keeper.current().is_some();
+    let can_open = |it: &Listener| {
+        let wire = Wire { transport: it.transport, tls_gateway: config.tls_gateway };
+        !wire.has_tls() || keeper.current().is_some()
+    };
     let (wanted, closed): (Vec<_>, Vec<_>) =
         listeners(config, &resolve)?.into_iter().partition(can_open);
     for Listener { transport, address, .. } in closed {
@@ -89,12 +92,11 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     if let Some(why) = why {
         warn!("{why}");
     }
-    let (files, connections) = (raise_files(), config.connections_max.saturating_mul(count));
+    let (files, connections) = (raise_files(), config.connections_max);
     if usize::try_from(files).is_ok_and(|it| it < connections) {
         warn!(
-            "Only {files} files may be open, less than connectionsMax={} of {count} shards: \
-             LimitNOFILE, or --ulimit nofile",
-            config.connections_max
+            "Only {files} files may be open, less than connectionsMax={connections}: \
+             LimitNOFILE, or --ulimit nofile"
         );
     }
     let random = std::hash::RandomState::new();
@@ -143,6 +145,7 @@ fn of_shards(
             coalesce: config.coalesce,
             couples_datagrams: config.couples_datagrams,
             stream_idle: config.stream_idle,
+            tls_gateway: config.tls_gateway,
             connections_max: config.connections_max,
             source_connections_max: config.source_connections_max,
             handshake_time: config.handshake_time,
@@ -220,6 +223,10 @@ impl Shards for Service {
 
     fn refresh(&mut self, view: &control::View) -> bool {
         self.keeper.refresh(&view.config.tls)
+    }
+
+    fn security(&self) -> Option<&Security> {
+        self.keeper.current().map(|it| &**it)
     }
 
     fn ask_figures(&mut self) {

@@ -15,6 +15,7 @@ use hdrhistogram::Histogram;
 use protocols::time::Time;
 use socket2::Socket;
 
+use crate::census::Census;
 use crate::clock::{Clock, TimerId, Wheel};
 use crate::decide::Decide;
 use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
@@ -47,6 +48,8 @@ pub struct Setup<D: Decide> {
     pub outbox: Outbox<D>,
     /// The process's.
     pub clock: Clock,
+    /// The process's.
+    pub census: Arc<Census>,
 }
 
 /// One shard.
@@ -79,6 +82,7 @@ pub struct Shard<D: Decide> {
     pub(crate) figures: Figures,
     pub(crate) residence: Histogram<u64>,
     pub(crate) clock: Clock,
+    pub(crate) census: Arc<Census>,
     events: Option<Events>,
     due: Vec<TimerId>,
     timer: TimerFd,
@@ -140,6 +144,7 @@ impl<D: Decide> Shard<D> {
             post,
             outbox,
             clock,
+            census,
         } = setup;
         let (epoll, timer) = (Epoll::new()?, TimerFd::new()?);
         epoll.add(timer.as_raw_fd(), Token::Timer.pack(), libc::EPOLLIN)?;
@@ -181,6 +186,7 @@ impl<D: Decide> Shard<D> {
             figures: Figures::default(),
             residence: residence(),
             clock,
+            census,
             events: Some(Events::new(EVENTS_PER_TURN)),
             due: Vec::new(),
             timer,

@@ -126,6 +126,7 @@ fn a_forwarded_datagram_allocates_nothing() {
             coalesce: Duration::ZERO,
             couples_datagrams: true,
             stream_idle: Duration::from_secs(60),
+            tls_gateway: false,
             connections_max: 1,
             source_connections_max: 0,
             handshake_time: Duration::from_secs(1),
@@ -146,6 +147,7 @@ fn a_forwarded_datagram_allocates_nothing() {
         post,
         outbox,
         clock: Clock::start(),
+        census: Arc::default(),
     })
     .unwrap();
     let caller = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -227,6 +227,7 @@ fn blank() -> Config {
         couples_datagrams: false,
         calls_max: 0,
         suspect_time: Duration::ZERO,
+        tls_gateway: false,
         connections_max: 0,
         source_connections_max: 0,
         udp_receive_buffer_bytes: 0,

@@ -181,9 +181,11 @@ pub struct Config {
     pub calls_max: usize,
     /// How long a node that refused is avoided.
     pub suspect_time: Duration,
-    /// Most stream connections, per shard.
+    /// WSS is carried without TLS, and WS with it (`USE_TLS_GATEWAY`).
+    pub tls_gateway: bool,
+    /// Most stream connections of SIP, of all shards; of HTTP and of SMPP, per shard.
     pub connections_max: usize,
-    /// Most connections that one source address may open, per shard; 0 is unlimited.
+    /// Most connections that one source address may open, to all shards; 0 is unlimited.
     pub source_connections_max: usize,
     /// Kernel receive buffer of UDP sockets, bytes.
     pub udp_receive_buffer_bytes: usize,

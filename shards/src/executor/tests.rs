@@ -188,6 +188,7 @@ const TUNING: Tuning = Tuning {
     coalesce: Duration::ZERO,
     couples_datagrams: true,
     stream_idle: Duration::from_secs(60),
+    tls_gateway: false,
     connections_max: 100,
     source_connections_max: 0,
     handshake_time: Duration::from_secs(5),
@@ -500,6 +501,54 @@ fn requests_share_one_connection_to_a_node_and_move_on_when_it_refuses() {
     alive.set_nonblocking(false).unwrap();
     assert!(alive.accept().is_ok());
     rig.stop();
+}
+
+#[test]
+fn a_client_on_tcp_that_never_reads_is_closed_and_others_are_served() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    for (round, body) in (1..).zip(["x".repeat(30_000), String::new()]) {
+        // Echoes fill its queue, and so do answers to its pings.
+        let said = if body.is_empty() { b"\r\n\r\n".repeat(10_000) } else { sip(&body) };
+        let mut slow = rig.tcp();
+        let closed = || rig.statistics(0).figures.streams.slow_closed == round;
+        while !closed() && slow.write_all(&said).is_ok() {}
+        assert!(closed());
+        let mut good = rig.tcp();
+        good.write_all(&sip("good")).unwrap();
+        assert_eq!(read_some(&mut good), sip("good"));
+    }
+    assert_eq!(rig.statistics(0).counters.drops[0], DropReason::SlowPeer);
+    rig.stop();
+}
+
+#[test]
+fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_counted() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (still, alive) = (listen(), listen());
+    let at = |it: &TcpListener, version| node(Transport::Tcp, it.local_addr().unwrap(), version);
+    let nodes = vec![at(&still, 0), at(&alive, 1)];
+    let key = nodes[0].key;
+    rig.publish(nodes, Routes { from: 1, is_stream: true });
+    let (socket, message) = (rig.udp(), sip(&format!("node {}", "x".repeat(30_000))));
+    let mut sent = 0;
+    while rig.statistics(0).figures.streams.slow_closed == 0 {
+        socket.send(&message).unwrap();
+        sent += 1;
+        while rig.statistics(0).counters.handled < sent {}
+    }
+    assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+    let drops = rig.statistics(0).counters.drops;
+    assert!(drops.iter().all(|it| *it == DropReason::SlowPeer), "{drops:?}");
+    rig.stop();
+    let [first, second] = [still, alive].map(|it| {
+        let mut all = Vec::new();
+        it.accept().unwrap().0.read_to_end(&mut all).unwrap();
+        (all.len() / message.len()) as u64
+    });
+    assert!(second > 0);
+    let dropped = drops.len() as u64;
+    assert_eq!(first + second + dropped, sent, "{first} at the one that stood still");
 }
 
 #[test]
