@@ -123,16 +123,15 @@ impl Relay {
         Relay { settings, shard, state }
     }
 
-    /// Takes new settings over between two messages. What the algorithm remembers stays unless the
-    /// algorithm itself changed.
+    /// Takes new settings over between two messages. What the algorithm remembers stays unless another
+    /// one is configured.
     pub fn configure(&mut self, settings: Arc<Settings>) {
-        if balance::must_rebuild(&self.settings.config, &settings.config) {
+        if self.settings.config.algorithm == settings.config.algorithm {
+            self.state.algorithm.configure(&settings.config);
+        } else {
             self.state.algorithm = balance::build(&settings.config, self.shard);
         }
-        let limits = |it: &Settings| (it.config.calls_max, it.config.call_idle);
-        if limits(&self.settings) != limits(&settings) {
-            self.state.calls = Calls::new(&settings.config);
-        }
+        self.state.calls.configure(&settings.config);
         self.state.rates = Rates::new(&settings.config);
         self.settings = settings;
     }
