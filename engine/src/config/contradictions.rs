@@ -368,6 +368,11 @@ impl Search<'_> {
             let text = format!("does nothing unless {} is true", self.spell("isSend5xxResponse"));
             self.warn(&["isSend5xxResponseReasonHeader"], text);
         }
+        let scanners = "org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS";
+        if self.written(&[scanners]).is_some() && !config.congestion_valve {
+            let valve = self.spell("gov.nist.javax.sip.SIP_MESSAGE_VALVE");
+            self.warn(&[scanners], format!("does nothing without the valve in {valve}"));
+        }
         if config.always_add_rport && config.never_add_received_rport {
             let text = "ALWAYS_ADD_RPORT then only counts over UDP".to_owned();
             self.note(&["gov.nist.javax.sip.NEVER_ADD_RECEIVED_RPORT"], text);

@@ -13,6 +13,7 @@ use super::explain::Trace;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via;
+use super::words::Words;
 use super::{Buffers, Incoming, State};
 use crate::node::Node;
 use crate::registry::Announcement;
@@ -129,17 +130,20 @@ impl State {
     ) -> Option<Verdict> {
         let message = incoming.message;
         let arrival = incoming.arrival;
-        if settings.blocks() {
-            let agent = message.user_agent.unwrap_or_default();
-            let values = [agent, message.to, message.from];
-            if values.iter().any(|it| settings.is_blocked(it.of(message.bytes))) {
-                let Some(status) = settings.config.blocked_response else {
-                    return Some(Verdict::Drop(DropReason::Blocked));
-                };
-                let reason = if status == 403 { "Forbidden" } else { "Blocked" };
-                let answer = Answer::plain(status, reason, DropReason::Blocked);
-                return Some(self.answer(settings, incoming, method, &answer, out));
-            }
+        let values = [message.user_agent.unwrap_or_default(), message.to, message.from];
+        let has = |words: &Words| values.iter().any(|it| words.are_in(it.of(message.bytes)));
+        let is_spared =
+            matches!(method, Method::Bye | Method::Ack | Method::Prack | Method::Cancel);
+        if settings.scanners().is_some_and(|it| !is_spared && has(it)) {
+            return Some(Verdict::Drop(DropReason::Blocked));
+        }
+        if settings.blocked().is_some_and(has) {
+            let Some(status) = settings.config.blocked_response else {
+                return Some(Verdict::Drop(DropReason::Blocked));
+            };
+            let reason = if status == 403 { "Forbidden" } else { "Blocked" };
+            let answer = Answer::plain(status, reason, DropReason::Blocked);
+            return Some(self.answer(settings, incoming, method, &answer, out));
         }
         if is_new && !self.rates.admits(arrival.now, arrival.source.ip()) {
             // New work is refused first; what is up goes on.

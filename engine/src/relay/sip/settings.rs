@@ -30,6 +30,7 @@ pub struct Settings {
     places: [[[Option<Place>; 5]; 2]; 2],
     two_entry: [bool; 2],
     blocked: Option<Words>,
+    scanners: Option<Words>,
     exclusion: Option<Regex>,
     rules: Vec<(Regex, bool)>,
 }
@@ -57,8 +58,8 @@ impl Settings {
         extra_servers: Vec<SocketAddr>,
         secret: [u8; 16],
     ) -> Settings {
-        let words: Vec<String> = [&config.blocked_values[..], &config.scanners[..]].concat();
-        let blocked = Words::new(&words);
+        let blocked = Words::new(&config.blocked_values);
+        let scanners = Words::new(&config.scanners).filter(|_| config.congestion_valve);
         let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
         let rules = config
             .routing_rules
@@ -74,6 +75,7 @@ impl Settings {
             places: Default::default(),
             two_entry: [false; 2],
             blocked,
+            scanners,
             config,
             listeners,
             extra_servers,
@@ -256,14 +258,14 @@ impl Settings {
         self.exclusion.as_ref().is_some_and(|it| it.is_match(value))
     }
 
-    /// Whether a header value contains a blocked word.
-    pub fn is_blocked(&self, value: &[u8]) -> bool {
-        self.blocked.as_ref().is_some_and(|it| it.are_in(value))
+    /// Words that are blocked, if there are any.
+    pub(super) fn blocked(&self) -> Option<&Words> {
+        self.blocked.as_ref()
     }
 
-    /// Whether anything is blocked at all.
-    pub fn blocks(&self) -> bool {
-        self.blocked.is_some()
+    /// Words that get no answer but in a call, if there are any (`SIP_SCANNERS`).
+    pub(super) fn scanners(&self) -> Option<&Words> {
+        self.scanners.as_ref()
     }
 
     /// Whether heartbeats from this address are believed.

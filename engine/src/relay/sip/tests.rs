@@ -617,6 +617,27 @@ fn blocked_words_are_dropped_silently_from_outside_only() {
 }
 
 #[test]
+fn scanners_of_the_congestion_valve_are_never_answered_and_may_end_what_they_began() {
+    let agent = |request: &str, agent: &str| {
+        request.replace("Max-Forwards", &format!("User-Agent: {agent}\nMax-Forwards"))
+    };
+    let scanners = "org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS=sipx\n";
+    let valve = "gov.nist.javax.sip.SIP_MESSAGE_VALVE=\
+        gov.nist.javax.sip.stack.CongestionControlMessageValve,x.SIPBalancerValveProcessor\n";
+    let config = format!("{TWO_LEGS}blockedResponse=403\n{scanners}");
+    let mut world = World::new(&format!("{config}{valve}")).with_nodes(&[NODE]);
+    assert_eq!(world.client(&agent(INVITE, "SipX/1")), Verdict::Drop(DropReason::Blocked));
+    for method in ["BYE", "ACK", "PRACK", "CANCEL"] {
+        let request = agent(&in_dialog(method, "", "sip:bob@172.16.0.10:5080"), "sipx");
+        assert!(datagram(NODE)(world.client(&request)), "{method}");
+    }
+    world.client(&agent(INVITE, "sipcli"));
+    assert_eq!(world.first_line(), "SIP/2.0 403 Forbidden", "blocked-values have their own answer");
+    let mut world = World::new(&config).with_nodes(&[NODE]);
+    assert!(datagram(NODE)(world.client(&agent(INVITE, "sipx"))), "without the valve");
+}
+
+#[test]
 fn the_applications_headers_cannot_be_forged() {
     let forged = "X-Sip-Balancer-InitialRemoteAddr: 6.6.6.6\n";
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
