@@ -105,6 +105,7 @@ impl Settings {
                 (&config.ipv6_balancer, config.ipv6_balancer_ports, &self.config.public_ipv6)
             }
         };
+        let everywhere = public.clone();
         let public = public.clone().filter(|_| leg == Leg::External);
         let balancers = balancers.clone();
         let host = public.clone().unwrap_or_else(|| address.ip().to_string());
@@ -133,7 +134,8 @@ impl Settings {
         let mut ports = vec![address.port()];
         ports.extend(balancer_ports.of(transport));
         self.own.push(address);
-        for name in balancers.iter().chain(&public) {
+        // A router in front of us may hand the node side's ports through, too.
+        for name in balancers.iter().chain(&everywhere) {
             self.mean_us(name, &ports);
         }
         let (host, ipv6_host) = match leg {
@@ -281,4 +283,79 @@ fn whole(pattern: &Pattern) -> Option<Regex> {
 
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+    use crate::relay::listeners;
+
+    /// The external leg on `lb.example`, the internal one on an address.
+    const LEGS: &str = "externalHost=lb.example\nexternalPort=5060\nexternalTlsPort=5061\n\
+        internalHost=172.16.0.1\ninternalPort=5065\n";
+
+    fn settings(more: &str) -> Settings {
+        let config = load("t", format!("{LEGS}{more}").as_bytes(), &[]).config;
+        let listeners = listeners(&config, &|_, _| Ok("192.0.2.1".parse().unwrap())).unwrap();
+        Settings::new(config, listeners, Vec::new(), [0; 16])
+    }
+
+    const BALANCERS: &str = "externalIpLoadBalancerAddress=198.51.100.1,198.51.100.2,sbc.example\n\
+        externalIpLoadBalancerUdpPort=5070\ninternalIpLoadBalancerAddress=172.16.9.1\n\
+        internalIpLoadBalancerUdpPort=5075\n";
+
+    #[test]
+    fn these_uris_are_ours_and_those_are_not() {
+        let cases = [
+            ("", "sip:192.0.2.1:5060", true),
+            ("", "sip:192.0.2.1", true),
+            ("", "sip:192.0.2.1;transport=sctp", true),
+            ("", "sips:192.0.2.1", true),
+            ("", "sip:192.0.2.1:5061;transport=udp", true),
+            ("", "sip:192.0.2.1:5065", false),
+            ("", "sip:172.16.0.1:5065", true),
+            ("", "sip:172.16.0.1", false),
+            ("", "sip:LB.example", true),
+            ("", "sip:lb.example:5061", true),
+            ("", "sip:lb.example:5065", false),
+            ("", "sip:b.example", false),
+            (BALANCERS, "sip:198.51.100.1:5070", true),
+            (BALANCERS, "sip:198.51.100.2:5070", true),
+            (BALANCERS, "sip:198.51.100.2:5060", true),
+            (BALANCERS, "sip:sbc.example:5070", true),
+            (BALANCERS, "sip:198.51.100.2:5075", false),
+            (BALANCERS, "sip:192.0.2.1:5070", false),
+            (BALANCERS, "sip:lb.example:5070", true),
+            (BALANCERS, "sip:172.16.9.1:5075", true),
+            (BALANCERS, "sip:172.16.9.1:5065", true),
+            ("public-ip=203.0.113.9\n", "sip:203.0.113.9", true),
+            ("public-ip=203.0.113.9\n", "sip:203.0.113.9:5065", true),
+            ("public-ip=203.0.113.9\n", "sip:203.0.113.9:5066", false),
+        ];
+        for (more, uri, want) in cases {
+            let is_mine = settings(more).is_my_uri(&Uri::parse(uri.as_bytes()).unwrap());
+            assert_eq!(is_mine, want, "{uri} with {more:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_ip_load_balancer_is_shown_where_it_has_a_port_for_the_transport() {
+        let of = |transport, more: &str| {
+            let settings = settings(&format!("{BALANCERS}{more}"));
+            let place = settings.place(Leg::External, Family::V4, transport).unwrap();
+            (place.via.clone(), place.record_route.clone())
+        };
+        let in_via = "useIpLoadBalancerAddressInViaHeaders=true\n";
+        for (transport, more, via, host) in [
+            (Transport::Udp, "", "SIP/2.0/UDP 192.0.2.1:5060", "198.51.100.1:5070"),
+            (Transport::Udp, in_via, "SIP/2.0/UDP 198.51.100.1:5070", "198.51.100.1:5070"),
+            (Transport::Tcp, in_via, "SIP/2.0/TCP 192.0.2.1:5060", "192.0.2.1:5060"),
+            (Transport::Tls, "", "SIP/2.0/TLS 192.0.2.1:5061", "192.0.2.1:5061"),
+        ] {
+            let (name, want) = (transport.as_param(), (via.to_owned(), host));
+            let route = format!("<sip:{};transport={name};lr", want.1);
+            assert_eq!(of(transport, more), (want.0, route), "{more:?}");
+        }
+    }
 }

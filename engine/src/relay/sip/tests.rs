@@ -479,6 +479,9 @@ fn branches_tell_transactions_and_our_two_vias_apart() {
         INVITE.replace(";branch=z9hG4bKc1", ""),
         INVITE.replace(";branch=z9hG4bKc1", "").replace("CSeq: 1", "CSeq: 2"),
         INVITE.replace(";branch=z9hG4bKc1", ";branch=1").replace("8f3ad1", "8f3ad2"),
+        // The cookie and nothing else (RFC 4475 §3.1.2.18) is the same for all.
+        INVITE.replace("z9hG4bKc1", "z9hG4bK"),
+        INVITE.replace("z9hG4bKc1", "z9hG4bK").replace("8f3ad1", "8f3ad3"),
     ];
     for variant in &variants {
         world.client(variant);

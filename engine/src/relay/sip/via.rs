@@ -144,11 +144,12 @@ pub(super) fn response_target(top: &TopVia<'_>, transport: Transport) -> Respons
 
 /// The transaction's hash, the same for INVITE, its CANCEL and the ACK of a failure.
 ///
-/// Source: RFC 3261 §16.11. From the branch where it has the magic cookie; else from what RFC 2543
-/// transactions have in common. The To tag stays out: a 2543 ACK of a failure has one, its INVITE not.
+/// Source: RFC 3261 §16.11. From the branch where it has the magic cookie and more (RFC 4475 §3.1.2.18 is
+/// the cookie alone); else from what RFC 2543 transactions have in common. The To tag stays out: a 2543 ACK of a failure has one, its INVITE not.
 pub(super) fn transaction(top: &TopVia<'_>, message: &Message<'_>) -> u64 {
     let via = &top.via;
-    if let Some(branch) = via.branch.filter(|it| it.starts_with(MAGIC_COOKIE)) {
+    let is_unique = |it: &&[u8]| it.len() > MAGIC_COOKIE.len() && it.starts_with(MAGIC_COOKIE);
+    if let Some(branch) = via.branch.filter(is_unique) {
         let sent_by = hash(u64::from(via.port.unwrap_or(0)), via.host);
         return hash(sent_by, branch);
     }
