@@ -146,7 +146,15 @@ impl State {
             let (text, uri) = (top_text?, top_uri?);
             (replaced.is_some() && node_at(&uri, wanted, snapshot) == replaced).then_some(text)
         });
-        self.cut_routes(message, request, routes.count + usize::from(old_route.is_some()));
+        // A node's own Route without lr: it knows no loose routing.
+        let is_strict = assigned == Some(id)
+            && !request.route_moved
+            && top_uri.is_some_and(|it| it.param("lr").is_none() && is_at(&it, node));
+        let leaving = usize::from(old_route.is_some() || is_strict);
+        self.cut_routes(message, request, routes.count + leaving);
+        if is_strict && let Some(address) = top_text.and_then(NameAddr::parse) {
+            self.feed_strict_router(message, request, address.uri);
+        }
         let to = SocketAddr::new(node.ip, port);
         self.aim_at_node(
             settings,

@@ -160,7 +160,12 @@ impl State {
     }
 
     /// The next hop knows no loose routing: it gets its own URI as Request-URI (RFC 3261 §16.6(6)).
-    fn feed_strict_router(&mut self, message: &Message<'_>, request: &Request<'_>, uri: &[u8]) {
+    pub(super) fn feed_strict_router(
+        &mut self,
+        message: &Message<'_>,
+        request: &Request<'_>,
+        uri: &[u8],
+    ) {
         let edits = &mut self.buffers.edits;
         let old = request.uri.map_or(b"".as_slice(), |it| it.text);
         let Some(last) = message.routes.as_slice().last() else { return };

@@ -831,7 +831,15 @@ fn strict_routers_on_either_side_are_served() {
     assert!(datagram(NODE)(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.10:5080 SIP/2.0");
     assert_eq!(world.lines("Route"), Vec::<String>::new());
-    // RFC 3261 §16.6(6): behind us, the next Route has no lr.
+    // RFC 3261 §16.6(6): behind us, the next Route has no lr. A node's:
+    for ours in [format!("Route: {OUTER_ROUTE}\n"), String::new()] {
+        let routes = format!("{ours}Route: <sip:app@172.16.0.10:5080>, <sip:8.8.8.8;lr>\n");
+        let verdict = world.client(&in_dialog("INFO", &routes, "sip:bob@example.com"));
+        assert!(datagram(NODE)(verdict), "{verdict:?}");
+        assert_eq!(world.first_line(), "INFO sip:app@172.16.0.10:5080 SIP/2.0");
+        assert_eq!(world.lines("Route"), ["<sip:8.8.8.8;lr>", "<sip:bob@example.com>"]);
+    }
+    // One of outside:
     let verdict = world
         .from_node(&NODE_INVITE.replace("Max-Forwards", "Route: <sip:1.2.3.4:5070>\nMax-Forwards"));
     assert!(datagram("1.2.3.4:5070")(verdict), "{verdict:?}");
