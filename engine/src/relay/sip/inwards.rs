@@ -7,7 +7,7 @@ use protocols::sip::Transport;
 use protocols::sip::message::Message;
 use protocols::sip::message::Method;
 use protocols::sip::route::NameAddr;
-use protocols::sip::uri::Uri;
+use protocols::sip::uri::{Scheme, Uri};
 
 use super::answer::Answer;
 use super::explain::Trace;
@@ -191,6 +191,7 @@ impl State {
                 record: (opens_dialog(request)).then_some(Record {
                     node: Some(node),
                     inner: towards,
+                    is_sips: request.uri.is_some_and(|it| it.scheme == Scheme::Sips),
                     from_client: flow,
                     to_client: None,
                 }),
@@ -217,11 +218,11 @@ impl State {
                     && same_place(uri, &old)
                 {
                     scratch.clear();
-                    redirect(uri, to, None, scratch);
+                    redirect(uri, to, towards, None, scratch);
                     edits.replace(request.uri_span, scratch);
                 }
                 head.extend_from_slice(b"Route: <");
-                redirect(&old, to, Some(towards), head);
+                redirect(&old, to, towards, Some(towards), head);
                 if old.param("lr").is_none() {
                     head.extend_from_slice(b";lr");
                 }
@@ -232,7 +233,7 @@ impl State {
         if left == 0 && is_us {
             if let Some(uri) = &request.uri {
                 scratch.clear();
-                redirect(uri, to, uri.transport().map(|_| towards), scratch);
+                redirect(uri, to, towards, uri.transport().map(|_| towards), scratch);
                 edits.replace(request.uri_span, scratch);
             }
             return;
@@ -241,7 +242,7 @@ impl State {
             && is_at(uri, old)
         {
             scratch.clear();
-            redirect(uri, to, None, scratch);
+            redirect(uri, to, towards, None, scratch);
             edits.replace(request.uri_span, scratch);
             if left == 0 {
                 return;
@@ -312,11 +313,26 @@ fn same_place(a: &Uri<'_>, b: &Uri<'_>) -> bool {
     !a.host.is_empty() && a.host.eq_ignore_ascii_case(b.host) && a.own_port() == b.own_port()
 }
 
-/// Appends a URI with another host and port; with `transport`, that too.
-fn redirect(uri: &Uri<'_>, to: SocketAddr, transport: Option<Transport>, out: &mut Vec<u8>) {
+/// Appends a URI with another host and port, which are reached by `towards`: `sips` stays where that is
+/// secure. With `transport`, that too.
+fn redirect(
+    uri: &Uri<'_>,
+    to: SocketAddr,
+    towards: Transport,
+    transport: Option<Transport>,
+    out: &mut Vec<u8>,
+) {
     let text = uri.text;
     let part = |start: u32, end: u32| text.get(start as usize..end as usize).unwrap_or_default();
-    out.extend_from_slice(part(0, uri.host_port.start));
+    let head = part(0, uri.host_port.start);
+    match head.get(b"sips:".len()..).filter(|_| uri.scheme == Scheme::Sips && !towards.is_secure())
+    {
+        Some(rest) => {
+            out.extend_from_slice(b"sip:");
+            out.extend_from_slice(rest);
+        }
+        None => out.extend_from_slice(head),
+    }
     push_address(to, out);
     let params = (uri.host_port.end, uri.params_end);
     match (transport, uri.param_span("transport")) {

@@ -7,7 +7,7 @@ use protocols::sip::Transport;
 use protocols::sip::message::Message;
 use protocols::sip::message::Method;
 use protocols::sip::route::NameAddr;
-use protocols::sip::uri::Uri;
+use protocols::sip::uri::{Scheme, Uri};
 
 use super::answer::Answer;
 use super::explain::Trace;
@@ -145,6 +145,7 @@ impl State {
                 record: opens_dialog(request).then_some(Record {
                     node: owner.map(|it| snapshot.node(it)),
                     inner: incoming.transport,
+                    is_sips: is_sips(&next) || request.uri.as_ref().is_some_and(is_sips),
                     from_client: None,
                     to_client: match hop {
                         Hop::Flow { flow, .. } => Some(flow),
@@ -195,6 +196,10 @@ impl State {
             contact::publish(incoming.message, host, port, &mut self.buffers.edits);
         }
     }
+}
+
+fn is_sips(uri: &Uri<'_>) -> bool {
+    uri.scheme == Scheme::Sips
 }
 
 /// The registered node that a request comes from: by its source, else by the Via it wrote from that IP.

@@ -259,6 +259,51 @@ fn sips_means_tls() {
 }
 
 #[test]
+fn what_came_by_sips_is_recorded_so_where_the_leg_is_secure() {
+    let plain = "terminateTLSTraffic=true\n";
+    let cases = [
+        ("", "sips:172.16.0.1:5066;transport=tls", "sips:172.16.0.10:5080;transport=tls"),
+        (plain, "sip:172.16.0.1:5065;transport=tcp", "sip:172.16.0.10:5080;transport=tcp"),
+    ];
+    for (key, inner, rewritten) in cases {
+        let mut world = World::new(&format!("{ALL}{key}isSendTrying=false\n")).with_nodes(&[NODE]);
+        let invite = INVITE.replace("UDP", "TLS");
+        for (uri, want) in [
+            ("sips:bob@example.com", "sips:bob@example.com"),
+            ("sips:10.0.0.1:5061;transport=tls", rewritten),
+        ] {
+            let message = invite.replace("sip:bob@example.com SIP", &format!("{uri} SIP"));
+            world.send(Leg::External, Transport::Tls, BROWSER, &message);
+            assert_eq!(world.first_line(), format!("INVITE {want} SIP/2.0"));
+            let routes = world.lines("Record-Route");
+            assert!(routes[0].starts_with(&format!("<{inner};lr;node_host=")), "{routes:?}");
+            let outer = "<sips:10.0.0.1:5061;transport=tls;lr;node_host=";
+            assert!(routes[1].starts_with(outer), "{routes:?}");
+            // The client's way back is ours like any other.
+            let route_lines: String =
+                routes.iter().rev().map(|it| format!("Route: {it}\n")).collect();
+            let bye = invite
+                .replace("INVITE", "BYE")
+                .replace("com>\nCall", "com>;tag=b\nCall")
+                .replace("Max-Forwards", &format!("{route_lines}Max-Forwards"));
+            let to: SocketAddr = NODE.parse().unwrap();
+            let sent = hop(world.send(Leg::External, Transport::Tls, BROWSER, &bye));
+            assert!(matches!(sent, Hop::Stream { to: it, .. } if it == to), "{sent:?}");
+            assert!(world.lines("Route").iter().all(|it| !it.contains("10.0.0.1")));
+        }
+    }
+    // A node calls out: the leg to the carrier is secure, its own is not.
+    let mut world = World::new(ALL).with_nodes(&[NODE]);
+    let invite = INVITE
+        .replace("sip:bob@example.com SIP", "sips:bob@198.51.100.7 SIP")
+        .replace("203.0.113.5:5062", NODE);
+    world.send(Leg::Internal, Transport::Udp, NODE, &invite);
+    let routes = world.lines("Record-Route");
+    assert!(routes[0].starts_with("<sips:10.0.0.1:5061;transport=tls;lr;"), "{routes:?}");
+    assert!(routes[1].starts_with("<sip:172.16.0.1:5065;transport=udp;lr;"), "{routes:?}");
+}
+
+#[test]
 fn a_browser_that_is_called_is_reached_by_its_connection_for_the_whole_dialog() {
     for other in ["", "Record-Route: <sip:edge@z9.invalid;transport=ws;lr>\n"] {
         let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
