@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, Listener, ListenerId, Verdict};
+use protocols::sip::Transport;
 use protocols::time::Time;
 
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::is_websocket;
 use crate::mesh::{Delivery, Mail, Notice, Search};
-use crate::shard::{PARKED_TIMER, Parked, Shard};
+use crate::shard::{Listening, PARKED_TIMER, Parked, Shard};
 use crate::tcp::{Carried, Phase};
 use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
 
@@ -191,7 +192,7 @@ impl<D: Decide> Shard<D> {
         hop: Hop,
         origin: Option<Origin<'_>>,
     ) {
-        if let Some(flow) = self.streams.towards(from, to) {
+        if let Some(flow) = self.connection_to(from, to) {
             return self.enqueue(flow, bytes, hop, origin);
         }
         let is_for_node = origin.is_some_and(|it| it.is_for_node);
@@ -199,12 +200,33 @@ impl<D: Decide> Shard<D> {
             return self.fail(DropReason::NoListener, hop, origin);
         };
         // A client may have connected to another shard; to nodes each shard has a connection of its own.
-        if listener.leg == Leg::External && !is_for_node && self.post.shards() > 1 {
+        if self.is_client(&listener, to) && self.post.shards() > 1 {
             let carried = origin.map(|it| self.keep(it, hop));
             let bytes = bytes.to_vec();
             return self.pass_on(Search { from, to, origin: self.id, bytes, carried });
         }
         self.call(&listener, from, to, bytes, hop, origin);
+    }
+
+    /// The connection to a peer, where there is one. Clients on secure WebSocket call it `ws`, too.
+    fn connection_to(&self, from: ListenerId, to: SocketAddr) -> Option<Flow> {
+        let found = self.streams.towards(from, to);
+        let plain = self.listening.get(usize::from(from.0))?.listener;
+        if found.is_some() || plain.transport != Transport::Ws {
+            return found;
+        }
+        let is_secure = |it: &Listening| {
+            (it.listener.leg, it.listener.transport) == (plain.leg, Transport::Wss)
+                && it.listener.address.is_ipv4() == plain.address.is_ipv4()
+        };
+        let at = self.listening.iter().position(is_secure)?;
+        self.streams.towards(ListenerId(u8::try_from(at).ok()?), to)
+    }
+
+    /// Whether a peer on a listener's leg is none of the nodes, which share the only leg in single-entry
+    /// mode.
+    fn is_client(&self, listener: &Listener, to: SocketAddr) -> bool {
+        listener.leg == Leg::External && self.snapshot.at(to, None).is_none()
     }
 
     /// Connects to a peer, unless it is a client that cannot be called (RFC 7118 §5).
@@ -217,9 +239,7 @@ impl<D: Decide> Shard<D> {
         hop: Hop,
         origin: Option<Origin<'_>>,
     ) {
-        let is_for_node = origin.is_some_and(|it| it.is_for_node);
-        let is_client = listener.leg == Leg::External && !is_for_node;
-        let flow = if is_client && is_websocket(listener.transport) {
+        let flow = if is_websocket(listener.transport) && self.is_client(listener, to) {
             None
         } else {
             self.connect(from, to)
@@ -243,7 +263,7 @@ impl<D: Decide> Shard<D> {
     /// Another shard's search for a client's connection, or our own that comes back.
     pub(crate) fn seek_mail(&mut self, search: Search) {
         let Search { from, to, origin: who, .. } = search;
-        let found = self.streams.towards(from, to);
+        let found = self.connection_to(from, to);
         if found.is_none() && who != self.id {
             return self.pass_on(search);
         }

@@ -4,12 +4,12 @@ use protocols::bytes::{write_decimal, write_host};
 use protocols::sip::Transport;
 use protocols::sip::message::Method;
 
+use super::State;
+use super::flow::{self, Token};
 use super::request::Request;
 use super::settings::{Place, Settings};
 use super::via::{self, Branch};
-use super::{State, flow};
 use crate::node::Node;
-use crate::relay::Flow;
 
 /// What the lines depend on.
 pub(super) struct HeadLines<'a> {
@@ -23,7 +23,7 @@ pub(super) struct HeadLines<'a> {
     /// Marks of the outgoing and the incoming leg.
     pub marks: (u8, u8),
     /// Connection that it came by.
-    pub came_by: Option<Flow>,
+    pub came_by: Option<Token>,
     /// Where a dialog begins.
     pub record: Option<Record<'a>>,
 }
@@ -38,9 +38,9 @@ pub(super) struct Record<'a> {
     /// (RFC 3261 §16.6(4)). A leg that is not (`terminateTLSTraffic`) can only be reached by `sip:`.
     pub is_sips: bool,
     /// The client's connection, where it came by one.
-    pub from_client: Option<Flow>,
+    pub from_client: Option<Token>,
     /// The client's connection, where it leaves by one.
-    pub to_client: Option<Flow>,
+    pub to_client: Option<Token>,
 }
 
 impl Record<'_> {

@@ -11,6 +11,7 @@ use protocols::sip::uri::{Scheme, Uri};
 
 use super::answer::Answer;
 use super::explain::Trace;
+use super::flow::Token;
 use super::head::{HeadLines, Record, opens_dialog};
 use super::request::Request;
 use super::routes::Stripped;
@@ -178,7 +179,7 @@ impl State {
         self.locate_client(settings, incoming, switched);
         let source = incoming.arrival.source.ip();
         let own_address = settings.hides_balancer(source, &mut self.buffers.uri);
-        let flow = incoming.arrival.flow;
+        let came_by = Token::of(incoming.arrival);
         self.head_lines(
             settings,
             HeadLines {
@@ -187,12 +188,12 @@ impl State {
                 own_address,
                 branch: Branch { hash: request.hash, version: node.version },
                 marks: (INNER, OUTER),
-                came_by: flow,
+                came_by,
                 record: (opens_dialog(request)).then_some(Record {
                     node: Some(node),
                     inner: towards,
                     is_sips: request.uri.is_some_and(|it| it.scheme == Scheme::Sips),
-                    from_client: flow,
+                    from_client: came_by,
                     to_client: None,
                 }),
             },

@@ -11,6 +11,7 @@ use protocols::sip::uri::{Scheme, Uri};
 
 use super::answer::Answer;
 use super::explain::Trace;
+use super::flow::{self, Token};
 use super::head::{HeadLines, Record, opens_dialog};
 use super::inwards::version_of;
 use super::next_hop::{NextHop, Search};
@@ -18,7 +19,7 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Incoming, State, contact, flow, target};
+use super::{Incoming, State, contact, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::{Family, NodeId};
@@ -91,8 +92,8 @@ impl State {
             uri: &next,
             otherwise: routes.outer.unwrap_or(incoming.transport),
             // The route set's, or that of a Contact that we put a client's connection into.
-            flow: routes
-                .flow
+            token: routes
+                .token
                 .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret))),
         };
         let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {
@@ -141,14 +142,16 @@ impl State {
                 own_address,
                 branch: Branch { hash: request.hash, version },
                 marks: (OUTER, INNER),
-                came_by: arrival.flow,
+                came_by: Token::of(arrival),
                 record: opens_dialog(request).then_some(Record {
                     node: owner.map(|it| snapshot.node(it)),
                     inner: incoming.transport,
                     is_sips: is_sips(&next) || request.uri.as_ref().is_some_and(is_sips),
                     from_client: None,
                     to_client: match hop {
-                        Hop::Flow { flow, .. } => Some(flow),
+                        Hop::Flow { flow, .. } => {
+                            Some(Token { flow, listener: out_place.listener })
+                        }
                         Hop::Datagram { .. } | Hop::Stream { .. } => None,
                     },
                 }),

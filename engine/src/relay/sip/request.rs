@@ -10,6 +10,7 @@ use protocols::sip::uri::Uri;
 use super::answer::{Answer, answer_hop};
 use super::contact::{self, Real};
 use super::explain::Trace;
+use super::flow::Token;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via;
@@ -258,7 +259,7 @@ impl State {
         let arrival = incoming.arrival;
         let real = (is_websocket && settings.config.patch_websocket_headers).then_some(Real {
             address: arrival.source,
-            flow: arrival.flow,
+            token: Token::of(arrival),
             secret: &settings.secret,
         });
         if transport.is_none() && real.is_none() {

@@ -26,7 +26,7 @@ pub struct Settings {
     pub secret: [u8; 16],
     own: Vec<SocketAddr>,
     own_names: Vec<(String, Vec<u16>)>,
-    own_vias: Vec<String>,
+    own_vias: Vec<(String, Transport)>,
     places: [[[Option<Place>; 5]; 2]; 2],
     two_entry: [bool; 2],
     blocked: Option<Words>,
@@ -125,8 +125,8 @@ impl Settings {
             own_record_route: record_route(&own),
         };
         for text in [&place.via, &place.own_via] {
-            if !self.own_vias.contains(text) {
-                self.own_vias.push(text.clone());
+            if !self.own_vias.iter().any(|(it, _)| it == text) {
+                self.own_vias.push((text.clone(), transport));
             }
         }
         self.places[leg as usize][family as usize][transport.index()] = Some(place);
@@ -183,8 +183,8 @@ impl Settings {
         }
     }
 
-    /// Every way in which we write ourselves into Via: `SIP/2.0/UDP host:port`.
-    pub fn own_vias(&self) -> &[String] {
+    /// Every way in which we write ourselves into Via: `SIP/2.0/UDP host:port`, and what it says there.
+    pub fn own_vias(&self) -> &[(String, Transport)] {
         &self.own_vias
     }
 

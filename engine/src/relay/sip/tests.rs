@@ -795,8 +795,9 @@ fn responses_that_are_not_ours_go_nowhere() {
             DropReason::Unresolved,
         ),
         (
-            "a transport we do not have",
-            format!("{inner}{outer}Via: SIP/2.0/SCTP 1.2.3.4\n"),
+            "a transport that we do not listen on",
+            format!("{inner}{outer}Via: SIP/2.0/UDP 1.2.3.4\n")
+                .replace("UDP 10.0.0.1", "TLS 10.0.0.1"),
             DropReason::NoListener,
         ),
     ];
