@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, Listener, ListenerId, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Verdict};
 use protocols::sip::Transport;
 use protocols::time::Time;
 
@@ -195,7 +195,6 @@ impl<D: Decide> Shard<D> {
         if let Some(flow) = self.connection_to(from, to) {
             return self.enqueue(flow, bytes, hop, origin);
         }
-        let is_for_node = origin.is_some_and(|it| it.is_for_node);
         let Some(listener) = self.listening(from).map(|it| it.listener) else {
             return self.fail(DropReason::NoListener, hop, origin);
         };
@@ -256,7 +255,8 @@ impl<D: Decide> Shard<D> {
         let next = (self.id + 1) % shards.max(1);
         match self.post.send(next, Mail::Seek(Box::new(search))) {
             Ok(()) => self.figures.hops += 1,
-            Err(_) => self.relay.dropped(DropReason::QueueFull),
+            Err(Mail::Seek(search)) => self.lose(DropReason::QueueFull, search.carried),
+            Err(_) => {}
         }
     }
 
@@ -287,15 +287,9 @@ impl<D: Decide> Shard<D> {
             it.used = Some(self.now);
         }
         let Err(reason) = self.streams.enqueue(flow, bytes, &mut carried) else { return };
-        match carried {
-            Some(carried) if reason == DropReason::ConnectionGone => self.failed.push_back(carried),
-            carried => {
-                self.relay.dropped(reason);
-                self.streams.recycle(carried.map(|it| it.bytes).unwrap_or_default());
-                if reason == DropReason::SlowPeer {
-                    self.give_up_slow(flow);
-                }
-            }
+        self.lose(reason, carried);
+        if reason == DropReason::SlowPeer {
+            self.give_up_slow(flow);
         }
     }
 
@@ -305,16 +299,20 @@ impl<D: Decide> Shard<D> {
             bytes: self.streams.copy(origin.bytes),
             attempts: origin.attempts,
             hop,
+            reason: DropReason::ConnectionGone,
         }
     }
 
     /// The next hop cannot be reached: decide again, or count what is lost.
     fn fail(&mut self, reason: DropReason, hop: Hop, origin: Option<Origin<'_>>) {
-        match origin {
-            Some(origin) => {
-                let carried = self.keep(origin, hop);
-                self.failed.push_back(carried);
-            }
+        let carried = origin.map(|it| self.keep(it, hop));
+        self.lose(reason, carried);
+    }
+
+    /// A message has not got where it was to go: decide again, or count what is lost.
+    fn lose(&mut self, reason: DropReason, carried: Option<Carried>) {
+        match carried {
+            Some(carried) => self.failed.push_back(Carried { reason, ..carried }),
             None => self.relay.dropped(reason),
         }
     }
@@ -325,7 +323,8 @@ impl<D: Decide> Shard<D> {
         let delivery = Delivery { hop, bytes: bytes.to_vec(), carried };
         match self.post.send(shard, Mail::Deliver(Box::new(delivery))) {
             Ok(()) => self.figures.hops += 1,
-            Err(_) => self.relay.dropped(DropReason::QueueFull),
+            Err(Mail::Deliver(delivery)) => self.lose(DropReason::QueueFull, delivery.carried),
+            Err(_) => {}
         }
     }
 
@@ -348,13 +347,14 @@ impl<D: Decide> Shard<D> {
         for _ in 0..RETRIES_PER_TURN {
             let Some(mut carried) = self.failed.pop_front() else { return };
             if carried.attempts >= ATTEMPTS_MAX {
-                self.relay.dropped(DropReason::ConnectionGone);
+                self.relay.dropped(carried.reason);
             } else {
                 self.figures.retried += 1;
                 carried.arrival.now = self.now;
-                let Carried { arrival, bytes, attempts, hop } = &carried;
+                let Carried { arrival, bytes, attempts, hop, reason } = &carried;
+                let failed = Failure { hop: *hop, reason: *reason };
                 self.decide(arrival, bytes, attempts + 1, |relay, snapshot, out| {
-                    relay.undelivered(arrival, bytes, *hop, snapshot, out)
+                    relay.undelivered(arrival, bytes, failed, snapshot, out)
                 });
             }
             self.streams.recycle(carried.bytes);
@@ -394,6 +394,7 @@ impl<D: Decide> Shard<D> {
                 bytes: self.streams.copy(&request.bytes),
                 attempts: request.attempts,
                 hop: Hop::Datagram { from, to },
+                reason: DropReason::ConnectionGone,
             });
             self.recent.recycle(request);
         }
@@ -498,7 +499,7 @@ impl<D: Decide> Shard<D> {
         for Parked { mut arrival, bytes, attempts, .. } in waiting {
             arrival.now = self.now;
             self.decide(&arrival, &bytes, attempts + 1, |relay, snapshot, out| {
-                relay.handle(&arrival, &bytes, snapshot, out)
+                relay.resume(&arrival, &bytes, snapshot, out)
             });
             self.streams.recycle(bytes);
         }

@@ -15,7 +15,7 @@ use super::routes::Stripped;
 use super::settings::Settings;
 use super::via;
 use super::words::Words;
-use super::{Buffers, Incoming, State};
+use super::{Attempt, Buffers, Incoming, State};
 use crate::node::Node;
 use crate::registry::Announcement;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
@@ -56,7 +56,10 @@ impl State {
             return self.heartbeat(settings, incoming, out);
         }
         // Heartbeats are no traffic: the original counts after them (`sip.md` 2.1).
-        self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
+        if self.attempt == Attempt::First {
+            let Incoming { leg, transport, .. } = *incoming;
+            self.counters.request(method, leg, transport, message.body.len());
+        }
         let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
@@ -64,7 +67,10 @@ impl State {
         }
         let is_subsequent = message.to_tag().is_some();
         let is_new = !is_subsequent && !matches!(method, Method::Ack | Method::Cancel);
-        if !from_node && let Some(refusal) = self.admit(settings, incoming, method, is_new, out) {
+        if !from_node
+            && self.attempt == Attempt::First
+            && let Some(refusal) = self.admit(settings, incoming, method, is_new, out)
+        {
             return refusal;
         }
         match self.max_forwards(message) {
@@ -295,7 +301,9 @@ impl State {
         // A 100 stops the client's retransmissions, so the rest of the way must be reliable
         // (`sip.md` 2.10); to other methods RFC 4320 §4.1 forbids it.
         let may_try = settings.config.send_trying && request.method == Method::Invite;
-        if may_try && !matches!(hop, Hop::Datagram { .. }) {
+        // Once is enough: what is decided again has had its own.
+        let is_due = may_try && self.attempt != Attempt::Undelivered;
+        if is_due && !matches!(hop, Hop::Datagram { .. }) {
             let answer = Answer::plain(100, "Trying", DropReason::Malformed);
             self.counters.response(100, incoming.leg, incoming.transport, 0);
             self.write_answer(incoming, &answer, out);

@@ -11,7 +11,7 @@ use super::explain::Trace;
 use super::flow::{self, Token};
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, State, contact, next_hop, target};
+use super::{Attempt, Buffers, Incoming, State, contact, next_hop, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Flow, Hop, Leg, Verdict};
 use crate::snapshot::{NodeId, Snapshot};
@@ -97,7 +97,9 @@ impl State {
     ) {
         let message = incoming.message;
         let config = &settings.config;
-        if let Some(node) = incoming.snapshot.at(incoming.arrival.source, None) {
+        if self.attempt == Attempt::First
+            && let Some(node) = incoming.snapshot.at(incoming.arrival.source, None)
+        {
             let reason = match message.start {
                 Start::Response { reason, .. } => message.text(reason),
                 Start::Request { .. } => b"",

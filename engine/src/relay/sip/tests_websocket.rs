@@ -1,6 +1,6 @@
 //! Clients on TLS and WebSocket: who can be called back, by which connection, and what nodes are told.
 
-use super::tests::{FLOW, INVITE, NODE, World, wire};
+use super::tests::{FLOW, INVITE, NODE, World, gone, wire};
 use super::*;
 use crate::relay::{Flow, ListenerId};
 
@@ -155,7 +155,7 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
     let failed = Hop::Flow { flow: FLOW, or: None, is_response: false };
     let bytes = wire(&invite);
     let verdict =
-        world.relay.undelivered(&arrival, &bytes, failed, &world.snapshot, &mut world.out);
+        world.relay.undelivered(&arrival, &bytes, gone(failed), &world.snapshot, &mut world.out);
     assert!(matches!(verdict, Verdict::Reply { .. }), "{verdict:?}");
     assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
 
@@ -166,8 +166,12 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
     let stream = Hop::Stream { from, to: BROWSER.parse().unwrap() };
     assert_eq!(hop(verdict), stream);
     let bytes = wire(&forged);
-    world.relay.undelivered(&arrival, &bytes, stream, &world.snapshot, &mut world.out);
+    world.relay.undelivered(&arrival, &bytes, gone(stream), &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
+    // It is there, and reads too slowly: nothing is wrong with the flow.
+    let slow = Failure { hop: stream, reason: DropReason::SlowPeer };
+    world.relay.undelivered(&arrival, &bytes, slow, &world.snapshot, &mut world.out);
+    assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
 }
 
 #[test]
@@ -193,6 +197,14 @@ fn responses_go_back_by_the_connection_alone() {
         let Hop::Flow { flow, or, .. } = hop(verdict) else { panic!("{verdict:?}") };
         assert_eq!((flow, or.is_some()), (FLOW, may_call), "{transport:?}");
         assert_eq!(world.lines("Via").len(), 1);
+
+        // A token from before a restart: who listens is called where it listens, never at the port of a
+        // connection that is gone; who cannot be called may still have that connection.
+        let verdict =
+            world.send(Leg::Internal, transport, NODE, &ok.replace(";flow=03", ";flow=04"));
+        let to = if may_call { "203.0.113.5:5062" } else { BROWSER };
+        let from = world.listener(Leg::External, transport, Family::V4);
+        assert_eq!(hop(verdict), Hop::Stream { from, to: to.parse().unwrap() }, "{transport:?}");
     }
 }
 
