@@ -32,6 +32,8 @@ pub struct Carried {
     pub attempts: u8,
     /// Where it was to go.
     pub hop: Hop,
+    /// Why it has not got there, once that is known.
+    pub reason: DropReason,
 }
 
 /// One connection.
@@ -520,6 +522,7 @@ mod tests {
             bytes: text.as_bytes().to_vec(),
             attempts: 0,
             hop: Hop::Stream { from: ListenerId(0), to: address },
+            reason: DropReason::ConnectionGone,
         }
     }
 

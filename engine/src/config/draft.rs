@@ -188,6 +188,7 @@ fn blank() -> Config {
         send_trying: false,
         blocked_values: Vec::new(),
         scanners: Vec::new(),
+        congestion_valve: false,
         blocked_response: None,
         extra_server_nodes: Vec::new(),
         performance_testing_mode: false,

@@ -100,8 +100,10 @@ pub struct Config {
     pub send_trying: bool,
     /// Lower-case substrings of User-Agent, From and To that are refused.
     pub blocked_values: Vec<String>,
-    /// More of them, from the congestion valve's key.
+    /// The congestion valve's own, dropped silently but in a call (`sip.md` 2.12).
     pub scanners: Vec<String>,
+    /// The congestion valve is among the valves: its scanners count.
+    pub congestion_valve: bool,
     /// Status for blocked requests; `None` drops silently.
     pub blocked_response: Option<u16>,
     /// Names or addresses that are servers for direction, port 5060 by default.

@@ -92,6 +92,15 @@ pub enum Hop {
     },
 }
 
+/// A message that did not reach its next hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// Where it was to go.
+    pub hop: Hop,
+    /// Why it did not get there: [`DropReason::ConnectionGone`], or a queue on the way is full.
+    pub reason: DropReason,
+}
+
 /// What to do with one message. The bytes are in `out`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {

@@ -9,7 +9,7 @@ use engine::config::Steering;
 use engine::names::{Answer, Query, Unresolved};
 use engine::node::NodeKey;
 use engine::relay::stream::{Handover, Room, Secure, StreamRelay, Wire};
-use engine::relay::{Arrival, DropReason, Hop, Leg, Listener, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Leg, Listener, Verdict};
 use protocols::sip::Transport;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, HandshakeKind, ServerConnection, StreamOwned};
@@ -217,7 +217,7 @@ impl Decide for Nothing {
         &mut self,
         _: &Arrival,
         _: &[u8],
-        _: Hop,
+        _: Failure,
         _: &Snapshot,
         _: &mut Vec<u8>,
     ) -> Verdict {

@@ -49,6 +49,8 @@ pub struct Tally {
     pub forwards: u64,
     /// Answers of its own.
     pub replies: u64,
+    /// Decided again after their first hop failed; not counted above a second time.
+    pub again: u64,
     /// Names asked for.
     pub resolves: u64,
     /// Messages dropped.
@@ -152,6 +154,7 @@ impl Judge {
     fn count(&mut self, it: &Decision<'_>, message: &Message) {
         let tally = &mut self.tallies[it.shard];
         *match message.is_request() {
+            _ if it.failed.is_some() => &mut tally.again,
             true if message.find("Mobicents-Heartbeat").is_some() => &mut tally.beats,
             true => &mut tally.requests,
             false => &mut tally.responses,

@@ -6,7 +6,7 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use super::{Relay, Settings};
+use super::{Attempt, Relay, Settings};
 use crate::balance::{Query, Shard};
 use crate::relay::{Arrival, Hop, Verdict};
 use crate::snapshot::{Family, NodeId, Snapshot};
@@ -100,7 +100,7 @@ pub fn explain(
         listener.address,
         listener.leg,
     ));
-    let verdict = relay.decide(arrival, bytes, snapshot, &mut sent, &mut steps);
+    let verdict = relay.decide(Attempt::First, arrival, bytes, snapshot, &mut sent, &mut steps);
     let changed = if let Verdict::Forward { reply, .. } = verdict {
         if reply > 0 {
             steps.say(format_args!("answers 100 Trying itself: the next hop is reliable"));

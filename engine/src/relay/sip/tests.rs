@@ -157,6 +157,11 @@ pub(super) fn wire(message: &str) -> Vec<u8> {
     message.trim_start_matches('\n').replace('\n', "\r\n").into_bytes()
 }
 
+/// The connection there is gone, or nobody listens.
+pub(super) fn gone(hop: Hop) -> Failure {
+    Failure { hop, reason: DropReason::ConnectionGone }
+}
+
 fn datagram(to: &str) -> impl Fn(Verdict) -> bool {
     let want: SocketAddr = to.parse().unwrap();
     move |verdict| match verdict {
@@ -542,6 +547,9 @@ fn branches_tell_transactions_and_our_two_vias_apart() {
         INVITE.replace(";branch=z9hG4bKc1", ""),
         INVITE.replace(";branch=z9hG4bKc1", "").replace("CSeq: 1", "CSeq: 2"),
         INVITE.replace(";branch=z9hG4bKc1", ";branch=1").replace("8f3ad1", "8f3ad2"),
+        // The cookie and nothing else (RFC 4475 §3.1.2.18) is the same for all.
+        INVITE.replace("z9hG4bKc1", "z9hG4bK"),
+        INVITE.replace("z9hG4bKc1", "z9hG4bK").replace("8f3ad1", "8f3ad3"),
     ];
     for variant in &variants {
         world.client(variant);
@@ -677,6 +685,27 @@ fn blocked_words_are_dropped_silently_from_outside_only() {
     assert_eq!(world.client(&caller), Verdict::Drop(DropReason::Blocked));
     let mut world = World::new(&format!("{TWO_LEGS}blocked-values=\n")).with_nodes(&[NODE]);
     assert!(datagram(NODE)(world.client(&scanner)), "an empty list blocks nothing");
+}
+
+#[test]
+fn scanners_of_the_congestion_valve_are_never_answered_and_may_end_what_they_began() {
+    let agent = |request: &str, agent: &str| {
+        request.replace("Max-Forwards", &format!("User-Agent: {agent}\nMax-Forwards"))
+    };
+    let scanners = "org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS=sipx\n";
+    let valve = "gov.nist.javax.sip.SIP_MESSAGE_VALVE=\
+        gov.nist.javax.sip.stack.CongestionControlMessageValve,x.SIPBalancerValveProcessor\n";
+    let config = format!("{TWO_LEGS}blockedResponse=403\n{scanners}");
+    let mut world = World::new(&format!("{config}{valve}")).with_nodes(&[NODE]);
+    assert_eq!(world.client(&agent(INVITE, "SipX/1")), Verdict::Drop(DropReason::Blocked));
+    for method in ["BYE", "ACK", "PRACK", "CANCEL"] {
+        let request = agent(&in_dialog(method, "", "sip:bob@172.16.0.10:5080"), "sipx");
+        assert!(datagram(NODE)(world.client(&request)), "{method}");
+    }
+    world.client(&agent(INVITE, "sipcli"));
+    assert_eq!(world.first_line(), "SIP/2.0 403 Forbidden", "blocked-values have their own answer");
+    let mut world = World::new(&config).with_nodes(&[NODE]);
+    assert!(datagram(NODE)(world.client(&agent(INVITE, "sipx"))), "without the valve");
 }
 
 #[test]
@@ -834,8 +863,9 @@ fn responses_that_are_not_ours_go_nowhere() {
             DropReason::Unresolved,
         ),
         (
-            "a transport we do not have",
-            format!("{inner}{outer}Via: SIP/2.0/SCTP 1.2.3.4\n"),
+            "a transport that we do not listen on",
+            format!("{inner}{outer}Via: SIP/2.0/UDP 1.2.3.4\n")
+                .replace("UDP 10.0.0.1", "TLS 10.0.0.1"),
             DropReason::NoListener,
         ),
     ];
@@ -870,7 +900,15 @@ fn strict_routers_on_either_side_are_served() {
     assert!(datagram(NODE)(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.10:5080 SIP/2.0");
     assert_eq!(world.lines("Route"), Vec::<String>::new());
-    // RFC 3261 §16.6(6): behind us, the next Route has no lr.
+    // RFC 3261 §16.6(6): behind us, the next Route has no lr. A node's:
+    for ours in [format!("Route: {OUTER_ROUTE}\n"), String::new()] {
+        let routes = format!("{ours}Route: <sip:app@172.16.0.10:5080>, <sip:8.8.8.8;lr>\n");
+        let verdict = world.client(&in_dialog("INFO", &routes, "sip:bob@example.com"));
+        assert!(datagram(NODE)(verdict), "{verdict:?}");
+        assert_eq!(world.first_line(), "INFO sip:app@172.16.0.10:5080 SIP/2.0");
+        assert_eq!(world.lines("Route"), ["<sip:8.8.8.8;lr>", "<sip:bob@example.com>"]);
+    }
+    // One of outside:
     let verdict = world
         .from_node(&NODE_INVITE.replace("Max-Forwards", "Route: <sip:1.2.3.4:5070>\nMax-Forwards"));
     assert!(datagram("1.2.3.4:5070")(verdict), "{verdict:?}");
@@ -916,7 +954,7 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
     let failed = target(hop).unwrap();
     let key = world.relay.refused(failed, &world.snapshot).unwrap();
     let suspected = world.snapshot.suspecting(key);
-    let again = world.relay.undelivered(&arrival, &bytes, hop, &suspected, &mut world.out);
+    let again = world.relay.undelivered(&arrival, &bytes, gone(hop), &suspected, &mut world.out);
     let Verdict::Forward { hop: second, .. } = again else { panic!("{again:?}") };
     assert_ne!(target(second), Some(failed));
     assert!(matches!(
@@ -930,8 +968,77 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
     else {
         panic!("not forwarded");
     };
-    world.relay.undelivered(&arrival, &bytes, hop, &world.snapshot, &mut world.out);
+    world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
+}
+
+#[test]
+fn what_is_decided_again_is_charged_and_counted_once() {
+    // One request a second, and there are three decisions for one.
+    let config = format!("{TWO_LEGS}sourceRateMax=1\ntotalRateMax=1\n");
+    let mut world = World::new(&config).with_nodes(&[NODE, "172.16.0.11:5080", "172.16.0.12:5080"]);
+    let listener = world.listener(Leg::External, Transport::Tcp, Family::V4);
+    let arrival =
+        Arrival { now: world.now, listener, source: CLIENT.parse().unwrap(), flow: Some(FLOW) };
+    let bytes = wire(&INVITE.replace("UDP", "TCP"));
+    let mut verdict = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out);
+    assert!(matches!(verdict, Verdict::Forward { reply: 1.., .. }), "{verdict:?}");
+    for turn in 1..3 {
+        let Verdict::Forward { hop, .. } = verdict else { panic!("{turn}: {verdict:?}") };
+        let key = world.relay.refused(target(hop).unwrap(), &world.snapshot).unwrap();
+        world.snapshot = world.snapshot.suspecting(key);
+        verdict =
+            world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
+        assert!(matches!(verdict, Verdict::Forward { reply: 0, .. }), "{turn}: {verdict:?}");
+    }
+    let other = world.client(&INVITE.replace("8f3ad1", "another"));
+    assert_eq!(other, Verdict::Drop(DropReason::Rate));
+    // A name is waited for.
+    let message = NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net");
+    assert_eq!(world.from_node(&message), Verdict::Resolve);
+    let query = world.relay.wanted_name().unwrap();
+    let targets = vec![(Transport::Udp, "192.0.2.1:5071".parse().unwrap())];
+    let answer = Answer { targets, ttl: std::time::Duration::from_secs(30) };
+    world.relay.handle_name(world.now, query, Ok(answer));
+    let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
+    let arrival = Arrival { now: world.now, listener, source: NODE.parse().unwrap(), flow: None };
+    let verdict = world.relay.resume(&arrival, &wire(&message), &world.snapshot, &mut world.out);
+    assert!(datagram("192.0.2.1:5071")(verdict), "{verdict:?}");
+    let counters = world.relay.counters(world.now, &world.snapshot, false);
+    let count = |transport, leg| counters.messages(transport, leg);
+    assert_eq!(count(Transport::Tcp, Leg::External), (1, 1), "the INVITE and our 100");
+    assert_eq!(count(Transport::Udp, Leg::External), (1, 0), "too many");
+    assert_eq!(count(Transport::Udp, Leg::Internal), (1, 0));
+}
+
+#[test]
+fn a_node_that_has_too_much_to_read_keeps_its_dialogs_and_gets_no_new_ones() {
+    let slow = |hop| Failure { hop, reason: DropReason::SlowPeer };
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
+    let cases = [
+        (INVITE.to_owned(), Some("")),
+        (bye.clone(), Some("SIP/2.0 503 Service Unavailable")),
+        (bye.replace("BYE", "ACK"), None),
+    ];
+    for (message, want) in cases {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+        let source: SocketAddr = CLIENT.parse().unwrap();
+        let listener = world.listener(Leg::External, Transport::Udp, Family::V4);
+        let arrival = Arrival { now: world.now, listener, source, flow: None };
+        let bytes = wire(&message);
+        let first = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out);
+        let Verdict::Forward { hop, .. } = first else { panic!("{first:?}") };
+        let again =
+            world.relay.undelivered(&arrival, &bytes, slow(hop), &world.snapshot, &mut world.out);
+        match (want, again) {
+            (None, again) => assert_eq!(again, Verdict::Drop(DropReason::SlowPeer)),
+            (Some(""), Verdict::Forward { hop: other, .. }) => {
+                assert_ne!(target(other), target(hop));
+            }
+            (Some(line), _) => assert_eq!(world.first_line(), line),
+        }
+    }
 }
 
 #[test]
