@@ -71,7 +71,10 @@ impl Smpp {
                     self.counters.not_bound += 1;
                     self.end_session(now, conn, End::Close);
                 }
-                ServerState::Binding => self.bind_timed_out(now, conn),
+                ServerState::Binding => {
+                    self.counters.unanswered += 1;
+                    self.refuse_bind(now, conn, Status::SYSTEM_ERROR);
+                }
                 ServerState::Bound | ServerState::Rebinding => {}
                 ServerState::Unbinding | ServerState::Closed => {
                     self.end_session(now, conn, End::Close);
@@ -116,6 +119,9 @@ impl Smpp {
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         if is_due(provider.deadline) {
             provider.deadline = None;
+            if let (ClientState::Binding, Owner::Session(_)) = (provider.state, provider.owner) {
+                self.counters.unanswered += 1; // the ESME's bind
+            }
             match provider.state {
                 ClientState::Bound => {}
                 ClientState::Unbinding => {

@@ -103,8 +103,9 @@ impl Smpp {
         session.command = pdu.command();
         session.sequence = pdu.sequence();
         session.bind = Secret(pdu.bytes().into());
-        session.deadline = Some(now + self.settings.response);
+        session.deadline = None;
         if self.settings.mux {
+            session.deadline = Some(now + self.settings.response);
             self.bind_customer(now, conn, &bind);
         } else {
             self.bind_session(now, conn);

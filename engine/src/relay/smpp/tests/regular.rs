@@ -123,7 +123,7 @@ fn a_server_that_cannot_be_reached_is_skipped() {
 
 #[test]
 fn a_connection_that_hangs_is_given_up() {
-    let mut it = World::new(|it| it.response = Duration::from_secs(10));
+    let mut it = World::new(|it| assert_eq!(it.connect, it.response, "the defaults"));
     let esme = it.open();
     it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
     let hanging = it.wire.connecting[0].0;
@@ -131,12 +131,36 @@ fn a_connection_that_hangs_is_given_up() {
     assert!(!it.is_closed(hanging));
     it.pass_millis(1);
     assert!(it.is_closed(hanging));
-    let [(smsc, 2)] = it.accept()[..] else { panic!() };
-    it.heard(smsc);
-    it.pass_millis(7000);
-    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 5), "response timer");
-    assert!(it.is_closed(esme) && it.is_closed(smsc) && it.smpp.is_idle());
+    // So is one that takes the bind and does not answer it.
+    let [(mute, 2)] = it.accept()[..] else { panic!() };
+    it.heard(mute);
+    it.pass_millis(2999);
+    assert!(!it.is_closed(mute) && it.heard(esme).is_empty());
+    it.pass_millis(1);
+    assert!(it.is_closed(mute));
     assert_eq!(it.smpp.counters().unanswered, 1);
+    let [(smsc, 3)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::OK, b"smsc\0"));
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::OK, 5), "the third one's answer");
+    it.pass_millis(3000);
+    assert_eq!(it.state(esme), Some(ServerState::Bound));
+}
+
+#[test]
+fn a_bind_that_no_server_answers_is_refused_when_all_had_their_time() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
+    for number in 1..=3 {
+        let [(mute, at)] = it.accept()[..] else { panic!() };
+        assert_eq!(at, number);
+        it.heard(mute);
+        assert!(it.heard(esme).is_empty());
+        it.pass_millis(3000);
+    }
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 5));
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
 }
 
 #[test]
