@@ -71,10 +71,7 @@ impl Smpp {
                     self.counters.not_bound += 1;
                     self.end_session(now, conn, End::Close);
                 }
-                ServerState::Binding => {
-                    self.counters.unanswered += 1;
-                    self.refuse_bind(now, conn, Status::SYSTEM_ERROR);
-                }
+                ServerState::Binding => self.bind_timed_out(now, conn),
                 ServerState::Bound | ServerState::Rebinding => {}
                 ServerState::Unbinding | ServerState::Closed => {
                     self.end_session(now, conn, End::Close);

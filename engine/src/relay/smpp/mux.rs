@@ -13,7 +13,7 @@ use super::leg::{Link, Owner, Secret};
 use super::life::End;
 use super::outbox::Wish;
 use super::pending::Entry;
-use super::space::{Slot, Space, Standing};
+use super::space::{Slot, Space, Standing, password};
 use super::timers::Who;
 use crate::config::{SmppToNode, SmppToProvider};
 use crate::relay::stream::Conn;
@@ -32,6 +32,8 @@ impl Smpp {
             }
             if is_up {
                 self.let_in(now, at, conn);
+            } else {
+                self.judge_password(now, at);
             }
             return;
         }
@@ -48,6 +50,7 @@ impl Smpp {
             slots: self.targets.iter().map(Slot::new).collect(),
             bound: Vec::new(),
             is_up: false,
+            refusal: None,
             turn: 0,
             receiver_turn: 0,
             queue: std::collections::VecDeque::new(),
@@ -128,15 +131,11 @@ impl Smpp {
         if session.state != ServerState::Binding {
             return;
         }
-        let of = |bind: &'_ Secret| -> Option<(Box<[u8]>, u8)> {
-            let it = Bind::read(bind.0.get(HEADER_BYTES..)?)?;
-            Some((it.password.into(), it.interface_version))
-        };
-        let (ours, theirs) = (of(&space.bind), of(&session.bind));
-        let version = theirs.as_ref().map_or(0, |it| it.1);
-        if ours.map(|it| it.0) != theirs.map(|it| it.0) {
+        if password(&space.bind) != password(&session.bind) {
             return self.refuse_bind(now, conn, Status::INVALID_PASSWORD);
         }
+        let bind = Bind::read(session.bind.0.get(HEADER_BYTES..).unwrap_or_default());
+        let version = bind.map_or(0, |it| it.interface_version);
         session.state = match space.bound.is_empty() {
             true => ServerState::Rebinding,
             false => ServerState::Bound,
@@ -185,29 +184,68 @@ impl Smpp {
         slot.conn = None;
         if matches!(status, Status::INVALID_PASSWORD | Status::INVALID_SYSTEM_ID) {
             slot.standing = Standing::Refused;
+            space.refusal = Some(status);
         } else {
             slot.retry = Some(now + reconnect);
         }
-        if space.has_hope() || !space.bound.is_empty() {
-            return self.arm_space(at);
-        }
-        if space.is_up {
+        if space.is_up && !space.has_hope() && space.bound.is_empty() {
             return self.unbind_customers(now, at);
         }
-        // The binder's credentials were wrong: it hears what the server said. The next one has its own try.
-        let is_binder =
-            |it: &&Conn| self.legs.session(**it).is_some_and(|it| it.bind == space.bind);
-        let binder = space.customers.iter().find(is_binder).copied();
-        let next = space.customers.iter().find(|it| Some(**it) != binder);
-        if let Some(next) = next.and_then(|it| self.legs.session(*it)) {
-            space.bind = Secret(next.bind.0.clone());
-            space.is_secure = next.is_secure;
-            space.slots = self.targets.iter().map(Slot::new).collect();
+        self.arm_space(at);
+        self.judge_password(now, at);
+    }
+
+    /// A space that is not up and whose password a server has called wrong: those who gave it hear so as soon
+    /// as no server is left that is being asked, and at once if somebody with another password waits, who
+    /// must not be kept out by theirs.
+    fn judge_password(&mut self, now: Time, at: Conn) {
+        let Some(space) = self.spaces.get(at).filter(|it| !it.is_up) else { return };
+        let Some(status) = space.refusal else { return };
+        let (wrong, others): (Vec<Conn>, Vec<Conn>) =
+            space.customers.iter().partition(|it| self.gave_password_of(space, **it));
+        if others.is_empty() && space.slots.iter().any(|it| it.conn.is_some()) {
+            return;
         }
-        if let Some(binder) = binder {
-            self.refuse_bind(now, binder, status);
+        if let Some(next) = others.first() {
+            self.try_password_of(now, at, *next);
+        }
+        for conn in wrong {
+            self.refuse_bind(now, conn, status);
+        }
+    }
+
+    fn gave_password_of(&self, space: &Space, conn: Conn) -> bool {
+        let session = self.legs.session(conn);
+        session.is_some_and(|it| password(&it.bind) == password(&space.bind))
+    }
+
+    /// A space that is not up asks every server about the password of a session that waits. The time that
+    /// others have taken is not counted against it.
+    fn try_password_of(&mut self, now: Time, at: Conn, conn: Conn) {
+        let response = self.settings.response;
+        let slots = self.targets.iter().map(Slot::new).collect();
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.deadline = Some(now + response);
+        space.bind = Secret(session.bind.0.clone());
+        space.is_secure = session.is_secure;
+        space.refusal = None;
+        let asked = std::mem::replace(&mut space.slots, slots);
+        for conn in asked.into_iter().filter_map(|it| it.conn) {
+            self.retire(now, conn);
         }
         self.connect_slots(now, at);
+        self.arm(conn);
+    }
+
+    /// BINDING, and the time is over: no server has accepted the bind, and perhaps one has refused it.
+    pub(super) fn bind_timed_out(&mut self, now: Time, conn: Conn) {
+        self.counters.unanswered += 1;
+        let refusal = match self.legs.session(conn).map(|it| it.link) {
+            Some(Link::Space(at)) => self.spaces.get(at).and_then(|it| it.refusal),
+            _ => None,
+        };
+        self.refuse_bind(now, conn, refusal.unwrap_or(Status::SYSTEM_ERROR));
     }
 
     /// A server's connection is lost, or never came to be: it is tried again for as long as somebody is
@@ -221,6 +259,7 @@ impl Smpp {
         }
         self.without(now, at, conn);
         self.arm_space(at);
+        self.judge_password(now, at);
     }
 
     /// A provider is out of the rotation. Without any, sessions are turned back.
@@ -283,7 +322,11 @@ impl Smpp {
         let Some(space) = self.spaces.get_mut(at) else { return };
         space.customers.retain(|it| *it != conn);
         space.receivers.retain(|it| *it != conn);
-        if !space.customers.is_empty() {
+        if let Some(next) = space.customers.first().copied() {
+            let Some(space) = self.spaces.get(at) else { return };
+            if !space.is_up && !space.customers.iter().any(|it| self.gave_password_of(space, *it)) {
+                return self.try_password_of(now, at, next);
+            }
             // It may have been woken for room that it does not take.
             return self.wake_space(at, 1);
         }

@@ -118,6 +118,81 @@ fn the_next_in_the_queue_tries_its_own_password() {
     assert_eq!(it.heard_one(right).head(), (BIND_RESP, Status::OK, 2));
 }
 
+/// The first of two servers takes the bind and calls its password wrong; the second is not there, or does
+/// not even say so.
+fn refuse_at_the_first(it: &mut World, is_deaf: bool) {
+    let [(_, first, _), (second, ..)] = it.wire.connecting[..] else { panic!("{is_deaf}") };
+    assert_eq!(first, server(1));
+    if is_deaf {
+        it.wire.connecting.retain(|it| it.0 != second);
+    } else {
+        it.lose(second, Gone::Refused);
+    }
+    let [(smsc, _)] = it.accept()[..] else { panic!("{is_deaf}") };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
+}
+
+#[test]
+fn a_wrong_password_is_told_though_another_server_is_away() {
+    for is_deaf in [false, true] {
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let wrong = it.open();
+        it.say(wrong, &bind(TRX, 1, "wrong"));
+        refuse_at_the_first(&mut it, is_deaf);
+        assert_eq!(it.is_closed(wrong), !is_deaf, "the other may think otherwise");
+        it.pass_millis(3000);
+        assert_eq!(it.heard_one(wrong).head(), (BIND_RESP, Status::INVALID_PASSWORD, 1));
+        assert!(it.smpp.is_idle(), "{is_deaf}");
+    }
+}
+
+#[test]
+fn a_wrong_password_keeps_nobody_out_while_a_server_is_away() {
+    for (is_deaf, is_late) in [(false, false), (true, false), (true, true)] {
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let [wrong, same, right] = [(); 3].map(|()| it.open());
+        it.say(wrong, &bind(TRX, 2, "wrong"));
+        it.say(same, &bind(TRX, 3, "wrong"));
+        if is_late {
+            refuse_at_the_first(&mut it, is_deaf);
+            it.say(right, &bind(TRX, 4, "secret"));
+        } else {
+            it.say(right, &bind(TRX, 4, "secret"));
+            refuse_at_the_first(&mut it, is_deaf);
+        }
+        for (esme, sequence) in [(wrong, 2), (same, 3)] {
+            let want = (BIND_RESP, Status::INVALID_PASSWORD, sequence);
+            assert_eq!(it.heard_one(esme).head(), want, "{is_deaf} {is_late}");
+        }
+        let [(smsc, 1), (_, 2)] = it.accept()[..] else { panic!("{is_deaf} {is_late}") };
+        let sent = it.heard_one(smsc);
+        assert!(sent.body.starts_with(b"RestComm\0secret\0"));
+        it.say(smsc, &response(&sent, Status::OK, b""));
+        assert_eq!(it.heard_one(right).head(), (BIND_RESP, Status::OK, 4), "{is_deaf} {is_late}");
+    }
+}
+
+#[test]
+fn who_waits_has_the_password_that_is_tried() {
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let first = it.open();
+    it.say(first, &bind(TRX, 1, "wrong"));
+    let second = it.open();
+    it.say(second, &bind(TRX, 2, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    it.heard_one(smsc);
+    it.pass_millis(2000);
+    it.lose(first, Gone::Reset);
+    assert!(it.is_closed(smsc), "nobody waits for that answer");
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert!(sent.body.starts_with(b"RestComm\0secret\0"));
+    it.pass_millis(2000);
+    it.say(smsc, &response(&sent, Status::OK, b""));
+    assert_eq!(it.heard_one(second).head(), (BIND_RESP, Status::OK, 2), "with a time of its own");
+}
+
 #[test]
 fn another_error_is_tried_again_as_long_as_somebody_waits() {
     let mut it = World::mux(|it| {
