@@ -54,7 +54,8 @@ pub struct Smpp {
     /// How many of them are sessions.
     sessions: usize,
     spaces: Slab<Space>,
-    by_system_id: HashMap<Box<[u8]>, Conn, ahash::RandomState>,
+    /// By system_id, and whether its servers are inside TLS because its sessions are.
+    spaces_by_name: HashMap<(Box<[u8]>, bool), Conn, ahash::RandomState>,
     targets: Targets,
     timers: Timers,
     receipts: Receipts,
@@ -99,7 +100,7 @@ impl Smpp {
             legs: Slab::new(),
             sessions: 0,
             spaces: Slab::new(),
-            by_system_id: HashMap::default(),
+            spaces_by_name: HashMap::default(),
             targets,
             timers: Timers::default(),
             receipts: Receipts::default(),

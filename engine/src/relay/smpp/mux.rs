@@ -1,5 +1,6 @@
 //! Mux mode: all sessions of a system_id share one connection to each server
-//! (`http-smpp-registry.md` 2.6). The balancer binds to servers as a transceiver with the first session's
+//! (`http-smpp-registry.md` 2.6); with `smppReencrypt` those that came by TLS share one and those that did not
+//! another, so that nobody's messages leave in clear for somebody else's sake. The balancer binds to servers as a transceiver with the first session's
 //! credentials, and lets in whoever has the same password.
 
 use protocols::smpp::body::{Bind, Message};
@@ -8,13 +9,13 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::Smpp;
 use super::leg::{Link, Owner, Secret};
 use super::life::End;
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::space::{Slot, Space, Standing, password};
 use super::timers::Who;
+use super::{SecureServers, Smpp};
 use crate::config::{SmppToNode, SmppToProvider};
 use crate::relay::stream::Conn;
 use crate::stats::smpp::SmppDrop;
@@ -22,14 +23,16 @@ use crate::stats::smpp::SmppDrop;
 impl Smpp {
     /// BINDING: joins the user space of its system_id, or founds it.
     pub(super) fn bind_customer(&mut self, now: Time, conn: Conn, bind: &Bind<'_>) {
-        if let Some(at) = self.by_system_id.get(bind.system_id).copied()
+        let is_like_client = self.settings.secure == SecureServers::LikeClient;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        let is_secure = is_like_client && session.is_secure;
+        let name = (bind.system_id.into(), is_secure);
+        if let Some(at) = self.spaces_by_name.get(&name).copied()
             && let Some(space) = self.spaces.get_mut(at)
         {
             space.customers.push(conn);
             let is_up = space.is_up;
-            if let Some(session) = self.legs.session_mut(conn) {
-                session.link = Link::Space(at);
-            }
+            session.link = Link::Space(at);
             if is_up {
                 self.let_in(now, at, conn);
             } else {
@@ -37,14 +40,13 @@ impl Smpp {
             }
             return;
         }
-        let Some(session) = self.legs.session_mut(conn) else { return };
         if self.targets.len() == 0 {
             return self.refuse_bind_for_want_of_servers(now, conn);
         }
         let space = Space {
             system_id: Secret(bind.system_id.into()),
             bind: Secret(session.bind.0.clone()),
-            is_secure: session.is_secure,
+            is_secure,
             customers: vec![conn],
             receivers: Vec::new(),
             slots: self.targets.iter().map(Slot::new).collect(),
@@ -58,7 +60,7 @@ impl Smpp {
         };
         let at = self.spaces.insert(space);
         session.link = Link::Space(at);
-        self.by_system_id.insert(bind.system_id.into(), at);
+        self.spaces_by_name.insert(name, at);
         self.connect_slots(now, at);
     }
 
@@ -228,7 +230,6 @@ impl Smpp {
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.deadline = Some(now + response);
         space.bind = Secret(session.bind.0.clone());
-        space.is_secure = session.is_secure;
         space.refusal = None;
         let asked = std::mem::replace(&mut space.slots, slots);
         for conn in asked.into_iter().filter_map(|it| it.conn) {
@@ -331,7 +332,7 @@ impl Smpp {
             return self.wake_space(at, 1);
         }
         let Some(space) = self.spaces.remove(at) else { return };
-        self.by_system_id.remove(&space.system_id.0);
+        self.spaces_by_name.remove(&(space.system_id.0, space.is_secure));
         for provider in space.slots.iter().filter_map(|it| it.conn) {
             self.retire(now, provider);
         }

@@ -19,7 +19,8 @@ pub(super) struct Space {
     /// The first binder's bind: password and system_type for servers, password for later binders. Until the
     /// space is up, that of somebody who waits.
     pub(super) bind: Secret,
-    /// The first binder came by TLS.
+    /// Its sessions came by TLS, and its servers are reached by TLS for that. Where servers do not differ by
+    /// that, all sessions of a system_id are in one space.
     pub(super) is_secure: bool,
     /// Sessions, in order of their binds.
     pub(super) customers: Vec<Conn>,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{SmppFull, SmppToNode, SmppToProvider};
-use crate::relay::smpp::owner;
+use crate::relay::smpp::{SecureServers, TLS_LISTENER, owner};
 use crate::relay::stream::Handover;
 use crate::stats::smpp::SmppDrop;
 
@@ -93,7 +93,7 @@ fn wrong_credentials_are_relayed_and_forgotten() {
         let sent = it.heard_one(smsc);
         it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
         assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::INVALID_PASSWORD, 40 + attempt));
-        assert!(it.is_closed(esme) && it.smpp.is_idle() && it.smpp.by_system_id.is_empty());
+        assert!(it.is_closed(esme) && it.smpp.is_idle() && it.smpp.spaces_by_name.is_empty());
         it.pass_millis(3000);
         assert!(it.wire.connecting.is_empty(), "nobody tries on");
     }
@@ -276,6 +276,42 @@ fn without_any_server_sessions_are_turned_back_and_then_go_on() {
 }
 
 #[test]
+fn messages_of_who_came_by_tls_never_leave_in_clear() {
+    for (secure, kinds) in [
+        (SecureServers::LikeClient, &[Secure::No, Secure::Tls][..]),
+        (SecureServers::Always, &[Secure::Tls]),
+        (SecureServers::Never, &[Secure::No]),
+    ] {
+        let mut it = World::mux(|it| {
+            it.servers.truncate(1);
+            it.secure = secure;
+        });
+        let [plain, tls] = [PLAIN_LISTENER, TLS_LISTENER].map(|at| it.open_at(at));
+        [plain, tls].map(|esme| it.say(esme, &bind(TRX, 1, "secret")));
+        let connecting = it.wire.connecting.clone();
+        assert_eq!(connecting.iter().map(|it| it.2).collect::<Vec<_>>(), kinds, "{secure:?}");
+        for (smsc, _) in it.accept() {
+            let sent = it.heard_one(smsc);
+            it.say(smsc, &response(&sent, Status::OK, b""));
+        }
+        for (number, esme) in [(2, plain), (3, tls)] {
+            assert_eq!(it.heard_one(esme).status, Status::OK);
+            (0..4).for_each(|_| it.say(esme, &submit(number)));
+        }
+        let served: Vec<usize> = connecting.iter().map(|at| serve(&mut it, at.0)).collect();
+        assert_eq!(served, vec![8 / kinds.len(); kinds.len()], "{secure:?}");
+        // What each connection brings goes to its own sessions.
+        [plain, tls].map(|esme| it.heard(esme));
+        if secure == SecureServers::LikeClient {
+            (1..=4).for_each(|number| it.say(connecting[1].0, &deliver(number, "x")));
+            assert_eq!([plain, tls].map(|esme| it.heard(esme).len()), [0, 4]);
+        }
+        [plain, tls].map(|esme| it.lose(esme, Gone::Reset));
+        assert!(it.smpp.spaces_by_name.is_empty(), "{secure:?}");
+    }
+}
+
+#[test]
 fn only_the_last_unbind_reaches_the_servers() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 2);
@@ -290,7 +326,7 @@ fn only_the_last_unbind_reaches_the_servers() {
         assert!(it.is_closed(smsc));
     }
     it.end(esmes[0]);
-    assert!(it.smpp.is_idle() && it.smpp.by_system_id.is_empty());
+    assert!(it.smpp.is_idle() && it.smpp.spaces_by_name.is_empty());
 }
 
 #[test]
