@@ -110,7 +110,7 @@ impl Smpp {
             self.counters.dropped(SmppDrop::Unexpected);
         }
         if let Owner::Space(space) = owner {
-            self.wake_space(space, 1);
+            self.wake_space(now, space, 1);
         }
         Step::Next
     }
@@ -138,7 +138,7 @@ impl Smpp {
                 let window = self.settings.session_window;
                 match self.legs.session(session).map(|it| it.has_room(window)) {
                     Some(true) => self.deliver(now, conn, session, pdu, false),
-                    Some(false) => return self.hold_provider(conn, pdu),
+                    Some(false) => return self.hold_provider(now, conn, pdu),
                     None => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
                 }
                 Step::Next
@@ -180,7 +180,7 @@ impl Smpp {
     }
 
     /// The ESME has too many messages unanswered: its own SMSC waits, or hears of it.
-    fn hold_provider(&mut self, conn: Conn, pdu: Pdu<'_>) -> Step {
+    fn hold_provider(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
         if self.settings.full == SmppFull::Throttle {
             self.counters.dropped(SmppDrop::Throttled);
             self.refuse(conn, pdu, Status::THROTTLED);
@@ -189,7 +189,7 @@ impl Smpp {
         if let Some(provider) = self.legs.provider_mut(conn) {
             provider.is_waiting = true;
         }
-        self.settle(conn);
+        self.settle(now, conn);
         Step::Blocked
     }
 

@@ -58,7 +58,11 @@ impl Smpp {
     }
 
     fn session_due(&mut self, now: Time, conn: Conn) {
+        let response = self.settings.response;
         while let Some(session) = self.legs.session_mut(conn) {
+            if session.gives_up(response).is_none_or(|it| it > now) {
+                break;
+            }
             let Some(entry) = session.pending.expire(now) else { break };
             self.esme_did_not_answer(now, conn, entry);
         }
@@ -108,7 +112,11 @@ impl Smpp {
     }
 
     fn provider_due(&mut self, now: Time, conn: Conn) {
+        let response = self.settings.response;
         while let Some(provider) = self.legs.provider_mut(conn) {
+            if provider.gives_up(response).is_none_or(|it| it > now) {
+                break;
+            }
             let Some(entry) = provider.pending.expire(now) else { break };
             self.smsc_did_not_answer(now, conn, entry);
         }
@@ -164,7 +172,7 @@ impl Smpp {
         }
         self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
         let Some(session) = self.legs.session(conn) else { return };
-        self.freed_towards(session.link);
+        self.freed_towards(now, session.link);
     }
 
     /// A request to an SMSC has waited long enough: the session that asked gets our answer, and the late
@@ -188,7 +196,7 @@ impl Smpp {
             self.freed(now, asker);
         }
         if let Owner::Space(space) = self.owner_of(conn) {
-            self.wake_space(space, 1);
+            self.wake_space(now, space, 1);
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) is_full: bool,
     /// We do not read from it.
     pub(super) is_paused: bool,
+    /// When that changed last.
+    pub(super) held: Time,
     /// It will send no more.
     pub(super) has_ended: bool,
     /// The shard keeps requests of it that we have not taken in.
@@ -80,6 +82,8 @@ pub(super) struct Provider {
     pub(super) is_full: bool,
     /// We do not read from it.
     pub(super) is_paused: bool,
+    /// When that changed last.
+    pub(super) held: Time,
     /// End of INITIAL, BINDING, UNBINDING.
     pub(super) deadline: Option<Time>,
     pub(super) pulse: Pulse,
@@ -145,6 +149,7 @@ impl Session {
             is_queued: false,
             is_full: false,
             is_paused: false,
+            held: Time::ZERO,
             has_ended: false,
             holds_bytes: false,
             deadline: None,
@@ -175,9 +180,14 @@ impl Session {
         self.pending.open() < window && !self.pending.is_stretched()
     }
 
-    pub(super) fn next_due(&self, check: Duration) -> Option<Time> {
+    /// When its oldest request gives up.
+    pub(super) fn gives_up(&self, response: Duration) -> Option<Time> {
+        gives_up(&self.pending, self.held, response)
+    }
+
+    pub(super) fn next_due(&self, check: Duration, response: Duration) -> Option<Time> {
         let check = self.pulse.asked.map(|it| it + check);
-        let all = [self.pending.earliest(), self.deadline, self.reconnect, self.pulse.next, check];
+        let all = [self.gives_up(response), self.deadline, self.reconnect, self.pulse.next, check];
         all.into_iter().flatten().min()
     }
 }
@@ -194,6 +204,7 @@ impl Provider {
             is_waiting: false,
             is_full: false,
             is_paused: false,
+            held: Time::ZERO,
             deadline: None,
             pulse: Pulse { heard: now, ..Pulse::default() },
             armed: None,
@@ -223,11 +234,25 @@ impl Provider {
         }
     }
 
-    pub(super) fn next_due(&self, check: Duration) -> Option<Time> {
+    /// When its oldest request gives up.
+    pub(super) fn gives_up(&self, response: Duration) -> Option<Time> {
+        gives_up(&self.pending, self.held, response)
+    }
+
+    pub(super) fn next_due(&self, check: Duration, response: Duration) -> Option<Time> {
         let check = self.pulse.asked.map(|it| it + check);
-        let all = [self.pending.earliest(), self.deadline, self.pulse.next, check];
+        let all = [self.gives_up(response), self.deadline, self.pulse.next, check];
         all.into_iter().flatten().min()
     }
+}
+
+/// When the oldest request to a peer gives up. Its answer may have come and wait behind what we do not
+/// read: who is held gets a response time more from the moment in which that last began or ended. No longer,
+/// or two that wait for each other would do so for ever, and not again and again, or what is never answered
+/// would never be.
+fn gives_up(pending: &Pending, held: Time, response: Duration) -> Option<Time> {
+    let deadline = pending.earliest()?;
+    Some(deadline.max((held + response).min(deadline + response * EXTENSIONS_MAX)))
 }
 
 impl Slab<Leg> {
@@ -260,6 +285,8 @@ impl Slab<Leg> {
     }
 }
 
+/// Response times that a request may get on top of its own.
+const EXTENSIONS_MAX: u32 = 3;
 /// congestion_state from which on an SMSC is "nearing congestion" (SMPP 5.0 §4.8.4.18).
 const CONGESTED: u8 = 90;
 

@@ -27,7 +27,7 @@ impl Smpp {
             Link::Space(space) => self.leave(now, space, conn),
             Link::Nowhere => {}
         }
-        self.wake(conn);
+        self.wake(now, conn);
         self.ask(now, conn, Command::UNBIND);
     }
 
@@ -86,12 +86,12 @@ impl Smpp {
                 provider.deadline = Some(now + wait);
                 provider.pulse.next = None;
                 provider.pulse.asked = None;
-                self.wake(conn);
+                self.wake(now, conn);
                 self.ask(now, conn, Command::UNBIND);
             }
             ClientState::Unbinding => {
                 provider.deadline = Some(now + wait);
-                self.wake(conn);
+                self.wake(now, conn);
                 self.arm(conn);
             }
             _ => self.close_provider(now, conn),
@@ -144,7 +144,7 @@ impl Smpp {
     pub(super) fn freed(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session(conn) else { return };
         if session.is_waiting {
-            self.wake(conn);
+            self.wake(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
             self.end_session(now, conn, End::Close);
         }

@@ -174,7 +174,7 @@ impl Smpp {
                 _ => {}
             }
         }
-        self.wake_space(at, usize::MAX);
+        self.wake_space(now, at, usize::MAX);
     }
 
     /// An error to our bind. Wrong credentials are final; anything else is tried again.
@@ -281,7 +281,7 @@ impl Smpp {
                 return self.unbind_customers(now, at);
             }
         }
-        self.wake_space(at, usize::MAX);
+        self.wake_space(now, at, usize::MAX);
     }
 
     /// A server unbinds. When it was the last, so are all sessions.
@@ -329,7 +329,7 @@ impl Smpp {
                 return self.try_password_of(now, at, next);
             }
             // It may have been woken for room that it does not take.
-            return self.wake_space(at, 1);
+            return self.wake_space(now, at, 1);
         }
         let Some(space) = self.spaces.remove(at) else { return };
         self.spaces_by_name.remove(&(space.system_id.0, space.is_secure));
@@ -339,7 +339,7 @@ impl Smpp {
     }
 
     /// There is room at a provider for so many requests: as many sessions may go on.
-    pub(super) fn wake_space(&mut self, at: Conn, count: usize) {
+    pub(super) fn wake_space(&mut self, now: Time, at: Conn, count: usize) {
         let mut left = count;
         while left > 0 {
             let Some(space) = self.spaces.get_mut(at) else { return };
@@ -348,7 +348,7 @@ impl Smpp {
             session.is_queued = false;
             if session.is_waiting {
                 left -= 1;
-                self.wake(conn);
+                self.wake(now, conn);
             }
         }
     }

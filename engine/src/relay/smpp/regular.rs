@@ -85,7 +85,7 @@ impl Smpp {
             self.counters.bytes_to_client += pdu.bytes().len() as u64;
         }
         if let Some(Link::Provider(provider)) = self.legs.session(conn).map(|it| it.link) {
-            self.settle(provider);
+            self.settle(now, provider);
         }
         self.arm(conn);
     }
@@ -117,7 +117,7 @@ impl Smpp {
                 session.pulse.next = None;
                 session.pulse.asked = None;
                 self.counters.rebinds += 1;
-                self.wake(conn);
+                self.wake(now, conn);
                 self.arm(conn);
             }
             ServerState::Binding | ServerState::Rebinding => {
@@ -174,7 +174,7 @@ impl Smpp {
         session.pulse.asked = None;
         self.deliver(now, at, conn, pdu, false);
         self.counters.requests_to_client += 1;
-        self.wake(conn);
+        self.wake(now, conn);
         self.arm(conn);
     }
 

@@ -129,7 +129,7 @@ impl Smpp {
         let Some((at, provider)) =
             provider.and_then(|it| self.legs.provider_mut(it).map(|provider| (it, provider)))
         else {
-            return self.hold(conn, pdu);
+            return self.hold(now, conn, pdu);
         };
         let sequence = provider.pending.push(Entry {
             from: Some(conn),
@@ -152,7 +152,7 @@ impl Smpp {
     }
 
     /// There is no room for a request: the ESME waits, or hears of it.
-    fn hold(&mut self, conn: Conn, pdu: Pdu<'_>) -> Step {
+    fn hold(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
         if self.settings.full == SmppFull::Throttle {
             self.counters.dropped(SmppDrop::Throttled);
             self.refuse(conn, pdu, Status::THROTTLED);
@@ -167,7 +167,7 @@ impl Smpp {
         {
             space.queue.push_back(conn);
         }
-        self.settle(conn);
+        self.settle(now, conn);
         Step::Blocked
     }
 
@@ -190,16 +190,16 @@ impl Smpp {
             pdu.append_as(entry.sequence, self.out.to(provider));
             self.counters.bytes_to_server += pdu.bytes().len() as u64;
         }
-        self.freed_towards(link);
+        self.freed_towards(now, link);
         Step::Next
     }
 
     /// One request less is under way to a session: the provider behind it may go on.
-    pub(super) fn freed_towards(&mut self, link: Link) {
+    pub(super) fn freed_towards(&mut self, now: Time, link: Link) {
         if let Link::Provider(provider) = link
             && self.is_waiting(provider)
         {
-            self.wake(provider);
+            self.wake(now, provider);
         }
     }
 

@@ -287,7 +287,7 @@ fn messages_of_who_came_by_tls_never_leave_in_clear() {
             it.secure = secure;
         });
         let [plain, tls] = [PLAIN_LISTENER, TLS_LISTENER].map(|at| it.open_at(at));
-        [plain, tls].map(|esme| it.say(esme, &bind(TRX, 1, "secret")));
+        [plain, tls].iter().for_each(|esme| it.say(*esme, &bind(TRX, 1, "secret")));
         let connecting = it.wire.connecting.clone();
         assert_eq!(connecting.iter().map(|it| it.2).collect::<Vec<_>>(), kinds, "{secure:?}");
         for (smsc, _) in it.accept() {
@@ -301,12 +301,12 @@ fn messages_of_who_came_by_tls_never_leave_in_clear() {
         let served: Vec<usize> = connecting.iter().map(|at| serve(&mut it, at.0)).collect();
         assert_eq!(served, vec![8 / kinds.len(); kinds.len()], "{secure:?}");
         // What each connection brings goes to its own sessions.
-        [plain, tls].map(|esme| it.heard(esme));
+        [plain, tls].iter().for_each(|esme| drop(it.heard(*esme)));
         if secure == SecureServers::LikeClient {
             (1..=4).for_each(|number| it.say(connecting[1].0, &deliver(number, "x")));
             assert_eq!([plain, tls].map(|esme| it.heard(esme).len()), [0, 4]);
         }
-        [plain, tls].map(|esme| it.lose(esme, Gone::Reset));
+        [plain, tls].iter().for_each(|esme| it.lose(*esme, Gone::Reset));
         assert!(it.smpp.spaces_by_name.is_empty(), "{secure:?}");
     }
 }

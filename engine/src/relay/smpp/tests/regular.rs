@@ -583,6 +583,60 @@ fn waiting_for_a_window_is_not_silence() {
 }
 
 #[test]
+fn an_answer_that_we_do_not_read_is_not_missing() {
+    // The ESME's answer waits behind requests of its own that wait for a window.
+    let mut it = World::new(|it| it.provider_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &deliver(60, "x"));
+    let asked = it.heard_one(esme);
+    let burst: Vec<u8> = (1..=6).flat_map(submit).collect();
+    it.say(esme, &[burst, response(&asked, Status::OK, b"\0")].concat());
+    let mut sent = it.heard(smsc);
+    for millis in [1000, 1000, 900, 1000] {
+        it.pass_millis(millis);
+        assert!(it.heard(smsc).is_empty() && it.wire.paused.contains(&esme), "not yet");
+        it.say(smsc, &response(&sent.remove(0), Status::OK, b"\0"));
+        let heard = it.heard(smsc);
+        sent.extend(heard.iter().filter(|it| it.command == Command::SUBMIT_SM).cloned());
+        let answered = heard.iter().find(|it| it.command == DELIVER_RESP);
+        assert_eq!(answered.is_some(), sent.last().unwrap().sequence == 7, "{heard:?}");
+        answered.iter().for_each(|it| assert_eq!(it.head(), (DELIVER_RESP, Status::OK, 60)));
+    }
+    assert!(it.heard(esme).iter().all(|it| it.status == Status::OK));
+
+    // The same for the SMSC's answer, behind messages that the ESME has no room for.
+    let mut it = World::new(|it| it.session_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(50));
+    let asked = it.heard_one(smsc);
+    let burst: Vec<u8> = (1..=6).flat_map(|number| deliver(number, "x")).collect();
+    it.say(smsc, &[burst, response(&asked, Status::OK, b"\0")].concat());
+    let mut sent = it.heard(esme);
+    for millis in [1000, 1000, 900, 1000] {
+        it.pass_millis(millis);
+        it.say(esme, &response(&sent.remove(0), Status::OK, b"\0"));
+        sent.extend(it.heard(esme));
+    }
+    assert_eq!(sent.pop().unwrap().head(), (SUBMIT_RESP, Status::OK, 50));
+    assert_eq!(it.smpp.counters().unanswered, 0);
+}
+
+#[test]
+fn two_that_wait_for_each_other_wait_no_longer_than_for_an_answer() {
+    let mut it = World::new(|it| (it.session_window, it.provider_window) = (1, 1));
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    it.say(smsc, &deliver(1, "x"));
+    let (to_smsc, to_esme) = (it.heard_one(smsc), it.heard_one(esme));
+    it.pass_millis(1);
+    it.say(esme, &[submit(2), response(&to_esme, Status::OK, b"\0")].concat());
+    it.say(smsc, &[deliver(2, "x"), response(&to_smsc, Status::OK, b"\0")].concat());
+    assert_eq!(it.wire.paused, [esme, smsc].into());
+    it.pass_millis(3000);
+    assert!(it.wire.paused.is_empty());
+}
+
+#[test]
 fn messages_to_an_esme_that_does_not_answer_stop_its_own_server() {
     let mut it = World::new(|it| it.session_window = 2);
     let (esme, smsc, _) = it.bound();
