@@ -6,7 +6,7 @@ use protocols::smpp::session::{Action, ClientState, Kind, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::leg::{Leg, Owner};
+use super::leg::{Leg, Owner, Session};
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::{Smpp, Step};
@@ -136,9 +136,14 @@ impl Smpp {
         let step = match self.owner_of(conn) {
             Owner::Session(session) => {
                 let window = self.settings.session_window;
-                match self.legs.session(session).map(|it| it.has_room(window)) {
-                    Some(true) => self.deliver(now, conn, session, pdu, false),
-                    Some(false) => return self.hold_provider(now, conn, pdu),
+                match self.legs.session(session) {
+                    Some(it) if !it.receives() => {
+                        self.refuse(conn, pdu, Status::INVALID_BIND_STATUS);
+                    }
+                    Some(it) if it.has_room(window) => {
+                        self.deliver(now, conn, session, pdu, false);
+                    }
+                    Some(_) => return self.hold_provider(now, conn, pdu),
                     None => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
                 }
                 Step::Next
@@ -196,7 +201,9 @@ impl Smpp {
     /// alert_notification: nobody answers it.
     fn pass_to_client(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) {
         let to = match self.owner_of(conn) {
-            Owner::Session(session) => Some(session),
+            Owner::Session(session) => {
+                Some(session).filter(|it| self.legs.session(*it).is_some_and(Session::receives))
+            }
             Owner::Space(space) => self.customer_for(now, space, conn, pdu).ok(),
             Owner::Nobody => None,
         };

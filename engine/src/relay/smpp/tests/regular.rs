@@ -462,6 +462,27 @@ fn a_receiver_may_not_submit() {
 }
 
 #[test]
+fn a_transmitter_gets_no_messages() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSMITTER, 1, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    it.heard(esme);
+    for command in [Command::DELIVER_SM, Command::DATA_SM] {
+        it.say(smsc, &request(command, 2, &message(0, b"x")));
+        let want = (command.response(), Status::INVALID_BIND_STATUS, 2);
+        assert_eq!(it.heard_one(smsc).head(), want);
+    }
+    it.say(smsc, &request(Command::ALERT_NOTIFICATION, 3, b"\0\0a\0\0\0b\0"));
+    assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty());
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1);
+    it.say(esme, &submit(2));
+    assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM);
+}
+
+#[test]
 fn wrong_input_ends_one_connection_at_worst() {
     let cases: &[(&str, &[u8], bool)] = &[
         ("below a header", b"\0\0\0\x0f\0\0\0\x04", true),
