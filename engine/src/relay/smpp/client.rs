@@ -148,13 +148,12 @@ impl Smpp {
                 }
                 Step::Next
             }
-            Owner::Space(space) => {
-                self.deliver_to_space(now, space, conn, pdu);
-                Step::Next
-            }
+            Owner::Space(space) => self.deliver_to_space(now, space, conn, pdu),
             Owner::Nobody => Step::Next,
         };
-        self.counters.requests_to_client += 1;
+        if step != Step::Blocked {
+            self.counters.requests_to_client += 1;
+        }
         step
     }
 
@@ -184,8 +183,8 @@ impl Smpp {
         }
     }
 
-    /// The ESME has too many messages unanswered: its own SMSC waits, or hears of it.
-    fn hold_provider(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
+    /// The ESME, in mux mode each of them, has too many messages unanswered: the SMSC waits, or hears of it.
+    pub(super) fn hold_provider(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
         if self.settings.full == SmppFull::Throttle {
             self.counters.dropped(SmppDrop::Throttled);
             self.refuse(conn, pdu, Status::THROTTLED);

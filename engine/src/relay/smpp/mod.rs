@@ -461,6 +461,9 @@ impl StreamRelay for Smpp {
                 session.is_full = false;
                 let link = session.link;
                 self.settle(now, conn);
+                if let Link::Space(space) = link {
+                    self.wake_providers(now, space);
+                }
                 if let Link::Provider(provider) = link {
                     self.settle(now, provider);
                 }

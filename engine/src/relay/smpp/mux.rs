@@ -15,7 +15,7 @@ use super::outbox::Wish;
 use super::pending::Entry;
 use super::space::{Slot, Space, Standing, password};
 use super::timers::Who;
-use super::{SecureServers, Smpp};
+use super::{SecureServers, Smpp, Step};
 use crate::config::{SmppToNode, SmppToProvider};
 use crate::relay::stream::Conn;
 use crate::stats::smpp::SmppDrop;
@@ -55,6 +55,7 @@ impl Smpp {
             refusal: None,
             turn: 0,
             receiver_turn: 0,
+            holds_provider: false,
             queue: std::collections::VecDeque::new(),
             armed: None,
         };
@@ -150,6 +151,7 @@ impl Smpp {
         let (command, sequence) = (session.command, session.sequence);
         let out = self.out.to(conn);
         pdu::write_bind_response(command, Status::OK, sequence, SYSTEM_ID, version, out);
+        self.wake_providers(now, at);
         self.arm(conn);
     }
 
@@ -328,6 +330,7 @@ impl Smpp {
             if !space.is_up && !space.customers.iter().any(|it| self.gave_password_of(space, *it)) {
                 return self.try_password_of(now, at, next);
             }
+            self.wake_providers(now, at);
             // It may have been woken for room that it does not take.
             return self.wake_space(now, at, 1);
         }
@@ -377,23 +380,27 @@ impl Smpp {
     ///
     /// # Errors
     ///
-    /// What to answer the server: [`Status::SYSTEM_ERROR`] if no session may receive,
-    /// [`Status::THROTTLED`] if none has room.
+    /// [`NoCustomer`]: what becomes of the message.
     pub(super) fn customer_for(
         &mut self,
         now: Time,
         at: Conn,
         provider: Conn,
         pdu: Pdu<'_>,
-    ) -> Result<Conn, Status> {
+    ) -> Result<Conn, NoCustomer> {
         let window = self.settings.session_window;
-        let Some(space) = self.spaces.get_mut(at) else { return Err(Status::SYSTEM_ERROR) };
+        let Some(space) = self.spaces.get_mut(at) else { return Err(NoCustomer::Nobody) };
         let legs = &self.legs;
         let has_room = |it: &Conn| {
             let session = legs.session(*it);
             session.is_some_and(|it| {
                 it.state == ServerState::Bound && !it.is_full && it.has_room(window)
             })
+        };
+        // Waiting for one session would hold the answers for all others.
+        let only_one = |space: &Space| match space.receivers.iter().any(has_room) {
+            true => NoCustomer::OneFull,
+            false => NoCustomer::AllFull,
         };
         let message = Message::read(pdu);
         let receipt = message.as_ref().and_then(Message::receipt_of);
@@ -405,42 +412,70 @@ impl Smpp {
                 .filter_map(|it| self.receipts.find(now, it, id, limits.age_max))
                 .find(|it| space.receivers.contains(it));
             if let Some(submitter) = submitter {
-                return Some(submitter).filter(has_room).ok_or(Status::THROTTLED);
+                return Some(submitter).filter(has_room).ok_or_else(|| only_one(space));
             }
         }
         if space.receivers.is_empty() {
-            return Err(Status::SYSTEM_ERROR);
+            return Err(NoCustomer::Nobody);
         }
         if let Some(key) = long_message(pdu, at) {
-            return favourite(key, &space.receivers).filter(has_room).ok_or(Status::THROTTLED);
+            let chosen = favourite(key, &space.receivers);
+            return chosen.filter(has_room).ok_or_else(|| only_one(space));
         }
         let turn = space.receiver_turn.min(space.receivers.len());
         let (before, after) = space.receivers.split_at(turn);
-        let chosen = after.iter().chain(before).copied().find(has_room).ok_or(Status::THROTTLED)?;
+        let chosen = after.iter().chain(before).copied().find(has_room);
+        let chosen = chosen.ok_or(NoCustomer::AllFull)?;
         let position = space.receivers.iter().position(|it| *it == chosen);
         space.receiver_turn = position.map_or(0, |it| it + 1);
         Ok(chosen)
     }
 
     /// A server's message goes to one session, or to all.
-    pub(super) fn deliver_to_space(&mut self, now: Time, at: Conn, provider: Conn, pdu: Pdu<'_>) {
+    pub(super) fn deliver_to_space(
+        &mut self,
+        now: Time,
+        at: Conn,
+        provider: Conn,
+        pdu: Pdu<'_>,
+    ) -> Step {
         let is_receipt = Message::read(pdu).is_some_and(|it| it.receipt_of().is_some());
         let is_routed = is_receipt && self.settings.receipts.is_some();
-        if self.settings.to_node == SmppToNode::SubmitToAll && !is_routed {
-            return self.deliver_to_all(now, at, provider, pdu);
-        }
-        match self.customer_for(now, at, provider, pdu) {
-            Ok(session) => self.deliver(now, provider, session, pdu, false),
-            Err(status) => {
+        let done = if self.settings.to_node == SmppToNode::SubmitToAll && !is_routed {
+            self.deliver_to_all(now, at, provider, pdu)
+        } else {
+            let chosen = self.customer_for(now, at, provider, pdu);
+            chosen.map(|session| self.deliver(now, provider, session, pdu, false))
+        };
+        match done {
+            Ok(()) => {}
+            Err(NoCustomer::Nobody) => {
                 self.counters.dropped(SmppDrop::NoClient);
-                self.refuse(provider, pdu, status);
+                self.refuse(provider, pdu, Status::SYSTEM_ERROR);
+            }
+            Err(NoCustomer::OneFull) => {
+                self.counters.dropped(SmppDrop::Throttled);
+                self.refuse(provider, pdu, Status::THROTTLED);
+            }
+            Err(NoCustomer::AllFull) => {
+                if let Some(space) = self.spaces.get_mut(at) {
+                    space.holds_provider = true;
+                }
+                return self.hold_provider(now, provider, pdu);
             }
         }
+        Step::Next
     }
 
-    fn deliver_to_all(&mut self, now: Time, at: Conn, provider: Conn, pdu: Pdu<'_>) {
+    fn deliver_to_all(
+        &mut self,
+        now: Time,
+        at: Conn,
+        provider: Conn,
+        pdu: Pdu<'_>,
+    ) -> Result<(), NoCustomer> {
         let window = self.settings.session_window;
-        let Some(space) = self.spaces.get(at) else { return };
+        let Some(space) = self.spaces.get(at) else { return Err(NoCustomer::Nobody) };
         let has_room = |it: &Conn| {
             self.legs.session(*it).is_some_and(|it| {
                 it.state == ServerState::Bound && !it.is_full && it.has_room(window)
@@ -449,13 +484,25 @@ impl Smpp {
         let sessions: Vec<Conn> = space.receivers.iter().copied().filter(has_room).collect();
         let Ok(count @ 1..) = u32::try_from(sessions.len()) else {
             let is_empty = space.receivers.is_empty();
-            self.counters.dropped(SmppDrop::NoClient);
-            let status = if is_empty { Status::SYSTEM_ERROR } else { Status::THROTTLED };
-            return self.refuse(provider, pdu, status);
+            return Err(if is_empty { NoCustomer::Nobody } else { NoCustomer::AllFull });
         };
         self.shared.insert((provider, pdu.sequence()), count);
         for session in sessions {
             self.deliver(now, provider, session, pdu, true);
+        }
+        Ok(())
+    }
+
+    /// A session of a space has room, or is in it no more: providers that wait go on.
+    pub(super) fn wake_providers(&mut self, now: Time, at: Conn) {
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        if !std::mem::replace(&mut space.holds_provider, false) {
+            return;
+        }
+        for provider in space.bound.clone() {
+            if self.is_waiting(provider) {
+                self.wake(now, provider);
+            }
         }
     }
 
@@ -508,6 +555,17 @@ impl Smpp {
             }
         }
     }
+}
+
+/// Why no session gets a server's message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum NoCustomer {
+    /// None may receive.
+    Nobody,
+    /// The one that it is for has no room, but others have: the server hears that it is throttled.
+    OneFull,
+    /// None has room: the server waits, or hears that it is throttled, as `smppWindowFull` says.
+    AllFull,
 }
 
 /// Names the long message that a PDU is a segment of. `None`: it is no segment.

@@ -183,10 +183,9 @@ impl Smpp {
         }
         let link = session.link;
         let Some(provider) = entry.from else { return Step::Next };
-        if entry.is_shared && self.shared.remove(&(provider, entry.sequence)).is_none() {
-            return Step::Next; // another was first
-        }
-        if self.legs.provider(provider).is_some() {
+        let is_late = // another was first
+            entry.is_shared && self.shared.remove(&(provider, entry.sequence)).is_none();
+        if !is_late && self.legs.provider(provider).is_some() {
             pdu.append_as(entry.sequence, self.out.to(provider));
             self.counters.bytes_to_server += pdu.bytes().len() as u64;
         }
@@ -196,10 +195,10 @@ impl Smpp {
 
     /// One request less is under way to a session: the provider behind it may go on.
     pub(super) fn freed_towards(&mut self, now: Time, link: Link) {
-        if let Link::Provider(provider) = link
-            && self.is_waiting(provider)
-        {
-            self.wake(now, provider);
+        match link {
+            Link::Provider(provider) if self.is_waiting(provider) => self.wake(now, provider),
+            Link::Space(space) => self.wake_providers(now, space),
+            Link::Provider(_) | Link::Nowhere => {}
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Space {
     pub(super) turn: usize,
     /// Whose turn it is among `receivers`.
     pub(super) receiver_turn: usize,
+    /// A message of a provider waits for room at a session.
+    pub(super) holds_provider: bool,
     /// Sessions that wait for room at a provider.
     pub(super) queue: VecDeque<Conn>,
     /// Its entry among the timers.

@@ -387,7 +387,10 @@ fn messages_from_servers_take_turns_over_those_who_receive() {
 
 #[test]
 fn a_message_that_nobody_can_take_is_refused_at_once() {
-    let mut it = World::mux(|it| it.session_window = 1);
+    let mut it = World::mux(|it| {
+        it.session_window = 1;
+        it.full = SmppFull::Throttle;
+    });
     let (_, servers) = it.join(Command::BIND_TRANSMITTER);
     let smsc = servers[0].0;
     it.say(smsc, &deliver(1, "x"));
@@ -396,7 +399,92 @@ fn a_message_that_nobody_can_take_is_refused_at_once() {
     it.say(smsc, &[deliver(2, "x"), deliver(3, "x")].concat());
     assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::THROTTLED, 3));
     assert_eq!(it.heard(receiver).len(), 1);
-    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 2);
+    let counters = it.smpp.counters();
+    let drops = [SmppDrop::NoClient, SmppDrop::Throttled].map(|why| counters.drops(why));
+    assert_eq!(drops, [1, 1]);
+}
+
+#[test]
+fn servers_wait_while_no_session_has_room() {
+    for to_node in [SmppToNode::RoundRobin, SmppToNode::SubmitToAll] {
+        let mut it = World::mux(|it| {
+            it.session_window = 2;
+            it.to_node = to_node;
+        });
+        let (esmes, servers) = shared(&mut it, 2);
+        let room = if to_node == SmppToNode::RoundRobin { 4 } else { 2 };
+        let burst: Vec<u8> = (1..=6).flat_map(|number| deliver(number, "x")).collect();
+        it.say(servers[0], &burst);
+        it.say(servers[1], &deliver(7, "x"));
+        assert_eq!(it.wire.paused, [servers[0], servers[1]].into(), "{to_node:?}");
+        let mut got = 0;
+        let mut answered = Vec::new();
+        while it.smpp.sessions().any(|it| it.outstanding_to_client > 0) {
+            for esme in &esmes {
+                for asked in it.heard(*esme) {
+                    got += 1;
+                    it.say(*esme, &response(&asked, Status::OK, b"\0"));
+                }
+            }
+            assert!(got >= room, "{to_node:?}");
+            answered.extend(servers.iter().flat_map(|smsc| it.heard(*smsc)));
+        }
+        assert!(it.wire.paused.is_empty(), "{to_node:?}");
+        assert!(answered.iter().all(|it| it.status == Status::OK));
+        assert_eq!(answered.len(), 7, "{to_node:?}");
+    }
+}
+
+#[test]
+fn servers_that_wait_go_on_whenever_a_session_has_room() {
+    let mut it = World::mux(|it| it.session_window = 1);
+    let (esmes, servers) = shared(&mut it, 1);
+    let (first, smsc) = (esmes[0], servers[0]);
+    let is_held = |it: &World| it.wire.paused.contains(&smsc);
+    let got = |it: &mut World, esme| {
+        let heard = it.heard(esme);
+        heard.iter().filter(|it| it.command == Command::DELIVER_SM).count()
+    };
+    it.say(smsc, &(1..=9).flat_map(|number| deliver(number, "x")).collect::<Vec<_>>());
+    assert_eq!((got(&mut it, first), is_held(&it)), (1, true));
+    let second = it.open();
+    it.say(second, &bind(TRX, 7, "secret"));
+    assert_eq!((got(&mut it, second), is_held(&it)), (1, true), "one more session");
+    it.lose(first, Gone::Reset);
+    assert!(is_held(&it), "the other has no more room for that");
+    it.heard(smsc);
+    it.pass_millis(3000);
+    assert_eq!((got(&mut it, second), is_held(&it)), (1, true), "no answer in time");
+    assert_eq!(it.heard(smsc)[0].head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 2));
+    it.lose(second, Gone::Reset);
+    assert!(!is_held(&it), "nobody is left");
+
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 1);
+    it.wire.full.insert(esmes[0]);
+    (1..=2).for_each(|number| it.say(servers[0], &deliver(number, "x")));
+    assert_eq!((it.heard(esmes[0]).len(), it.wire.paused.contains(&servers[0])), (1, true));
+    it.drain(esmes[0]);
+    assert_eq!((it.heard(esmes[0]).len(), it.wire.paused.len()), (1, 0), "it reads again");
+}
+
+#[test]
+fn a_session_without_room_does_not_hold_the_others() {
+    let mut it = World::mux(|it| it.session_window = 1);
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &submit(1));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::OK, b"id7\0"));
+    it.heard(esmes[0]);
+    let receipt = |number| request(Command::DELIVER_SM, number, &message(4, b"id:id7 stat:X"));
+    it.say(servers[0], &[receipt(1), receipt(2)].concat());
+    assert_eq!(it.heard(esmes[0]).len(), 1);
+    assert_eq!(it.heard_one(servers[0]).head(), (DELIVER_RESP, Status::THROTTLED, 2));
+    it.say(servers[0], &deliver(3, "x"));
+    assert_eq!(it.heard(esmes[1]).len(), 1);
+    // When the other has none either, the server waits for the one that it is for.
+    it.say(servers[0], &receipt(4));
+    assert!(it.heard(servers[0]).is_empty() && it.wire.paused.contains(&servers[0]));
 }
 
 #[test]
