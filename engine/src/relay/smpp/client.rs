@@ -140,6 +140,7 @@ impl Smpp {
                     Some(it) if !it.receives() => {
                         self.refuse(conn, pdu, Status::INVALID_BIND_STATUS);
                     }
+                    Some(it) if it.has_ended => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
                     Some(it) if it.has_room(window) => {
                         self.deliver(now, conn, session, pdu, false);
                     }

@@ -430,6 +430,8 @@ impl StreamRelay for Smpp {
                 let is_done = session.outstanding == 0 && !session.holds_bytes;
                 if is_done || session.state != ServerState::Bound {
                     self.end_session(now, conn, End::Close);
+                } else {
+                    self.receives_no_more(now, conn);
                 }
             }
             Some(Leg::Provider(_)) => self.lose(now, conn, Some(Wish::Close(conn))),

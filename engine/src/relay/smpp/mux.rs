@@ -493,6 +493,15 @@ impl Smpp {
         Ok(())
     }
 
+    /// A session will answer no messages any more: others of its space get them.
+    pub(super) fn receives_no_more(&mut self, now: Time, conn: Conn) {
+        let Some(Link::Space(at)) = self.legs.session(conn).map(|it| it.link) else { return };
+        if let Some(space) = self.spaces.get_mut(at) {
+            space.receivers.retain(|it| *it != conn);
+        }
+        self.wake_providers(now, at);
+    }
+
     /// A session of a space has room, or is in it no more: providers that wait go on.
     pub(super) fn wake_providers(&mut self, now: Time, at: Conn) {
         let Some(space) = self.spaces.get_mut(at) else { return };

@@ -469,6 +469,22 @@ fn servers_that_wait_go_on_whenever_a_session_has_room() {
 }
 
 #[test]
+fn who_only_waits_for_answers_gets_no_messages() {
+    for to_node in [SmppToNode::RoundRobin, SmppToNode::SubmitToAll] {
+        let mut it = World::mux(|it| it.to_node = to_node);
+        let (esmes, servers) = shared(&mut it, 2);
+        it.say(esmes[0], &submit(1));
+        let sent = it.heard_one(servers[0]);
+        it.end(esmes[0]);
+        (1..=4).for_each(|number| it.say(servers[0], &deliver(number, "x")));
+        assert_eq!(it.heard(esmes[1]).len(), 4, "{to_node:?}");
+        it.say(servers[0], &response(&sent, Status::OK, b"\0"));
+        assert_eq!(it.heard_one(esmes[0]).head(), (SUBMIT_RESP, Status::OK, 1));
+        assert!(it.is_closed(esmes[0]), "{to_node:?}");
+    }
+}
+
+#[test]
 fn a_session_without_room_does_not_hold_the_others() {
     let mut it = World::mux(|it| it.session_window = 1);
     let (esmes, servers) = shared(&mut it, 2);

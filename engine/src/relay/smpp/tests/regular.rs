@@ -422,6 +422,8 @@ fn who_only_stops_sending_still_gets_what_it_asked_for() {
     it.say(esme, &[submit(1), submit(2)].concat());
     it.end(esme);
     let sent = it.heard(smsc);
+    it.say(smsc, &deliver(9, "x"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 9), "no answer");
     it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
     assert!(!it.is_closed(esme));
     it.say(smsc, &response(&sent[1], Status::OK, b"b\0"));
