@@ -77,6 +77,7 @@ impl Smpp {
                 }
                 ServerState::Binding => self.bind_timed_out(now, conn),
                 ServerState::Bound | ServerState::Rebinding => {}
+                ServerState::Unbinding if session.is_leaving() => self.customer_unbound(now, conn),
                 ServerState::Unbinding | ServerState::Closed => {
                     self.end_session(now, conn, End::Close);
                 }
@@ -188,10 +189,13 @@ impl Smpp {
         self.counters.unanswered += 1;
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
-            self.answer(asker, entry.command, Status::SYSTEM_ERROR, entry.sequence);
             if entry.command == Command::UNBIND {
                 self.close_provider(now, conn);
+                self.answer(asker, entry.command, Status::SYSTEM_ERROR, entry.sequence);
                 return self.linger(now, asker);
+            }
+            if session.state != ServerState::Closed {
+                self.answer(asker, entry.command, Status::SYSTEM_ERROR, entry.sequence);
             }
             self.freed(now, asker);
         }

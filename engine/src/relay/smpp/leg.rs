@@ -29,7 +29,7 @@ pub(super) struct Session {
     pub(super) bind: Secret,
     /// Which bind: what it may do.
     pub(super) command: Command,
-    /// Number of the bind.
+    /// Number of the bind; in UNBINDING in mux mode that of the unbind.
     pub(super) sequence: u32,
     /// What is behind it.
     pub(super) link: Link,
@@ -175,6 +175,11 @@ impl Session {
         (self.is_waiting && !self.is_full) || self.has_ended
     }
 
+    /// Whether it has asked to be unbound, in mux mode, and waits for answers that come first.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.state == ServerState::Unbinding && matches!(self.link, Link::Space(_))
+    }
+
     /// Whether one more request may be under way to it.
     pub(super) fn has_room(&self, window: u32) -> bool {
         self.pending.open() < window && !self.pending.is_stretched()
@@ -286,7 +291,7 @@ impl Slab<Leg> {
 }
 
 /// Response times that a request may get on top of its own.
-const EXTENSIONS_MAX: u32 = 3;
+pub(super) const EXTENSIONS_MAX: u32 = 3;
 /// congestion_state from which on an SMSC is "nearing congestion" (SMPP 5.0 §4.8.4.18).
 const CONGESTED: u8 = 90;
 

@@ -136,7 +136,9 @@ impl Smpp {
             return self.arm(conn);
         }
         self.counters.unanswered += 1;
-        self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        if session.state != ServerState::Closed {
+            self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        }
         self.freed(now, conn);
     }
 
@@ -145,6 +147,8 @@ impl Smpp {
         let Some(session) = self.legs.session(conn) else { return };
         if session.is_waiting {
             self.wake(now, conn);
+        } else if session.outstanding == 0 && session.is_leaving() {
+            self.customer_unbound(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
             self.end_session(now, conn, End::Close);
         }

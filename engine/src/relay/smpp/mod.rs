@@ -428,7 +428,8 @@ impl StreamRelay for Smpp {
                 // What it has asked for it still gets.
                 session.has_ended = true;
                 let is_done = session.outstanding == 0 && !session.holds_bytes;
-                if is_done || session.state != ServerState::Bound {
+                let is_served = session.state == ServerState::Bound || session.is_leaving();
+                if is_done || !is_served {
                     self.end_session(now, conn, End::Close);
                 } else {
                     self.receives_no_more(now, conn);

@@ -9,7 +9,7 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::leg::{Link, Owner, Secret};
+use super::leg::{EXTENSIONS_MAX, Link, Owner, Secret};
 use super::life::End;
 use super::outbox::Wish;
 use super::pending::Entry;
@@ -307,15 +307,35 @@ impl Smpp {
                 Some(ServerState::Binding) => {
                     self.refuse_bind(now, customer, Status::SYSTEM_ERROR);
                 }
+                // It unbinds by itself, and waits for no server that is gone.
+                Some(ServerState::Unbinding) => self.customer_unbound(now, customer),
                 Some(_) => self.unbind_session(now, customer),
                 None => {}
             }
         }
     }
 
-    /// BOUND: a session unbinds. Its servers do not care unless it was the last.
+    /// BOUND: a session unbinds. Its servers do not care unless it was the last. What it has asked for is
+    /// answered before its unbind is, by its servers or by the response timer.
     pub(super) fn customer_unbinds(&mut self, now: Time, conn: Conn, sequence: u32) {
         self.counters.requests_to_server += 1;
+        let longest = self.settings.response * (1 + EXTENSIONS_MAX);
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.state = ServerState::Unbinding;
+        session.sequence = sequence;
+        session.deadline = Some(now + longest);
+        session.pulse.next = None;
+        session.pulse.asked = None;
+        if session.outstanding == 0 {
+            return self.customer_unbound(now, conn);
+        }
+        self.receives_no_more(now, conn);
+        self.arm(conn);
+    }
+
+    /// UNBINDING: nothing of the session is outstanding any more.
+    pub(super) fn customer_unbound(&mut self, now: Time, conn: Conn) {
+        let Some(sequence) = self.legs.session(conn).map(|it| it.sequence) else { return };
         self.answer(conn, Command::UNBIND, Status::OK, sequence);
         self.linger(now, conn);
     }

@@ -330,6 +330,40 @@ fn only_the_last_unbind_reaches_the_servers() {
 }
 
 #[test]
+fn an_unbind_is_answered_after_what_was_asked_before() {
+    let ends: [fn(&mut World, Conn, &Said); 3] = [
+        |it, smsc, asked| it.say(smsc, &response(asked, Status::OK, b"\0")),
+        |it, smsc, _| it.lose(smsc, Gone::Reset),
+        |it, _, _| it.pass_millis(3000),
+    ];
+    for (case, end) in ends.into_iter().enumerate() {
+        for count in [1, 2] {
+            let mut it = World::mux(|it| it.servers.truncate(1));
+            let (esmes, servers) = shared(&mut it, count);
+            let (esme, smsc) = (esmes[0], servers[0]);
+            it.say(smsc, &deliver(70, "x"));
+            let delivered = it.heard_one(esme);
+            it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+            let asked = it.heard_one(smsc);
+            assert!(it.heard(esme).is_empty(), "{case}: it waits for its answer");
+            it.say(smsc, &deliver(71, "x"));
+            assert!(it.heard(esme).is_empty(), "{case}: nothing new comes");
+            it.say(esme, &response(&delivered, Status::OK, b"\0"));
+            assert!(it.heard(smsc).iter().any(|it| it.head() == (DELIVER_RESP, Status::OK, 70)));
+            end(&mut it, smsc, &asked);
+            let status = if case == 0 { Status::OK } else { Status::SYSTEM_ERROR };
+            let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+            let want = [(SUBMIT_RESP, status, 1), (UNBIND_RESP, Status::OK, 2)];
+            assert_eq!(heads, want, "{case}, {count}");
+            assert_eq!(it.state(esme), Some(ServerState::Closed), "{case}, {count}");
+            assert_eq!(it.smpp.spaces.len(), count - 1, "{case}");
+            it.pass_millis(10_000);
+            assert!(it.heard(esme).is_empty() && it.is_closed(esme), "{case}, {count}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_unbinds_is_answered_at_once() {
     let mut it = World::mux(|it| it.servers.truncate(2));
     let (esmes, servers) = shared(&mut it, 2);

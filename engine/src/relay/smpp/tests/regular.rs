@@ -404,6 +404,23 @@ fn answers_under_way_arrive_before_the_unbind_is_done() {
 }
 
 #[test]
+fn an_unbind_that_no_server_answers_is_answered_last() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+    it.pass_millis(2999);
+    assert!(it.heard(esme).is_empty());
+    it.pass_millis(1);
+    let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+    let want = [(SUBMIT_RESP, Status::SYSTEM_ERROR, 1), (UNBIND_RESP, Status::SYSTEM_ERROR, 2)];
+    assert_eq!(heads, want);
+    assert!(it.is_closed(smsc), "nothing can come any more");
+    assert_eq!(it.smpp.counters().unanswered, 2);
+    it.pass_millis(1000);
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+}
+
+#[test]
 fn an_esme_that_goes_takes_its_smsc_connection_along() {
     let mut it = World::new(|_| {});
     let (esme, smsc, _) = it.bound();
