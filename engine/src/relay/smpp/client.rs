@@ -96,7 +96,7 @@ impl Smpp {
         }
         let (owner, server) = (provider.owner, provider.server);
         let Some(asker) = entry.from else { return Step::Next };
-        provider.note(pdu.status(), body::congestion_state(pdu), window);
+        let has_grown = provider.note(pdu.status(), body::congestion_state(pdu), window);
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
             // The answer that it would get in CLOSED would follow its unbind_resp.
@@ -110,7 +110,7 @@ impl Smpp {
             self.counters.dropped(SmppDrop::Unexpected);
         }
         if let Owner::Space(space) = owner {
-            self.wake_space(now, space, 1);
+            self.wake_space(now, space, Some(conn), 1 + usize::from(has_grown));
         }
         Step::Next
     }

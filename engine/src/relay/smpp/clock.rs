@@ -200,7 +200,7 @@ impl Smpp {
             self.freed(now, asker);
         }
         if let Owner::Space(space) = self.owner_of(conn) {
-            self.wake_space(now, space, 1);
+            self.wake_space(now, space, Some(conn), 1);
         }
     }
 }

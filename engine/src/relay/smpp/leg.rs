@@ -45,6 +45,8 @@ pub(super) struct Session {
     pub(super) is_waiting: bool,
     /// It stands in its user space's queue.
     pub(super) is_queued: bool,
+    /// The one provider that it waits for there; `None`: any.
+    pub(super) waits_for: Option<Conn>,
     /// Its send queue has enough.
     pub(super) is_full: bool,
     /// We do not read from it.
@@ -147,6 +149,7 @@ impl Session {
             outstanding: 0,
             is_waiting: false,
             is_queued: false,
+            waits_for: None,
             is_full: false,
             is_paused: false,
             held: Time::ZERO,
@@ -225,8 +228,8 @@ impl Provider {
     }
 
     /// Learns from a response how busy the SMSC is: half the requests when it says so, one more for each
-    /// that goes well.
-    pub(super) fn note(&mut self, status: Status, congestion: Option<u8>, window: u32) {
+    /// that goes well. Returns whether it may have one more than before.
+    pub(super) fn note(&mut self, status: Status, congestion: Option<u8>, window: u32) -> bool {
         let is_busy = matches!(status, Status::THROTTLED | Status::MESSAGE_QUEUE_FULL)
             || congestion.is_some_and(|it| it >= CONGESTED);
         let is_news = self.old_news == 0;
@@ -236,7 +239,9 @@ impl Provider {
             self.old_news = self.pending.open();
         } else if !is_busy && self.cap < window {
             self.cap += 1;
+            return true;
         }
+        false
     }
 
     /// When its oldest request gives up.
@@ -322,7 +327,7 @@ mod tests {
         assert!(!it.has_room(100));
         it.note(Status::THROTTLED, None, 100);
         assert_eq!(it.cap, 20, "sent before it was slowed");
-        (0..39).for_each(|_| it.note(Status::OK, None, 100));
+        (0..39).for_each(|_| assert!(it.note(Status::OK, None, 100)));
         assert_eq!(it.cap, 59);
         it.note(Status::OK, Some(95), 100);
         assert_eq!(it.cap, 20, "congestion counts alike");

@@ -146,7 +146,9 @@ impl Smpp {
     pub(super) fn freed(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session(conn) else { return };
         if session.is_waiting {
-            self.wake(now, conn);
+            if !session.is_queued {
+                self.wake(now, conn);
+            }
         } else if session.outstanding == 0 && session.is_leaving() {
             self.customer_unbound(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {

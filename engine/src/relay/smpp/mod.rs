@@ -465,6 +465,7 @@ impl StreamRelay for Smpp {
                 let link = session.link;
                 self.settle(now, conn);
                 if let Link::Space(space) = link {
+                    self.leave_queue(now, space, conn);
                     self.wake_providers(now, space);
                 }
                 if let Link::Provider(provider) = link {
@@ -475,7 +476,7 @@ impl StreamRelay for Smpp {
                 provider.is_full = false;
                 match provider.owner {
                     Owner::Session(session) => self.wake(now, session),
-                    Owner::Space(space) => self.wake_space(now, space, usize::MAX),
+                    Owner::Space(space) => self.wake_space(now, space, Some(conn), usize::MAX),
                     Owner::Nobody => {}
                 }
             }

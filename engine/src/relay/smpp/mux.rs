@@ -176,7 +176,7 @@ impl Smpp {
                 _ => {}
             }
         }
-        self.wake_space(now, at, usize::MAX);
+        self.wake_space(now, at, None, usize::MAX);
     }
 
     /// An error to our bind. Wrong credentials are final; anything else is tried again.
@@ -283,7 +283,7 @@ impl Smpp {
                 return self.unbind_customers(now, at);
             }
         }
-        self.wake_space(now, at, usize::MAX);
+        self.wake_space(now, at, None, usize::MAX);
     }
 
     /// A server unbinds. When it was the last, so are all sessions.
@@ -352,7 +352,7 @@ impl Smpp {
             }
             self.wake_providers(now, at);
             // It may have been woken for room that it does not take.
-            return self.wake_space(now, at, 1);
+            return self.wake_space(now, at, None, 1);
         }
         let Some(space) = self.spaces.remove(at) else { return };
         self.spaces_by_name.remove(&(space.system_id.0, space.is_secure));
@@ -361,19 +361,39 @@ impl Smpp {
         }
     }
 
-    /// There is room at a provider for so many requests: as many sessions may go on.
-    pub(super) fn wake_space(&mut self, now: Time, at: Conn, count: usize) {
-        let mut left = count;
+    /// There is room for so many requests, at `provider` or anywhere: as many sessions may go on. Who could
+    /// not use it stays where it stands.
+    pub(super) fn wake_space(&mut self, now: Time, at: Conn, provider: Option<Conn>, count: usize) {
+        let (mut left, mut place) = (count, 0);
         while left > 0 {
             let Some(space) = self.spaces.get_mut(at) else { return };
-            let Some(conn) = space.queue.pop_front() else { return };
-            let Some(session) = self.legs.session_mut(conn) else { continue };
-            session.is_queued = false;
-            if session.is_waiting {
-                left -= 1;
-                self.wake(now, conn);
+            let Some(conn) = space.queue.get(place).copied() else { return };
+            let is_elsewhere =
+                |it: Option<Conn>| provider.is_some() && it.is_some() && it != provider;
+            let mut session = self.legs.session_mut(conn);
+            let waiting = session.as_ref().filter(|it| it.is_waiting);
+            if waiting.is_some_and(|it| it.is_full || is_elsewhere(it.waits_for)) {
+                place += 1;
+                continue;
+            }
+            space.queue.remove(place);
+            if let Some(session) = &mut session {
+                session.is_queued = false;
+                if session.is_waiting {
+                    left -= 1;
+                    self.wake(now, conn);
+                }
             }
         }
+    }
+
+    /// A session that did not read does again: others have had its turn, so it tries at once.
+    pub(super) fn leave_queue(&mut self, now: Time, at: Conn, conn: Conn) {
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let Some(session) = self.legs.session_mut(conn).filter(|it| it.is_queued) else { return };
+        session.is_queued = false;
+        space.queue.retain(|it| *it != conn);
+        self.wake(now, conn);
     }
 
     /// The provider of a session's request; `None`: none has room now.
@@ -381,13 +401,9 @@ impl Smpp {
         let window = self.settings.provider_window;
         let space = self.spaces.get_mut(at)?;
         let has_room = |it: &Conn| self.legs.provider(*it).is_some_and(|it| it.has_room(window));
-        if self.settings.to_provider == SmppToProvider::ActiveStandby {
-            return space.bound.first().copied().filter(has_room);
-        }
-        if space.bound.len() > 1
-            && let Some(key) = long_message(pdu, session)
-        {
-            return favourite(key, &space.bound).filter(has_room);
+        let by = self.settings.to_provider;
+        if let Some(only) = only_provider(by, &space.bound, session, pdu) {
+            return Some(only).filter(has_room);
         }
         let (before, after) = space.bound.split_at(space.turn.min(space.bound.len()));
         let chosen = after.iter().chain(before).copied().find(has_room)?;
@@ -583,6 +599,21 @@ impl Smpp {
                 _ => self.lose(now, conn, Some(Wish::Abort(conn))),
             }
         }
+    }
+}
+
+/// The one provider that a session's request may go to: the active one, or that of the long message that it is
+/// a segment of. `None`: any.
+pub(super) fn only_provider(
+    by: SmppToProvider,
+    bound: &[Conn],
+    session: Conn,
+    pdu: Pdu<'_>,
+) -> Option<Conn> {
+    match by {
+        SmppToProvider::ActiveStandby => bound.first().copied(),
+        SmppToProvider::RoundRobin if bound.len() < 2 => None,
+        SmppToProvider::RoundRobin => favourite(long_message(pdu, session)?, bound),
     }
 }
 

@@ -8,6 +8,7 @@ use protocols::time::Time;
 
 use super::leg::{Link, Owner, Secret};
 use super::life::End;
+use super::mux::only_provider;
 use super::pending::{Entry, Pending};
 use super::{Smpp, Step};
 use crate::config::SmppFull;
@@ -163,9 +164,11 @@ impl Smpp {
         if let Link::Space(space) = session.link
             && session.outstanding < self.settings.session_window
             && let Some(space) = self.spaces.get_mut(space)
-            && !std::mem::replace(&mut session.is_queued, true)
         {
-            space.queue.push_back(conn);
+            session.waits_for = only_provider(self.settings.to_provider, &space.bound, conn, pdu);
+            if !std::mem::replace(&mut session.is_queued, true) {
+                space.queue.push_back(conn);
+            }
         }
         self.settle(now, conn);
         Step::Blocked

@@ -628,6 +628,71 @@ fn segments_of_one_message_stay_together() {
 }
 
 #[test]
+fn room_is_offered_to_who_can_use_it() {
+    // Segments wait for their own server: they are not in the way of others.
+    let mut it = World::mux(|it| {
+        it.servers.truncate(2);
+        it.provider_window = 2;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    let segment = |reference| {
+        request(Command::SUBMIT_SM, 1, &message(0x40, &[5, 0, 3, reference, 2, 1, b't']))
+    };
+    // As many as it takes for one server to be full of them, and one more.
+    let mut reference = 0;
+    while !it.wire.paused.contains(&esmes[0]) {
+        it.say(esmes[0], &segment(reference));
+        reference += 1;
+    }
+    let sent = servers.iter().map(|smsc| it.heard(*smsc)).collect::<Vec<_>>();
+    let waits_for = it.smpp.legs.session(esmes[0]).unwrap().waits_for;
+    let full = usize::from(waits_for == Some(servers[1]));
+    let other = 1 - full;
+    for esme in &esmes[1..] {
+        it.say(*esme, &(1..=3).flat_map(submit).collect::<Vec<_>>());
+    }
+    assert_eq!(it.wire.paused.len(), 3);
+    let at_other = [sent[other].clone(), it.heard(servers[other])].concat();
+    assert_eq!(at_other.len(), 2);
+    it.say(servers[other], &response(&at_other[0], Status::OK, b"\0"));
+    assert_eq!(it.heard(servers[other]).len(), 1, "not offered to the segment");
+    it.say(servers[full], &response(&sent[full][0], Status::OK, b"\0"));
+    assert_eq!(it.heard_one(servers[full]).body, segment(reference - 1)[16..], "its turn");
+
+    // Who does not read cannot use it.
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.provider_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    (esmes.iter()).for_each(|esme| it.say(*esme, &submit(1)));
+    it.wire.full.insert(esmes[1]);
+    it.say(servers[0], &deliver(1, "x"));
+    it.say(servers[0], &deliver(2, "x"));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::OK, b"\0"));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::OK, b"\0"));
+    assert_eq!(it.heard(esmes[2]).last().unwrap().head(), (SUBMIT_RESP, Status::OK, 1));
+    it.drain(esmes[1]);
+    assert_eq!(it.heard_one(servers[0]).command, Command::SUBMIT_SM, "its turn");
+
+    // A server that recovers gets more than it has answered, though everybody waits.
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 8);
+    it.say(esmes[0], &submit(1));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::THROTTLED, b""));
+    (esmes.iter()).for_each(|esme| it.say(*esme, &submit(2)));
+    for count in [1, 2, 4] {
+        let sent = it.heard(servers[0]);
+        assert_eq!(sent.len(), count);
+        sent.iter().for_each(|one| it.say(servers[0], &response(one, Status::OK, b"\0")));
+    }
+    assert_eq!(it.heard(servers[0]).len(), 1, "the last");
+}
+
+#[test]
 fn a_full_or_throttling_provider_is_passed_over() {
     let mut it = World::mux(|it| it.provider_window = 4);
     let (esmes, servers) = shared(&mut it, 2);
