@@ -96,7 +96,7 @@ impl Smpp {
         }
         let (owner, server) = (provider.owner, provider.server);
         let Some(asker) = entry.from else { return Step::Next };
-        let has_grown = provider.note(pdu.status(), body::congestion_state(pdu), window);
+        let has_grown = provider.note(now, pdu.status(), body::congestion_state(pdu), window);
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
             // The answer that it would get in CLOSED would follow its unbind_resp.

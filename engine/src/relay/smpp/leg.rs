@@ -78,6 +78,10 @@ pub(super) struct Provider {
     pub(super) cap: u32,
     /// Responses to requests that were on their way when it was throttled last: no news.
     pub(super) old_news: u32,
+    /// How many times in a row it was throttled.
+    pub(super) throttles: u32,
+    /// Others are preferred until then.
+    pub(super) rests_until: Time,
     /// Its next request waits for room towards the ESME.
     pub(super) is_waiting: bool,
     /// Its send queue has enough.
@@ -209,6 +213,8 @@ impl Provider {
             pending: Pending::starting_at(1),
             cap: window,
             old_news: 0,
+            throttles: 0,
+            rests_until: Time::ZERO,
             is_waiting: false,
             is_full: false,
             is_paused: false,
@@ -227,9 +233,16 @@ impl Provider {
             && !self.pending.is_stretched()
     }
 
-    /// Learns from a response how busy the SMSC is: half the requests when it says so, one more for each
-    /// that goes well. Returns whether it may have one more than before.
-    pub(super) fn note(&mut self, status: Status, congestion: Option<u8>, window: u32) -> bool {
+    /// Learns from a response how busy the SMSC is: half the requests when it says so, and for a while none
+    /// that another takes, longer each time; one more for each that goes well. Returns whether it may have one
+    /// more than before.
+    pub(super) fn note(
+        &mut self,
+        now: Time,
+        status: Status,
+        congestion: Option<u8>,
+        window: u32,
+    ) -> bool {
         let is_busy = matches!(status, Status::THROTTLED | Status::MESSAGE_QUEUE_FULL)
             || congestion.is_some_and(|it| it >= CONGESTED);
         let is_news = self.old_news == 0;
@@ -237,9 +250,14 @@ impl Provider {
         if is_busy && is_news {
             self.cap = (self.pending.open() / 2).max(1);
             self.old_news = self.pending.open();
-        } else if !is_busy && self.cap < window {
-            self.cap += 1;
-            return true;
+            self.rests_until = now + REST_MIN * (1 << self.throttles.min(REST_DOUBLINGS_MAX));
+            self.throttles += 1;
+        } else if !is_busy {
+            self.throttles = 0;
+            if self.cap < window {
+                self.cap += 1;
+                return true;
+            }
         }
         false
     }
@@ -295,6 +313,9 @@ impl Slab<Leg> {
     }
 }
 
+/// Rest after ESME_RTHROTTLED: 100 ms for a rate that is exceeded a little, 3.2 s for one that stays low.
+const REST_MIN: Duration = Duration::from_millis(100);
+const REST_DOUBLINGS_MAX: u32 = 5;
 /// Response times that a request may get on top of its own.
 pub(super) const EXTENSIONS_MAX: u32 = 3;
 /// congestion_state from which on an SMSC is "nearing congestion" (SMPP 5.0 §4.8.4.18).
@@ -310,6 +331,7 @@ mod tests {
         let at = SocketAddr::new([127, 0, 0, 1].into(), 1);
         let mut it = Provider::new(Time::ZERO, at, Owner::Nobody, 100);
         it.state = ClientState::Bound;
+        let now = Time::from_millis(1000);
         let entry = Entry {
             from: Some(Conn { slot: 0, generation: 0 }),
             sequence: 1,
@@ -320,16 +342,17 @@ mod tests {
         for _ in 0..40 {
             it.pending.push(entry);
         }
-        it.note(Status::OK, None, 100);
+        it.note(now, Status::OK, None, 100);
         assert_eq!(it.cap, 100, "never above its window");
-        it.note(Status::THROTTLED, None, 100);
+        it.note(now, Status::THROTTLED, None, 100);
         assert_eq!(it.cap, 20);
         assert!(!it.has_room(100));
-        it.note(Status::THROTTLED, None, 100);
+        assert_eq!(it.rests_until, Time::from_millis(1100));
+        it.note(now, Status::THROTTLED, None, 100);
         assert_eq!(it.cap, 20, "sent before it was slowed");
-        (0..39).for_each(|_| assert!(it.note(Status::OK, None, 100)));
+        (0..39).for_each(|_| assert!(it.note(now, Status::OK, None, 100)));
         assert_eq!(it.cap, 59);
-        it.note(Status::OK, Some(95), 100);
+        it.note(now, Status::OK, Some(95), 100);
         assert_eq!(it.cap, 20, "congestion counts alike");
         assert!(it.has_room(1) == (it.pending.open() < 1));
     }

@@ -396,8 +396,15 @@ impl Smpp {
         self.wake(now, conn);
     }
 
-    /// The provider of a session's request; `None`: none has room now.
-    pub(super) fn provider_for(&mut self, at: Conn, session: Conn, pdu: Pdu<'_>) -> Option<Conn> {
+    /// The provider of a session's request; `None`: none has room now. One that rests has its turn only if
+    /// no other has room.
+    pub(super) fn provider_for(
+        &mut self,
+        now: Time,
+        at: Conn,
+        session: Conn,
+        pdu: Pdu<'_>,
+    ) -> Option<Conn> {
         let window = self.settings.provider_window;
         let space = self.spaces.get_mut(at)?;
         let has_room = |it: &Conn| self.legs.provider(*it).is_some_and(|it| it.has_room(window));
@@ -406,7 +413,12 @@ impl Smpp {
             return Some(only).filter(has_room);
         }
         let (before, after) = space.bound.split_at(space.turn.min(space.bound.len()));
-        let chosen = after.iter().chain(before).copied().find(has_room)?;
+        let in_turn = || after.iter().chain(before).copied();
+        let is_fit = |it: &Conn| {
+            let provider = self.legs.provider(*it);
+            provider.is_some_and(|it| it.has_room(window) && it.rests_until <= now)
+        };
+        let chosen = in_turn().find(is_fit).or_else(|| in_turn().find(has_room))?;
         let position = space.bound.iter().position(|it| *it == chosen)?;
         space.turn = position + 1;
         Some(chosen)

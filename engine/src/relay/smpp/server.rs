@@ -124,7 +124,7 @@ impl Smpp {
             Link::Provider(it) => {
                 self.legs.provider(it).filter(|it| it.has_room(window)).map(|_| it)
             }
-            Link::Space(it) => self.provider_for(it, conn, pdu),
+            Link::Space(it) => self.provider_for(now, it, conn, pdu),
             Link::Nowhere => None,
         };
         let Some((at, provider)) =

@@ -716,6 +716,48 @@ fn a_full_or_throttling_provider_is_passed_over() {
 }
 
 #[test]
+fn a_throttling_provider_rests_while_another_is_free() {
+    for congestion in [false, true] {
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let (esmes, servers) = shared(&mut it, 1);
+        let mut counts = [0, 0];
+        // One after the other, 10 ms apart, over 4 seconds.
+        for _ in 0..400 {
+            it.say(esmes[0], &submit(1));
+            for (at, smsc) in servers.iter().enumerate() {
+                for asked in it.heard(*smsc).iter().filter(|it| it.command == Command::SUBMIT_SM) {
+                    counts[at] += 1;
+                    let (status, body) = match (at, congestion) {
+                        (0, false) => (Status::THROTTLED, &b""[..]),
+                        (0, true) => (Status::OK, &b"id\0\x04\x28\0\x01\x5a"[..]),
+                        _ => (Status::OK, &b"id\0"[..]),
+                    };
+                    it.say(*smsc, &response(asked, status, body));
+                }
+            }
+            it.heard(esmes[0]);
+            it.pass_millis(10);
+        }
+        // Asked after 0, 100, 300, 700, 1500 and 3100 ms.
+        assert_eq!(counts, [6, 394], "{congestion}");
+        // Once it is well it has its turns again at once, and without another it never rests.
+        it.pass_millis(3200);
+        (0..3).for_each(|_| it.say(esmes[0], &submit(1)));
+        let served = servers.iter().map(|smsc| serve(&mut it, *smsc)).collect::<Vec<_>>();
+        assert_eq!(served.iter().sum::<usize>(), 3, "{congestion}");
+        (0..4).for_each(|_| it.say(esmes[0], &submit(1)));
+        assert_eq!([0, 1].map(|at| serve(&mut it, servers[at])), [2, 2], "{congestion}");
+    }
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 1);
+    for _ in 0..5 {
+        it.say(esmes[0], &submit(1));
+        let sent = it.heard_one(servers[0]);
+        it.say(servers[0], &response(&sent, Status::THROTTLED, b""));
+    }
+}
+
+#[test]
 fn a_slow_session_does_not_hold_the_others() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 2);
