@@ -23,6 +23,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod turns;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -8,8 +8,8 @@ use protocols::time::Time;
 
 use super::leg::{Link, Owner, Secret};
 use super::life::End;
-use super::mux::only_provider;
 use super::pending::{Entry, Pending};
+use super::turns::only_provider;
 use super::{Smpp, Step};
 use crate::config::SmppFull;
 use crate::relay::stream::{Conn, Handover};
