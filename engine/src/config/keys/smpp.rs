@@ -159,7 +159,8 @@ pub(super) const SMPP: &[Key] = &[
         &["timeoutResponse"],
         &["smpp/timeoutResponse"],
         "3000",
-        "Longest wait for a response; then the asker gets ESME_RSYSERR.",
+        "Longest wait for a response; then the asker gets ESME_RSYSERR. One-to-one, a bind is offered to the next \
+         server first, until all have had that time.",
         |it| &mut it.config.smpp.response,
     ),
     millis(

@@ -27,7 +27,7 @@ impl Smpp {
             Link::Space(space) => self.leave(now, space, conn),
             Link::Nowhere => {}
         }
-        self.wake(conn);
+        self.wake(now, conn);
         self.ask(now, conn, Command::UNBIND);
     }
 
@@ -86,12 +86,12 @@ impl Smpp {
                 provider.deadline = Some(now + wait);
                 provider.pulse.next = None;
                 provider.pulse.asked = None;
-                self.wake(conn);
+                self.wake(now, conn);
                 self.ask(now, conn, Command::UNBIND);
             }
             ClientState::Unbinding => {
                 provider.deadline = Some(now + wait);
-                self.wake(conn);
+                self.wake(now, conn);
                 self.arm(conn);
             }
             _ => self.close_provider(now, conn),
@@ -136,7 +136,9 @@ impl Smpp {
             return self.arm(conn);
         }
         self.counters.unanswered += 1;
-        self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        if session.state != ServerState::Closed {
+            self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        }
         self.freed(now, conn);
     }
 
@@ -144,7 +146,11 @@ impl Smpp {
     pub(super) fn freed(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session(conn) else { return };
         if session.is_waiting {
-            self.wake(conn);
+            if !session.is_queued {
+                self.wake(now, conn);
+            }
+        } else if session.outstanding == 0 && session.is_leaving() {
+            self.customer_unbound(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
             self.end_session(now, conn, End::Close);
         }

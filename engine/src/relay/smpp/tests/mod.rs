@@ -112,8 +112,12 @@ impl World {
 
     /// An ESME connects.
     pub(super) fn open(&mut self) -> Conn {
+        self.open_at(PLAIN_LISTENER)
+    }
+
+    pub(super) fn open_at(&mut self, listener: usize) -> Conn {
         let source = SocketAddr::new([192, 0, 2, 9].into(), 40_000);
-        let conn = self.smpp.handle_open(self.now, PLAIN_LISTENER, source, &mut self.wire);
+        let conn = self.smpp.handle_open(self.now, listener, source, &mut self.wire);
         conn.expect("there is room")
     }
 
