@@ -8,7 +8,7 @@ use protocols::time::Time;
 
 use super::*;
 use crate::config;
-use crate::node::{Node, NodeKey, Origin, Ports, Version};
+use crate::node::{Bad, Node, NodeKey, Origin, Ports, Version};
 use crate::relay::{Flow, Listener, ListenerId};
 
 const TWO_LEGS: &str =
@@ -1139,17 +1139,66 @@ fn nonsense_is_answered_where_it_can_be_and_the_next_message_is_served() {
 
 #[test]
 fn everything_that_is_not_ours_leaves_as_it_came() {
-    let noise = [
-        "X-Custom:   spaces  kept\t ",
-        "x-CUSTOM:again",
-        "Identity: \"abc==\"",
-        "m: <sip:q@w>",
-        "Supported: a,b ,c",
-        "Subject: folded\n  over\n\tlines",
-        "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
-        "Record-Route: <sip:7.7.7.7;lr>",
-        "Warning: 399 x \"\u{fc}\"",
-        "Empty:",
+    let as_sent = |world: &World, prefix: &str| -> String {
+        let text = String::from_utf8(world.out.clone()).unwrap();
+        let lines = text.split("\r\n").take_while(|it| !it.is_empty());
+        lines.filter(|it| it.starts_with(prefix)).map(|it| format!("{it}\n")).collect()
+    };
+    let outside = "127.0.0.1:5033";
+    for seed in 1..512u64 {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+        let invite = noisy(seed, &INVITE.replace(";rport", ""), 2);
+        let verdict = world.client(&invite);
+        assert!(datagram(NODE)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&invite)), "seed {seed}");
+
+        let (vias, answer) = (as_sent(&world, "Via"), callee_answer(&world, "180 Ringing"));
+        let ringing = noisy(seed, &answer, 1 + vias.lines().count());
+        let verdict = world.from_node(&ringing);
+        assert!(datagram(CLIENT)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&ringing)), "seed {seed}: from a node");
+
+        let calling = noisy(seed, NODE_INVITE, 3);
+        let verdict = world.from_node(&calling);
+        assert!(datagram(outside)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&calling)), "seed {seed}: a node's");
+
+        let (vias, answer) = (as_sent(&world, "Via"), callee_answer(&world, "200 OK"));
+        let ok = noisy(seed, &answer, 1 + vias.lines().count());
+        let verdict = world.send(Leg::External, Transport::Udp, outside, &ok);
+        assert!(datagram(NODE)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&ok)), "seed {seed}: from outside");
+    }
+}
+
+/// What is told of a message from a client, or from [`NODE`].
+fn told(world: &World, leg: Leg, message: &str) -> String {
+    let listener = world.listener(leg, Transport::Udp, Family::V4);
+    let source = if leg == Leg::Internal { NODE } else { CLIENT };
+    let arrival = Arrival { now: world.now, listener, source: source.parse().unwrap(), flow: None };
+    explain(world.relay.settings(), &world.snapshot, &arrival, &wire(message)).steps
+}
+
+#[test]
+fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
+    let info = in_dialog("INFO", "", "sip:bob@example.com");
+    let alone: &[Node] = &[];
+    let beside = &[node(NODE)][..];
+    type Case<'c> = (&'c str, &'c [Node], fn(&mut Node), &'c str);
+    let cases: [Case<'_>; 13] = [
+        (INVITE, beside, |_| {}, "candidate"),
+        (INVITE, beside, |it| it.suspect = true, "refused a moment ago"),
+        (INVITE, alone, |it| it.suspect = true, "candidate, although refused a moment ago"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Errors), "bad: too many error responses"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Response), "bad: an error response over HTTP"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Silence), "bad: does not answer"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Full), "bad: says it is full"),
+        (INVITE, beside, |it| it.graceful = true, "shutting down: no new calls"),
+        (&info, beside, |it| it.graceful = true, "candidate, although shutting down: no new calls"),
+        (&info, alone, |it| it.bad = Some(Bad::Full), "candidate, although bad: says it is full"),
+        (&info, beside, |it| it.suspect = true, "refused a moment ago"),
+        (INVITE, beside, |it| it.version = Version(-1), "other version"),
+        (INVITE, beside, |it| it.ports = Ports::default(), "no port for this transport"),
     ];
     for seed in 1..512u64 {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
