@@ -26,6 +26,8 @@ mod words;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_keys;
+#[cfg(test)]
 mod tests_websocket;
 
 use std::net::SocketAddr;

@@ -8,12 +8,12 @@ use protocols::time::Time;
 
 use super::*;
 use crate::config;
-use crate::node::{Node, NodeKey, Origin, Ports, Version};
+use crate::node::{Bad, Node, NodeKey, Origin, Ports, Version};
 use crate::relay::{Flow, Listener, ListenerId};
 
-const TWO_LEGS: &str =
+pub(super) const TWO_LEGS: &str =
     "host=10.0.0.1\nexternalPort=5060\ninternalHost=172.16.0.1\ninternalPort=5065\n";
-const CLIENT: &str = "203.0.113.5:5062";
+pub(super) const CLIENT: &str = "203.0.113.5:5062";
 pub(super) const NODE: &str = "172.16.0.10:5080";
 
 /// One balancer with its nodes, without sockets.
@@ -187,7 +187,7 @@ v=0
 ";
 
 /// A request of the dialog that INVITE opened, from the caller, with the route set it learned.
-fn in_dialog(method: &str, routes: &str, uri: &str) -> String {
+pub(super) fn in_dialog(method: &str, routes: &str, uri: &str) -> String {
     format!(
         "
 {method} {uri} SIP/2.0
@@ -722,7 +722,7 @@ fn the_applications_headers_cannot_be_forged() {
     assert_eq!(world.lines("Record-Route"), Vec::<String>::new());
 }
 
-const NODE_INVITE: &str = "
+pub(super) const NODE_INVITE: &str = "
 INVITE sip:usera@127.0.0.1:5033 SIP/2.0
 Via: SIP/2.0/UDP 172.16.0.10:5080;branch=z9hG4bKn1
 Route: <sip:lbint@172.16.0.1:5065;transport=udp;node_host=172.16.0.10;node_port=5080;lr>
@@ -766,6 +766,14 @@ Content-Length: 0
         world.lines("Record-Route")[0].contains("node_host=172.16.0.10"),
         "known by its address"
     );
+    let over_tcp = NODE_INVITE.replace(hint, "").replace("UDP 172", "TCP 172");
+    world.send(Leg::Internal, Transport::Tcp, "172.16.0.10:40000", &over_tcp);
+    assert!(
+        world.lines("Record-Route")[0].contains("node_host=172.16.0.10"),
+        "known by its Via, which it sends from another port"
+    );
+    world.send(Leg::Internal, Transport::Tcp, "172.16.0.99:40000", &over_tcp);
+    assert!(!world.lines("Record-Route")[0].contains("node_host"), "anybody can write that Via");
     world.send(Leg::Internal, Transport::Udp, "172.16.0.99:5060", &NODE_INVITE.replace(hint, ""));
     assert!(
         !world.lines("Record-Route")[0].contains("node_host"),
@@ -881,6 +889,41 @@ fn responses_that_are_not_ours_go_nowhere() {
 }
 
 #[test]
+fn a_node_is_stamped_with_any_port_it_has_and_found_by_any() {
+    let mut ports = Ports::default();
+    ports.open(Transport::Tcp, 5090);
+    let mut only_tcp = node(NODE);
+    only_tcp.ports = ports;
+    let mut world = World::new(TWO_LEGS);
+    world.snapshot = Snapshot::new(2, vec![only_tcp.clone()], &[]);
+    world.from_node(&NODE_INVITE.replace("node_port=5080", "node_port=5090"));
+    for route in world.lines("Record-Route") {
+        assert!(route.contains(";node_host=172.16.0.10;node_port=5090;version=0>"), "{route}");
+    }
+    only_tcp.ports.open(Transport::Udp, 5080);
+    world.snapshot = Snapshot::new(3, vec![only_tcp, node("172.16.0.9:5080")], &[]);
+    let routes = format!("Route: {OUTER_ROUTE}\n").replace("node_port=5080", "node_port=5090");
+    for turn in 0..4 {
+        let verdict = world.client(&in_dialog("BYE", &routes, "sip:bob@example.com"));
+        assert!(datagram(NODE)(verdict), "turn {turn}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_node_reaches_who_maddr_names() {
+    for (uri, want) in [
+        ("sip:usera@example.com;maddr=192.0.2.7", "192.0.2.7:5060"),
+        ("sip:usera@example.com:5070;maddr=192.0.2.7", "192.0.2.7:5070"),
+        ("sip:usera@192.0.2.8;maddr=", "192.0.2.8:5060"),
+    ] {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+        let verdict = world.from_node(&NODE_INVITE.replace("sip:usera@127.0.0.1:5033", uri));
+        assert!(datagram(want)(verdict), "{uri}: {verdict:?}");
+        assert_eq!(world.first_line(), format!("INVITE {uri} SIP/2.0"));
+    }
+}
+
+#[test]
 fn a_loop_is_answered_482_and_an_ack_in_a_loop_is_dropped() {
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
     let looped = NODE_INVITE.replace("sip:usera@127.0.0.1:5033", "sip:usera@10.0.0.1");
@@ -932,6 +975,15 @@ fn a_name_is_resolved_elsewhere_and_then_the_same_bytes_go_out() {
     let verdict = world.from_node(&message);
     assert!(datagram("192.0.2.1:5071")(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "INVITE sip:usera@carrier.example.net SIP/2.0", "names stay");
+    // RFC 3263 §4.3: where the first target fails the second is asked, now and from now on.
+    let Verdict::Forward { hop, .. } = verdict else { panic!("{verdict:?}") };
+    let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
+    let arrival = Arrival { now: world.now, listener, source: NODE.parse().unwrap(), flow: None };
+    let bytes = wire(&message);
+    let again =
+        world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
+    assert!(datagram("192.0.2.2:5072")(again), "{again:?}");
+    assert!(datagram("192.0.2.2:5072")(world.from_node(&message)));
     world.now += std::time::Duration::from_secs(31);
     assert_eq!(world.from_node(&message), Verdict::Resolve, "the answer is too old");
     world.relay.handle_name(world.now, query, Err(Unresolved::Timeout));
@@ -1111,6 +1163,10 @@ fn one_entry_means_one_via_one_record_route_and_direction_by_source() {
     let out = NODE_INVITE.replace("172.16.0.1:5065", "10.0.0.1:5060");
     let verdict = world.send(Leg::External, Transport::Udp, NODE, &out);
     assert!(datagram("127.0.0.1:5033")(verdict), "{verdict:?}");
+    // A node speaks from a port of its own on TCP.
+    let over_tcp = out.replace("UDP 172", "TCP 172");
+    let verdict = world.send(Leg::External, Transport::Tcp, "172.16.0.10:40000", &over_tcp);
+    assert!(datagram("127.0.0.1:5033")(verdict), "{verdict:?}");
     // Claiming a node's Via from elsewhere makes nobody a node.
     let verdict = world.send(Leg::External, Transport::Udp, CLIENT, &out);
     assert!(datagram(NODE)(verdict), "{verdict:?}");
@@ -1212,56 +1268,172 @@ fn nonsense_is_answered_where_it_can_be_and_the_next_message_is_served() {
     }
 }
 
+/// Header lines that nobody but their owners understands.
+const NOISE: [&str; 10] = [
+    "X-Custom:   spaces  kept\t ",
+    "x-CUSTOM:again",
+    "Identity: \"abc==\"",
+    "m: <sip:q@w>",
+    "Supported: a,b ,c",
+    "Subject: folded\n  over\n\tlines",
+    "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
+    "Record-Route: <sip:7.7.7.7;lr>",
+    "Warning: 399 x \"\u{fc}\"",
+    "Empty:",
+];
+
+/// A message with noise anywhere behind its first `fixed` lines, and a body that is no text.
+fn noisy(seed: u64, message: &str, fixed: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut draw = |max: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % max as u64).unwrap()
+    };
+    let mut lines: Vec<&str> = message.trim_start().split("\n\n").next().unwrap().lines().collect();
+    for _ in 0..draw(9) {
+        lines.insert(fixed + draw(lines.len() + 1 - fixed), NOISE[draw(NOISE.len())]);
+    }
+    let body = "v=0\r\n\0binary\u{ff}";
+    let length = format!("Content-Length: {}", wire(body).len());
+    let lines: Vec<&str> = lines
+        .iter()
+        .map(|it| if it.starts_with("Content-Length") { length.as_str() } else { *it })
+        .collect();
+    format!("{}\n\n{body}", lines.join("\n"))
+}
+
+/// A message without the lines that are ours to change.
+fn theirs(bytes: &[u8]) -> Vec<String> {
+    let is_ours = |line: &str| {
+        let starts = ["Max-Forwards", "X-Sip-Balancer", "Route: <sip:172.16.0.1"];
+        starts.iter().any(|it| line.starts_with(it))
+            || line.contains("node_host=")
+            || line.starts_with("Via: SIP/2.0/UDP 172.16.0.1:5065")
+            || line.starts_with("Via: SIP/2.0/UDP 10.0.0.1:5060")
+    };
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    text.split("\r\n").filter(|it| !is_ours(it)).map(str::to_owned).collect()
+}
+
 #[test]
 fn everything_that_is_not_ours_leaves_as_it_came() {
-    let noise = [
-        "X-Custom:   spaces  kept\t ",
-        "x-CUSTOM:again",
-        "Identity: \"abc==\"",
-        "m: <sip:q@w>",
-        "Supported: a,b ,c",
-        "Subject: folded\n  over\n\tlines",
-        "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
-        "Record-Route: <sip:7.7.7.7;lr>",
-        "Warning: 399 x \"\u{fc}\"",
-        "Empty:",
-    ];
+    let as_sent = |world: &World, prefix: &str| -> String {
+        let text = String::from_utf8(world.out.clone()).unwrap();
+        let lines = text.split("\r\n").take_while(|it| !it.is_empty());
+        lines.filter(|it| it.starts_with(prefix)).map(|it| format!("{it}\n")).collect()
+    };
+    let outside = "127.0.0.1:5033";
     for seed in 1..512u64 {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut draw = |max: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state % max as u64).unwrap()
-        };
-        let mut lines: Vec<&str> =
-            INVITE.trim_start().split("\n\n").next().unwrap().lines().skip(2).collect();
-        for _ in 0..draw(9) {
-            lines.insert(draw(lines.len() + 1), noise[draw(noise.len())]);
-        }
-        let head = "INVITE sip:bob@example.com SIP/2.0\nVia: SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKc1";
-        let body = "v=0\r\n\0binary\u{ff}";
-        let message = format!("{head}\n{}\n\n{body}", lines.join("\n"))
-            .replace("Content-Length: 5", &format!("Content-Length: {}", wire(body).len()));
         let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-        let verdict = world.client(&message);
+        let invite = noisy(seed, &INVITE.replace(";rport", ""), 2);
+        let verdict = world.client(&invite);
         assert!(datagram(NODE)(verdict), "seed {seed}: {verdict:?}");
-        let strip = |bytes: &[u8]| -> Vec<String> {
-            String::from_utf8(bytes.to_vec())
-                .unwrap()
-                .split("\r\n")
-                .filter(|it| {
-                    !it.starts_with("Max-Forwards")
-                        && !it.starts_with("X-Sip-Balancer")
-                        && !it.starts_with("Route: <sip:172.16.0.10")
-                        && !it.contains("node_host=")
-                        && !it.starts_with("Via: SIP/2.0/UDP 172.16.0.1:5065")
-                        && !it.starts_with("Via: SIP/2.0/UDP 10.0.0.1:5060")
-                })
-                .map(str::to_owned)
-                .collect()
-        };
-        assert_eq!(strip(&world.out), strip(&wire(&message)), "seed {seed}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&invite)), "seed {seed}");
+
+        let (vias, answer) = (as_sent(&world, "Via"), callee_answer(&world, "180 Ringing"));
+        let ringing = noisy(seed, &answer, 1 + vias.lines().count());
+        let verdict = world.from_node(&ringing);
+        assert!(datagram(CLIENT)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&ringing)), "seed {seed}: from a node");
+
+        let calling = noisy(seed, NODE_INVITE, 3);
+        let verdict = world.from_node(&calling);
+        assert!(datagram(outside)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&calling)), "seed {seed}: a node's");
+
+        let (vias, answer) = (as_sent(&world, "Via"), callee_answer(&world, "200 OK"));
+        let ok = noisy(seed, &answer, 1 + vias.lines().count());
+        let verdict = world.send(Leg::External, Transport::Udp, outside, &ok);
+        assert!(datagram(NODE)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&ok)), "seed {seed}: from outside");
+    }
+}
+
+/// What is told of a message from a client, or from [`NODE`].
+fn told(world: &World, leg: Leg, message: &str) -> String {
+    let listener = world.listener(leg, Transport::Udp, Family::V4);
+    let source = if leg == Leg::Internal { NODE } else { CLIENT };
+    let arrival = Arrival { now: world.now, listener, source: source.parse().unwrap(), flow: None };
+    explain(world.relay.settings(), &world.snapshot, &arrival, &wire(message)).steps
+}
+
+#[test]
+fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
+    let info = in_dialog("INFO", "", "sip:bob@example.com");
+    let alone: &[Node] = &[];
+    let beside = &[node(NODE)][..];
+    type Case<'c> = (&'c str, &'c [Node], fn(&mut Node), &'c str);
+    let cases: [Case<'_>; 13] = [
+        (INVITE, beside, |_| {}, "candidate"),
+        (INVITE, beside, |it| it.suspect = true, "refused a moment ago"),
+        (INVITE, alone, |it| it.suspect = true, "candidate, although refused a moment ago"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Errors), "bad: too many error responses"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Response), "bad: an error response over HTTP"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Silence), "bad: does not answer"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Full), "bad: says it is full"),
+        (INVITE, beside, |it| it.graceful = true, "shutting down: no new calls"),
+        (&info, beside, |it| it.graceful = true, "candidate, although shutting down: no new calls"),
+        (&info, alone, |it| it.bad = Some(Bad::Full), "candidate, although bad: says it is full"),
+        (&info, beside, |it| it.suspect = true, "refused a moment ago"),
+        (INVITE, beside, |it| it.version = Version(-1), "other version"),
+        (INVITE, beside, |it| it.ports = Ports::default(), "no port for this transport"),
+    ];
+    for (message, others, change, want) in cases {
+        let mut world = World::new(TWO_LEGS);
+        let mut one = node("172.16.0.9:5080");
+        change(&mut one);
+        let nodes = others.iter().cloned().chain([one]).collect();
+        world.snapshot = Snapshot::new(2, nodes, &[]);
+        let steps = told(&world, Leg::External, message);
+        let line = format!("  node-172.16.0.9 172.16.0.9: {want}\n");
+        assert!(steps.contains(&line), "{line:?} is not in\n{steps}");
+    }
+}
+
+#[test]
+fn an_explanation_tells_what_was_not_believed_and_what_is_not_sent() {
+    let route = |params: &str| {
+        in_dialog("INFO", &format!("Route: <sip:10.0.0.1;lr{params}>\n"), "sip:bob@example.com")
+    };
+    let version = ";node_host=172.16.0.10;node_port=5080;version=7";
+    let cases = [
+        (
+            Leg::External,
+            route(";node_host=172.16.9.9;node_port=22"),
+            "hint node_host=172.16.9.9 node_port=22: no live node, refused",
+        ),
+        (
+            Leg::External,
+            route(version),
+            "hint node_host=172.16.0.10 node_port=5080: no live node, refused",
+        ),
+        (Leg::External, route(";flow=0123"), "flow token 0123: forged or stale, ignored"),
+        (Leg::External, INVITE.replace("sip:alice@", "sip:sipcli@"), "drop: blocked"),
+        (Leg::External, INVITE.replace(": 70", ": 0"), "answer SIP/2.0 483 Too Many Hops"),
+        (Leg::Internal, NODE_INVITE.to_owned(), "INVITE request: from a node, outwards"),
+        (
+            Leg::Internal,
+            NODE_INVITE.to_owned(),
+            "node node-172.16.0.10 172.16.0.10 version 0 (sender)",
+        ),
+        (Leg::Internal, NODE_INVITE.to_owned(), "forward: datagram to 127.0.0.1:5033"),
+        (
+            Leg::Internal,
+            NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net"),
+            "waits for the name to be resolved",
+        ),
+        (
+            Leg::Internal,
+            NODE_INVITE.replace("INVITE", "ACK").replace("@127.0.0.1:5033", "@10.0.0.1"),
+            "drop: loop",
+        ),
+    ];
+    let world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    for (leg, message, want) in cases {
+        let steps = told(&world, leg, &message);
+        assert!(steps.contains(want), "{want:?} is not in\n{steps}");
     }
 }
 

@@ -249,9 +249,8 @@ fn a_node_on_websocket_is_called_again_where_it_shares_the_only_leg_with_clients
     let config = "host=10.0.0.1\nexternalUdpPort=5060\nexternalWsPort=5062\nisSendTrying=false\n";
     let mut world = World::new(config).with_nodes(&[NODE]);
     let invite = INVITE
-        .replace("sip:bob@example.com SIP", "sip:bob@203.0.113.5:5062 SIP")
         .replace("UDP 203.0.113.5:5062", &format!("WS {NODE}"))
-        .replace("bob@203.0.113.5:5062 SIP", "bob@203.0.113.5:5062;transport=udp SIP");
+        .replace("sip:bob@example.com SIP", "sip:bob@203.0.113.5:5062;transport=udp SIP");
     world.send(Leg::External, Transport::Ws, NODE, &invite);
     let ok = ok_to(&as_sent(&world, "Via"));
     let from = world.listener(Leg::External, Transport::Ws, Family::V4);
