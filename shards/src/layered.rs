@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine::relay::{Arrival, Flow};
 use log::debug;
-use protocols::ws::{Closing, Event, Reader};
+use protocols::ws::{Closing, Event, Reader, Violation};
 
 use crate::decide::Decide;
 use crate::layers::{Failure, Progress, Upgraded, echo};
@@ -49,7 +49,10 @@ impl<D: Decide> Shard<D> {
                 debug!("{peer}: {failure:?}");
                 match failure {
                     Failure::Handshake(_) => self.on_failed_handshake(flow),
-                    Failure::Record(_) => self.figures.streams.tls_broken += 1,
+                    Failure::Record(_) => {
+                        self.figures.streams.tls_broken += 1;
+                        self.give_up_node(flow);
+                    }
                 }
                 false
             }
@@ -137,8 +140,15 @@ impl<D: Decide> Shard<D> {
                 Err(violation) => {
                     debug!("{}: {violation:?}", arrival.source);
                     self.figures.streams.websocket_broken += 1;
+                    if let Violation::TooBig { .. } = violation {
+                        let start = reader.refused(rest);
+                        if start.windows(4).any(|it| it == b"\r\n\r\n") {
+                            self.refuse_large(arrival, start);
+                        }
+                    }
                     let code = violation.closing() as u16;
                     self.streams.say(flow, |layers, _, out| layers.farewell(code, out));
+                    self.give_up_node(flow);
                     return false;
                 }
             };
@@ -202,6 +212,14 @@ impl<D: Decide> Shard<D> {
         let ours = self.streams.find(flow).filter(|it| it.is_ours).map(|it| it.peer);
         if let Some(peer) = ours {
             self.refused(peer);
+        }
+    }
+
+    /// A node breaks the protocol: what waits for it goes to others.
+    fn give_up_node(&mut self, flow: Flow) {
+        if self.streams.find(flow).is_some_and(|it| it.is_ours) {
+            self.on_failed_upgrade(flow);
+            self.close(flow);
         }
     }
 

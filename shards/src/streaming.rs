@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Listener, ListenerId};
-use protocols::sip::stream::{Frame, Framer};
+use protocols::sip::stream::{Frame, Framer, FramingError};
 use protocols::ws::Closing;
 
 use crate::census::{Full, Place};
@@ -333,6 +333,10 @@ impl<D: Decide> Shard<D> {
                     self.figures.stream_messages += 1;
                     self.handle(arrival, message);
                 }
+                Err(FramingError::TooLarge { .. }) => {
+                    self.refuse_large(arrival, rest);
+                    return None;
+                }
                 Err(_) => {
                     self.refuse(arrival, rest);
                     return None;
@@ -356,6 +360,13 @@ impl<D: Decide> Shard<D> {
     pub(crate) fn refuse(&mut self, arrival: &Arrival, rest: &[u8]) {
         self.figures.stream_messages += 1;
         self.handle(arrival, rest);
+    }
+
+    /// The same for the start of a message above the limit: the relay sees as much as is refused (513).
+    pub(crate) fn refuse_large(&mut self, arrival: &Arrival, start: &[u8]) {
+        let mut whole = start.to_vec();
+        whole.resize(start.len().max(self.tuning().message_bytes_max.saturating_add(1)), b' ');
+        self.refuse(arrival, &whole);
     }
 
     /// Sends what waits on connections. Those that turn out to be dead give their requests back.
