@@ -113,7 +113,7 @@ impl Smpp {
         };
         provider.state = if space.is_up { ClientState::Rebinding } else { ClientState::Binding };
         let command = Command::BIND_TRANSCEIVER;
-        let entry = Entry { from: None, sequence: 0, command, deadline, is_shared: false };
+        let entry = Entry { from: None, sequence: 0, command, deadline, shared: None };
         let sequence = provider.pending.push(entry);
         let bind = Bind {
             interface_version: protocols::smpp::body::VERSION_3_4,

@@ -564,6 +564,39 @@ fn a_message_to_all_is_answered_once() {
 }
 
 #[test]
+fn a_number_that_a_server_uses_again_names_another_message() {
+    let mut it = World::mux(|it| it.to_node = SmppToNode::SubmitToAll);
+    let (esmes, servers) = shared(&mut it, 2);
+    let smsc = servers[0];
+    let mut sent: Vec<Vec<Said>> = vec![Vec::new(); 2];
+    for _ in 0..2 {
+        it.say(smsc, &deliver(8, "x"));
+        esmes.iter().zip(&mut sent).for_each(|(esme, sent)| sent.push(it.heard_one(*esme)));
+        it.say(esmes[0], &response(&sent[0][0], Status::OK, b"\0"));
+    }
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::OK, 8), "the first message");
+    it.say(esmes[1], &response(&sent[1][0], Status::OK, b"\0"));
+    assert!(it.heard(smsc).is_empty(), "late, and about the first");
+    it.say(esmes[1], &response(&sent[1][1], Status(0x64), b"\0"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status(0x64), 8), "the second");
+}
+
+#[test]
+fn who_has_no_room_for_a_message_to_all_is_counted() {
+    let mut it = World::mux(|it| {
+        it.to_node = SmppToNode::SubmitToAll;
+        it.session_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    it.say(servers[0], &deliver(1, "x"));
+    let asked = it.heard_one(esmes[0]);
+    it.say(esmes[0], &response(&asked, Status::OK, b"\0"));
+    it.say(servers[0], &deliver(2, "x"));
+    assert_eq!(esmes.iter().map(|esme| it.heard(*esme).len()).sum::<usize>(), 3);
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 2);
+}
+
+#[test]
 fn receipts_find_their_submitter() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 5);

@@ -677,6 +677,21 @@ fn two_that_wait_for_each_other_wait_no_longer_than_for_an_answer() {
 }
 
 #[test]
+fn alerts_behind_one_unanswered_message_have_an_end() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &deliver(1, "x"));
+    let alerts = request(Command::ALERT_NOTIFICATION, 2, b"\0\0a\0\0\0b\0").repeat(1 << 10);
+    (0..65).for_each(|_| it.say(smsc, &alerts));
+    let heard = it.heard(esme);
+    assert_eq!(heard.len(), 1 << 16, "as many as numbers are kept");
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1025);
+    it.say(esme, &response(&heard[0], Status::OK, b"\0"));
+    it.say(smsc, &alerts);
+    assert_eq!(it.heard(esme).len(), 1 << 10);
+}
+
+#[test]
 fn messages_to_an_esme_that_does_not_answer_stop_its_own_server() {
     let mut it = World::new(|it| it.session_window = 2);
     let (esme, smsc, _) = it.bound();
