@@ -107,10 +107,10 @@ fn a_server_that_cannot_be_reached_is_skipped() {
     let mut it = World::new(|_| {});
     let esme = it.open();
     it.say(esme, &bind(Command::BIND_TRANSMITTER, 5, "secret"));
-    for number in 1..=2 {
+    for (number, why) in [(1, Gone::Refused), (2, Gone::Handshake)] {
         let [(conn, to, secure)] = it.wire.connecting[..] else { panic!() };
         assert_eq!((to, secure), (server(number), Secure::No));
-        it.lose(conn, Gone::Refused);
+        it.lose(conn, why);
     }
     let [(smsc, 3)] = it.accept()[..] else { panic!() };
     it.lose(smsc, Gone::Reset);
@@ -345,6 +345,7 @@ fn a_silent_esme_takes_both_legs_down() {
     it.heard_one(esme);
     it.pass_millis(3000);
     assert!(it.is_closed(esme));
+    assert_eq!(it.heard_one(esme).command, Command::UNBIND, "in case it does listen");
     assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
     it.pass_millis(1000);
     assert!(it.is_closed(smsc) && it.smpp.is_idle());
