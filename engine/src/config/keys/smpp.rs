@@ -174,7 +174,8 @@ pub(super) const SMPP: &[Key] = &[
         &["timeoutEnquire"],
         &["smpp/timeoutEnquire"],
         "10000",
-        "From one enquire_link to the next, at a fixed rate.",
+        "From one enquire_link to the next, at a fixed rate. In mux mode without effect: only silence is asked \
+         about, as the next two keys say.",
         |it| &mut it.config.smpp.enquire,
     ),
     millis(

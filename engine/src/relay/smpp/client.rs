@@ -8,7 +8,7 @@ use protocols::time::Time;
 
 use super::leg::{Leg, Owner, Session};
 use super::outbox::Wish;
-use super::pending::Entry;
+use super::pending::{Entry, Shared};
 use super::{Smpp, Step};
 use crate::config::SmppFull;
 use crate::relay::stream::Conn;
@@ -142,7 +142,7 @@ impl Smpp {
                     }
                     Some(it) if it.has_ended => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
                     Some(it) if it.has_room(window) => {
-                        self.deliver(now, conn, session, pdu, false);
+                        self.deliver(now, conn, session, pdu, None);
                     }
                     Some(_) => return self.hold_provider(now, conn, pdu),
                     None => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
@@ -165,7 +165,7 @@ impl Smpp {
         provider: Conn,
         to: Conn,
         pdu: Pdu<'_>,
-        is_shared: bool,
+        shared: Option<Shared>,
     ) {
         let deadline = now + self.settings.response;
         let Some(session) = self.legs.session_mut(to) else { return };
@@ -174,7 +174,7 @@ impl Smpp {
             sequence: pdu.sequence(),
             command: pdu.command(),
             deadline,
-            is_shared,
+            shared,
         });
         let is_first = session.pending.open() == 1;
         pdu.append_as(sequence, self.out.to(to));
@@ -207,7 +207,9 @@ impl Smpp {
             Owner::Space(space) => self.customer_for(now, space, conn, pdu).ok(),
             Owner::Nobody => None,
         };
-        let Some((to, session)) = to.and_then(|it| Some((it, self.legs.session_mut(it)?))) else {
+        let session = to.and_then(|it| Some((it, self.legs.session_mut(it)?)));
+        // Whoever waits long for one answer may get many alerts meanwhile.
+        let Some((to, session)) = session.filter(|it| !it.1.pending.is_stretched()) else {
             self.counters.dropped(SmppDrop::NoClient);
             return;
         };

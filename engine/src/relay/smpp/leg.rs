@@ -337,7 +337,7 @@ mod tests {
             sequence: 1,
             command: Command::SUBMIT_SM,
             deadline: Time::ZERO,
-            is_shared: false,
+            shared: None,
         };
         for _ in 0..40 {
             it.pending.push(entry);

@@ -60,13 +60,13 @@ impl Smpp {
     /// A request of a provider will not be answered by the session that was asked.
     pub(super) fn give_up_towards_server(&mut self, entry: Entry, status: Status) {
         let Some(provider) = entry.from else { return };
-        if entry.is_shared {
-            let Some(count) = self.shared.get_mut(&(provider, entry.sequence)) else { return };
+        if let Some(shared) = entry.shared {
+            let Some(count) = self.shared.get_mut(&shared) else { return };
             *count -= 1;
             if *count > 0 {
                 return;
             }
-            self.shared.remove(&(provider, entry.sequence));
+            self.shared.remove(&shared);
         }
         if self.legs.provider(provider).is_some() {
             self.answer(provider, entry.command, status, entry.sequence);

@@ -36,7 +36,7 @@ use protocols::time::Time;
 use self::leg::{Leg, Link, Owner, Session};
 use self::life::End;
 use self::outbox::{Outbox, Wish};
-use self::pending::Entry;
+use self::pending::{Entry, Shared};
 use self::receipts::Receipts;
 pub use self::settings::{SecureServers, SmppReceipts, SmppSettings};
 use self::slab::Slab;
@@ -60,8 +60,10 @@ pub struct Smpp {
     targets: Targets,
     timers: Timers,
     receipts: Receipts,
-    /// Requests that several sessions were asked, by provider and number: how many have not answered.
-    shared: HashMap<(Conn, u32), u32, ahash::RandomState>,
+    /// Messages that several sessions were asked: how many have not answered.
+    shared: HashMap<Shared, u32, ahash::RandomState>,
+    /// The number of the next one.
+    next_shared: Shared,
     counters: SmppCounters,
     out: Outbox,
     handover: Option<Handover>,
@@ -106,6 +108,7 @@ impl Smpp {
             timers: Timers::default(),
             receipts: Receipts::default(),
             shared: HashMap::default(),
+            next_shared: Shared::FIRST,
             out: Outbox::default(),
             handover: None,
             stop: None,
@@ -297,7 +300,7 @@ impl Smpp {
     /// A request of ours to a leg: enquire_link or unbind.
     fn ask(&mut self, now: Time, conn: Conn, command: Command) {
         let deadline = now + self.settings.response;
-        let entry = Entry { from: None, sequence: 0, command, deadline, is_shared: false };
+        let entry = Entry { from: None, sequence: 0, command, deadline, shared: None };
         let pending = match self.legs.get_mut(conn) {
             Some(Leg::Session(it)) => &mut it.pending,
             Some(Leg::Provider(it)) => &mut it.pending,

@@ -113,7 +113,7 @@ impl Smpp {
         };
         provider.state = if space.is_up { ClientState::Rebinding } else { ClientState::Binding };
         let command = Command::BIND_TRANSCEIVER;
-        let entry = Entry { from: None, sequence: 0, command, deadline, is_shared: false };
+        let entry = Entry { from: None, sequence: 0, command, deadline, shared: None };
         let sequence = provider.pending.push(entry);
         let bind = Bind {
             interface_version: protocols::smpp::body::VERSION_3_4,
@@ -178,7 +178,9 @@ impl Smpp {
         self.wake_space(now, at, None, usize::MAX);
     }
 
-    /// An error to our bind. Wrong credentials are final; anything else is tried again.
+    /// An error to our bind. Wrong credentials are final; anything else is tried again, after a loss as at
+    /// first: a server that starts refuses binds for a while, and sessions are turned back meanwhile, where
+    /// the original unbound them.
     pub(super) fn provider_refused(&mut self, now: Time, at: Conn, conn: Conn, status: Status) {
         let reconnect = self.settings.reconnect;
         self.close_provider(now, conn);
@@ -379,7 +381,9 @@ impl Smpp {
         }
     }
 
-    /// One leg's turn to be checked: it is asked after some silence, and given up after three times that.
+    /// One leg's turn to be checked: it is asked after some silence, and given up after three times that. The
+    /// original asked once more every `timeoutEnquire` in that silence, which we do every `timeoutConnection`
+    /// anyway.
     pub(super) fn check(&mut self, now: Time, conn: Conn) {
         let step = self.settings.connection;
         let (pulse, silence, is_exempt) = match self.legs.get_mut(conn) {

@@ -53,7 +53,7 @@ impl Smpp {
             sequence: session.sequence,
             command: session.command,
             deadline,
-            is_shared: false,
+            shared: None,
         };
         // Written aside: the session lends its bytes while the provider takes the number.
         let mut out = Vec::with_capacity(bind.bytes().len());
@@ -154,7 +154,7 @@ impl Smpp {
             sequence: pdu.sequence(),
             command: Command::UNBIND,
             deadline,
-            is_shared: false,
+            shared: None,
         });
         pdu.append_as(sequence, self.out.to(at));
         self.counters.requests_to_server += 1;
@@ -172,7 +172,7 @@ impl Smpp {
         session.state = ServerState::Unbinding;
         session.pulse.next = None;
         session.pulse.asked = None;
-        self.deliver(now, at, conn, pdu, false);
+        self.deliver(now, at, conn, pdu, None);
         self.counters.requests_to_client += 1;
         self.wake(now, conn);
         self.arm(conn);

@@ -137,7 +137,7 @@ impl Smpp {
             sequence: pdu.sequence(),
             command: pdu.command(),
             deadline: now + self.settings.response,
-            is_shared: false,
+            shared: None,
         });
         let is_first = provider.pending.open() == 1;
         pdu.append_as(sequence, self.out.to(at));
@@ -187,7 +187,7 @@ impl Smpp {
         let link = session.link;
         let Some(provider) = entry.from else { return Step::Next };
         let is_late = // another was first
-            entry.is_shared && self.shared.remove(&(provider, entry.sequence)).is_none();
+            entry.shared.is_some_and(|it| self.shared.remove(&it).is_none());
         if !is_late && self.legs.provider(provider).is_some() {
             pdu.append_as(entry.sequence, self.out.to(provider));
             self.counters.bytes_to_server += pdu.bytes().len() as u64;

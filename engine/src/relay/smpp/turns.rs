@@ -148,7 +148,7 @@ impl Smpp {
             self.deliver_to_all(now, at, provider, pdu)
         } else {
             let chosen = self.customer_for(now, at, provider, pdu);
-            chosen.map(|session| self.deliver(now, provider, session, pdu, false))
+            chosen.map(|session| self.deliver(now, provider, session, pdu, None))
         };
         match done {
             Ok(()) => {}
@@ -185,13 +185,17 @@ impl Smpp {
             })
         };
         let sessions: Vec<Conn> = space.receivers.iter().copied().filter(has_room).collect();
+        let passed_over = space.receivers.len() - sessions.len();
         let Ok(count @ 1..) = u32::try_from(sessions.len()) else {
             let is_empty = space.receivers.is_empty();
             return Err(if is_empty { NoCustomer::Nobody } else { NoCustomer::AllFull });
         };
-        self.shared.insert((provider, pdu.sequence()), count);
+        (0..passed_over).for_each(|_| self.counters.dropped(SmppDrop::NoClient));
+        let shared = self.next_shared;
+        self.next_shared = shared.next();
+        self.shared.insert(shared, count);
         for session in sessions {
-            self.deliver(now, provider, session, pdu, true);
+            self.deliver(now, provider, session, pdu, Some(shared));
         }
         Ok(())
     }

@@ -212,6 +212,50 @@ fn another_error_is_tried_again_as_long_as_somebody_waits() {
 }
 
 #[test]
+fn a_server_that_refuses_or_is_away_at_first_is_asked_once_a_period() {
+    let mut it = World::mux(|it| it.servers = vec![server(1), server(2)]);
+    let esme = it.open();
+    it.say(esme, &bind(TRX, 1, "secret"));
+    for round in 0..3 {
+        let [(away, ..), (busy, ..)] = it.wire.connecting[..] else { panic!("{round}") };
+        it.lose(away, Gone::Refused);
+        it.accept();
+        let sent = it.heard_one(busy);
+        it.say(busy, &response(&sent, Status(0x0d), b""));
+        assert!(it.is_closed(busy));
+        it.pass_millis(499);
+        assert!(it.wire.connecting.is_empty() && it.heard(esme).is_empty(), "{round}");
+        it.pass_millis(1);
+    }
+    let both = it.accept();
+    for (smsc, _) in &both {
+        let sent = it.heard_one(*smsc);
+        it.say(*smsc, &response(&sent, Status::OK, b""));
+    }
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::OK, 1));
+    // The same after a loss: a server that starts refuses for a while, and sessions outlast that.
+    both.iter().for_each(|(smsc, _)| it.lose(*smsc, Gone::Reset));
+    it.pass_millis(500);
+    for (smsc, _) in it.accept() {
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status(0x0d), b""));
+    }
+    assert_eq!(it.state(esme), Some(ServerState::Rebinding));
+    it.say(esme, &submit(2));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2));
+    // Unless all say that the password is wrong now.
+    it.pass_millis(500);
+    for (smsc, _) in it.accept() {
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
+    }
+    let asked = it.heard_one(esme);
+    assert_eq!(asked.command, Command::UNBIND);
+    it.say(esme, &response(&asked, Status::OK, b""));
+    assert!(it.smpp.is_idle());
+}
+
+#[test]
 fn a_lost_server_leaves_the_rotation_and_comes_back() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 2);
@@ -564,6 +608,39 @@ fn a_message_to_all_is_answered_once() {
 }
 
 #[test]
+fn a_number_that_a_server_uses_again_names_another_message() {
+    let mut it = World::mux(|it| it.to_node = SmppToNode::SubmitToAll);
+    let (esmes, servers) = shared(&mut it, 2);
+    let smsc = servers[0];
+    let mut sent: Vec<Vec<Said>> = vec![Vec::new(); 2];
+    for _ in 0..2 {
+        it.say(smsc, &deliver(8, "x"));
+        esmes.iter().zip(&mut sent).for_each(|(esme, sent)| sent.push(it.heard_one(*esme)));
+        it.say(esmes[0], &response(&sent[0][0], Status::OK, b"\0"));
+    }
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::OK, 8), "the first message");
+    it.say(esmes[1], &response(&sent[1][0], Status::OK, b"\0"));
+    assert!(it.heard(smsc).is_empty(), "late, and about the first");
+    it.say(esmes[1], &response(&sent[1][1], Status(0x64), b"\0"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status(0x64), 8), "the second");
+}
+
+#[test]
+fn who_has_no_room_for_a_message_to_all_is_counted() {
+    let mut it = World::mux(|it| {
+        it.to_node = SmppToNode::SubmitToAll;
+        it.session_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    it.say(servers[0], &deliver(1, "x"));
+    let asked = it.heard_one(esmes[0]);
+    it.say(esmes[0], &response(&asked, Status::OK, b"\0"));
+    it.say(servers[0], &deliver(2, "x"));
+    assert_eq!(esmes.iter().map(|esme| it.heard(*esme).len()).sum::<usize>(), 3);
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 2);
+}
+
+#[test]
 fn receipts_find_their_submitter() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 5);
@@ -606,7 +683,7 @@ fn receipts_find_their_submitter() {
 fn segments_of_one_message_stay_together() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 4);
-    let mut used = HashSet::new();
+    let (mut used, mut receivers) = (HashSet::new(), HashSet::new());
     for reference in 0..20_u8 {
         for segment in 1..=4 {
             let text = [5, 0, 3, reference, 4, segment, b't'];
@@ -622,9 +699,18 @@ fn segments_of_one_message_stay_together() {
                 &request(Command::DELIVER_SM, 1, &message(0x40, &text)),
             );
         }
-        it.heard(esmes[0]).retain(|it| it.command == SUBMIT_RESP);
+        let mut got = [0; 4];
+        for (esme, got) in esmes.iter().zip(&mut got) {
+            for one in it.heard(*esme).iter().filter(|it| it.command == Command::DELIVER_SM) {
+                *got += 1;
+                it.say(*esme, &response(one, Status::OK, b"\0"));
+            }
+        }
+        assert!(got.contains(&4), "{got:?}");
+        receivers.insert(got);
     }
     assert_eq!(used.len(), 3, "long messages spread all the same");
+    assert_eq!(receivers.len(), 4);
 }
 
 #[test]
@@ -833,6 +919,36 @@ fn silence_is_asked_about_and_then_ends() {
     }
     assert!(it.is_closed(servers[0]) && !it.is_closed(esmes[0]));
     assert_eq!(it.accept().len(), 1);
+}
+
+#[test]
+fn only_silence_is_asked_about_and_nothing_after_an_unbind() {
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.enquire = Duration::from_millis(100);
+    });
+    let (esmes, servers) = shared(&mut it, 2);
+    it.pass_millis(2999);
+    for conn in [esmes[0], esmes[1], servers[0]] {
+        assert!(it.heard(conn).is_empty(), "timeoutEnquire is one-to-one's");
+    }
+    it.pass_millis(1);
+    for conn in [esmes[0], servers[0]] {
+        let asked = it.heard_one(conn);
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        it.say(conn, &response(&asked, Status::OK, b""));
+    }
+    it.say(esmes[0], &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+    it.say(esmes[1], &request(Command::UNBIND, 2, b""));
+    it.pass_millis(2999);
+    assert!(it.heard(esmes[0]).is_empty(), "its unbind waits for its answer");
+    it.heard(esmes[1]);
+    it.pass_millis(20_000);
+    for conn in esmes.into_iter().chain(servers) {
+        let heard = it.heard(conn);
+        assert!(heard.iter().all(|it| it.command != Command::ENQUIRE_LINK), "{heard:?}");
+    }
+    assert!(it.smpp.is_idle());
 }
 
 #[test]

@@ -107,10 +107,10 @@ fn a_server_that_cannot_be_reached_is_skipped() {
     let mut it = World::new(|_| {});
     let esme = it.open();
     it.say(esme, &bind(Command::BIND_TRANSMITTER, 5, "secret"));
-    for number in 1..=2 {
+    for (number, why) in [(1, Gone::Refused), (2, Gone::Handshake)] {
         let [(conn, to, secure)] = it.wire.connecting[..] else { panic!() };
         assert_eq!((to, secure), (server(number), Secure::No));
-        it.lose(conn, Gone::Refused);
+        it.lose(conn, why);
     }
     let [(smsc, 3)] = it.accept()[..] else { panic!() };
     it.lose(smsc, Gone::Reset);
@@ -345,6 +345,7 @@ fn a_silent_esme_takes_both_legs_down() {
     it.heard_one(esme);
     it.pass_millis(3000);
     assert!(it.is_closed(esme));
+    assert_eq!(it.heard_one(esme).command, Command::UNBIND, "in case it does listen");
     assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
     it.pass_millis(1000);
     assert!(it.is_closed(smsc) && it.smpp.is_idle());
@@ -674,6 +675,21 @@ fn two_that_wait_for_each_other_wait_no_longer_than_for_an_answer() {
     assert_eq!(it.wire.paused, [esme, smsc].into());
     it.pass_millis(3000);
     assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn alerts_behind_one_unanswered_message_have_an_end() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &deliver(1, "x"));
+    let alerts = request(Command::ALERT_NOTIFICATION, 2, b"\0\0a\0\0\0b\0").repeat(1 << 10);
+    (0..65).for_each(|_| it.say(smsc, &alerts));
+    let heard = it.heard(esme);
+    assert_eq!(heard.len(), 1 << 16, "as many as numbers are kept");
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1025);
+    it.say(esme, &response(&heard[0], Status::OK, b"\0"));
+    it.say(smsc, &alerts);
+    assert_eq!(it.heard(esme).len(), 1 << 10);
 }
 
 #[test]
