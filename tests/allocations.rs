@@ -8,7 +8,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use engine::balance::{ALGORITHMS, Shard};
@@ -187,6 +187,9 @@ impl Wire for Wanted {
         self.0.push(conn);
     }
 
+    fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
+        true
+    }
     fn pause(&mut self, _conn: Conn) {}
     fn resume(&mut self, _conn: Conn) {}
     fn end(&mut self, _conn: Conn) {}

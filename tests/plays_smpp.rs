@@ -2,9 +2,12 @@
 //! M18). Their times are shortened; where they waited a while, these wait for the event.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use rustls::ClientConfig;
 use tests::smpp::*;
-use tests::{Setup, wait_for};
+use tests::web::WebStream;
+use tests::{Setup, keys, wait_for};
 
 fn bind_all<const COUNT: usize>(lb: &tests::Balancer) -> [Esme; COUNT] {
     [(); COUNT].map(|()| Esme::bound(lb.smpp()))
@@ -282,4 +285,20 @@ fn each_side_has_its_own_address() {
         assert_eq!(server.peer(0).ip(), Ipv4Addr::new(127, 0, 0, 2));
     }
     lb.wait_no_smpp();
+}
+
+#[test] // as on HTTPS: only by a key of its own
+fn clients_are_asked_for_certificates_where_a_key_says_so() {
+    let servers = Smsc::several::<1>();
+    let lb = Setup::smpp(&servers).certified().set("smppSslPort", "SMPPS");
+    let lb = lb.set("smppTlsClientAuthType", "Enabled").start();
+    let own = keys().sign("esme.test", |_| {});
+    let is_served = |config: ClientConfig| {
+        WebStream::connect_secure(lb.smpps(), &Arc::new(config), "lb.test").is_ok_and(|mut it| {
+            let nobody = Pdu::new(ENQUIRE_LINK, 1, b"").to_bytes(); // is answered in any state
+            it.try_send(nobody).is_ok() && it.bytes(16).is_ok()
+        })
+    };
+    assert!(is_served(keys().client(Some(&own))));
+    assert!(!is_served(keys().client(None)));
 }

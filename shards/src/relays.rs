@@ -13,11 +13,12 @@ use engine::relay::smpp::{Smpp, SmppSettings};
 use engine::relay::stream::Wire;
 use engine::snapshot::{Family, Snapshot};
 use engine::stats::smpp::SmppCounters;
-use engine::stats::{Counters, HttpCounters};
+use engine::stats::{Counters, HttpCounters, Refusal};
 use log::warn;
 use protocols::time::Time;
 use socket2::Socket;
 
+use crate::census::{Census, Full};
 use crate::control::{Ports, View};
 use crate::listeners::{OpenError, SocketOptions, everywhere, open_port};
 use crate::publish::Published;
@@ -225,12 +226,14 @@ impl<R: Driven> Side<R> {
     ) -> Side<R> {
         let settings = Published::new(Arc::new(settings), Vec::new());
         let mut side = Side { settings, counters: Vec::new() };
+        let census = Arc::new(Census::default());
         for (index, (doors, of_shard)) in doors.into_iter().zip(pumps).enumerate() {
             let counters = Arc::default();
             side.counters.push(Arc::clone(&counters));
             let settings = side.settings.subscribe();
             let relay = make(settings.current(), index);
-            let setup = PumpSetup { relay, source, protocol, doors, settings, counters };
+            let census = Arc::clone(&census);
+            let setup = PumpSetup { relay, source, protocol, doors, settings, counters, census };
             of_shard.push(Box::new(Pump::new(setup)));
         }
         side
@@ -254,6 +257,18 @@ impl Driven for Http {
         _wire: &mut impl Wire,
     ) {
         Http::configure(self, Arc::clone(settings));
+    }
+
+    fn source_connections_max(&self) -> usize {
+        Http::source_connections_max(self)
+    }
+
+    fn refused(&mut self, why: Full) {
+        let why = match why {
+            Full::All => Refusal::Connections,
+            Full::Source => Refusal::SourceConnections,
+        };
+        Http::refused(self, why);
     }
 
     fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
@@ -288,6 +303,12 @@ impl Driven for Smpp {
     ) {
         self.reload(now, (**settings).clone(), snapshot, wire);
     }
+
+    fn source_connections_max(&self) -> usize {
+        0
+    }
+
+    fn refused(&mut self, _why: Full) {} // the pump counts it
 
     // It looks with each event.
     fn handle_snapshot(&mut self, _now: Time, _snapshot: &Snapshot, _wire: &mut impl Wire) {}

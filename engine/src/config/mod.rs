@@ -247,6 +247,10 @@ pub struct Tls {
     pub cipher_suites: Vec<String>,
     /// What is asked of peers.
     pub peers: PeerCertificates,
+    /// What is asked of clients on HTTPS; what nodes are asked is [`Tls::peers`]' matter.
+    pub http_clients: PeerCertificates,
+    /// What is asked of clients on SMPP over TLS.
+    pub smpp_clients: PeerCertificates,
     /// Nodes that HTTP reaches by TLS are checked as those of SIP are.
     pub checks_web_nodes: bool,
 }
@@ -263,6 +267,16 @@ pub enum PeerCertificates {
     ServersOnly,
     /// Nobody is checked.
     Unchecked,
+}
+
+impl PeerCertificates {
+    /// What it means for clients alone.
+    pub const fn of_clients(self) -> PeerCertificates {
+        match self {
+            PeerCertificates::Unchecked => PeerCertificates::ServersOnly,
+            it => it,
+        }
+    }
 }
 
 /// Which text of a message affinity follows (`sip.md` 3).

@@ -5,7 +5,7 @@
 //! blocks and holds no sockets: what it wants done it tells a [`Wire`] at once, so that bytes move from
 //! the shard's receive buffer to the other side's socket without being kept in between.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocols::time::Time;
 
@@ -102,6 +102,10 @@ pub trait Wire {
     /// Reads again. What was received and not consumed is offered again even if nothing new comes, once
     /// the relay has returned: a pipelined request waits there for its turn.
     fn resume(&mut self, conn: Conn);
+
+    /// Counts the connection, which a client opened, for `source`, of all shards together; `false`: it has
+    /// `most` already. What it was counted for before is forgotten.
+    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool;
 
     /// Sends what is queued, then says that no more will come (half-close).
     fn end(&mut self, conn: Conn);

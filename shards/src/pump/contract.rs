@@ -9,6 +9,7 @@ use engine::snapshot::Snapshot;
 use protocols::time::Time;
 
 use super::lines::Line;
+use crate::census::Full;
 use crate::publish::Tuning;
 use crate::sys::Epoll;
 use crate::tls::Security;
@@ -28,6 +29,12 @@ pub trait Driven: StreamRelay + Send + 'static {
         snapshot: &Snapshot,
         wire: &mut impl Wire,
     );
+
+    /// Most connections that one source may open; 0 is any number.
+    fn source_connections_max(&self) -> usize;
+
+    /// A client was not let in.
+    fn refused(&mut self, why: Full);
 
     /// A new node table is in force.
     fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire);

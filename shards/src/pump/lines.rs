@@ -14,6 +14,7 @@ use engine::relay::stream::{Conn, Gone, Room, Secure, Wire};
 use protocols::time::Time;
 use socket2::SockRef;
 
+use crate::census::{Census, Most, Place};
 use crate::clock::{TimerId, Wheel};
 use crate::layers::Layers;
 use crate::sys::Epoll;
@@ -28,6 +29,8 @@ pub(super) struct Line {
     pub(super) peer: SocketAddr,
     /// Listener that accepted it; `None`: we opened it.
     pub(super) listener: Option<u8>,
+    /// Where it was accepted, its place among all.
+    pub(super) place: Option<Place>,
     pub(super) phase: Phase,
     pub(super) layers: Option<Box<Layers>>,
     /// Received, decrypted, not consumed.
@@ -107,6 +110,7 @@ pub(super) struct Surroundings<'s> {
     /// Where our own connections come from, if it is configured.
     pub(super) source: Option<IpAddr>,
     pub(super) handshake_time: Duration,
+    pub(super) census: &'s Arc<Census>,
 }
 
 /// The wire that a relay is given.
@@ -129,6 +133,7 @@ impl Lines {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -157,6 +162,7 @@ impl Lines {
             socket,
             peer,
             listener,
+            place: None,
             phase,
             layers,
             kept: Vec::new(),
@@ -443,6 +449,14 @@ impl Wire for Hand<'_, '_> {
         {
             self.lines.deferred.push_back(Deferred::Resumed(conn));
         }
+    }
+
+    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool {
+        let census = Arc::clone(self.around.census);
+        let Some((_, line)) = self.line(conn) else { return false };
+        drop(line.place.take());
+        line.place = census.admit(Some(source), Most { all: usize::MAX, source: most }).ok();
+        line.place.is_some()
     }
 
     fn end(&mut self, conn: Conn) {

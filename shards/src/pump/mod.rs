@@ -26,6 +26,7 @@ pub use self::contract::{Driven, Lent, Moved, PumpFigures, Pumped};
 use self::lines::{
     Deferred, Hand, LINE_TIMERS, Line, LineId, Lines, Phase, Surroundings, timer_of,
 };
+use crate::census::{Census, Most};
 use crate::clock::TimerId;
 use crate::layers::Layers;
 use crate::publish::Subscription;
@@ -54,6 +55,8 @@ pub struct PumpSetup<R: Driven> {
     pub settings: Subscription<R::Settings>,
     /// Where its counters are shown when figures are asked for.
     pub counters: Arc<Mutex<R::Counters>>,
+    /// Its clients, of all shards.
+    pub census: Arc<Census>,
 }
 
 /// One stream relay with its connections, on one shard.
@@ -64,6 +67,7 @@ pub struct Pump<R: Driven> {
     doors: Vec<Door>,
     settings: Subscription<R::Settings>,
     counters: Arc<Mutex<R::Counters>>,
+    census: Arc<Census>,
     lines: Lines,
     /// Bits of every token.
     token: u64,
@@ -77,7 +81,7 @@ pub struct Pump<R: Driven> {
 impl<R: Driven> Pump<R> {
     /// Puts a pump together.
     pub fn new(setup: PumpSetup<R>) -> Pump<R> {
-        let PumpSetup { relay, source, protocol, doors, settings, counters } = setup;
+        let PumpSetup { relay, source, protocol, doors, settings, counters, census } = setup;
         Pump {
             relay,
             source,
@@ -85,6 +89,7 @@ impl<R: Driven> Pump<R> {
             doors,
             settings,
             counters,
+            census,
             lines: Lines::new(),
             token: 0,
             snapshot: Arc::default(),
@@ -103,6 +108,7 @@ impl<R: Driven> Pump<R> {
             security: lent.security,
             protocol: self.protocol,
             source: self.source,
+            census: &self.census,
             handshake_time: lent.tuning.handshake_time,
         };
         (&mut self.relay, Hand { lines: &mut self.lines, around }, &self.snapshot)
@@ -131,10 +137,16 @@ impl<R: Driven> Pump<R> {
     }
 
     fn welcome(&mut self, lent: &mut Lent<'_>, door: u8, socket: TcpStream, peer: SocketAddr) {
-        if self.lines.len() >= lent.tuning.connections_max {
-            self.figures.refused += 1;
-            return;
-        }
+        let source = self.relay.source_connections_max();
+        let most = Most { all: lent.tuning.connections_max, source };
+        let limited = (source > 0).then(|| peer.ip().to_canonical());
+        let place = match self.census.admit(limited, most) {
+            Ok(place) => place,
+            Err(why) => {
+                self.figures.refused += 1;
+                return self.relay.refused(why);
+            }
+        };
         let is_secure = self.doors.get(usize::from(door)).is_some_and(|it| it.is_secure);
         let layers = match (is_secure, lent.security) {
             (false, _) => None,
@@ -149,6 +161,9 @@ impl<R: Driven> Pump<R> {
         }
         let phase = if is_secure { Phase::Securing } else { Phase::Open };
         let Some(id) = self.lines.insert(socket, peer, Some(door), phase, layers) else { return };
+        if let Some(line) = self.lines.find(id) {
+            line.place = Some(place);
+        }
         self.enter(lent, id, door);
     }
 
@@ -492,11 +507,11 @@ impl<R: Driven> Pumped for Pump<R> {
 
     fn handle_moved(&mut self, lent: &mut Lent<'_>, moved: Box<Moved>) {
         let Moved { listener, line } = *moved;
-        let Line { socket, peer, phase, layers, kept, unsent, has_ended, .. } = line;
+        let Line { socket, peer, phase, layers, kept, unsent, has_ended, place, .. } = line;
         let inserted = self.lines.insert(socket, peer, Some(listener), phase, layers);
         let Some(id) = inserted else { return };
         if let Some(line) = self.lines.find(id) {
-            line.unsent = unsent;
+            (line.unsent, line.place) = (unsent, place);
             (line.has_ended, line.has_more) = (has_ended, true);
         }
         self.enter(lent, id, listener);

@@ -16,6 +16,7 @@ use rustls::{ClientConnection, HandshakeKind, ServerConnection, StreamOwned};
 use socket2::{Domain, Type};
 
 use super::*;
+use crate::census::Full;
 use crate::clock::Clock;
 use crate::decide::Decide;
 use crate::executor::{self, Body, Seat, Spec};
@@ -35,6 +36,7 @@ struct Proxy {
     ended: Vec<Conn>,
     leaving: Option<Handover>,
     gone: Vec<Gone>,
+    refused: Vec<Full>,
 }
 
 struct Target {
@@ -42,11 +44,17 @@ struct Target {
     secure: Secure,
     /// Consume only whole lines, one at a time.
     by_line: bool,
+    source_connections_max: usize,
 }
 
 impl Default for Target {
     fn default() -> Self {
-        Target { address: "127.0.0.1:1".parse().unwrap(), secure: Secure::No, by_line: false }
+        Target {
+            address: "127.0.0.1:1".parse().unwrap(),
+            secure: Secure::No,
+            by_line: false,
+            source_connections_max: 0,
+        }
     }
 }
 
@@ -187,6 +195,14 @@ impl Driven for Proxy {
         self.settings = Arc::clone(settings);
     }
 
+    fn source_connections_max(&self) -> usize {
+        self.settings.source_connections_max
+    }
+
+    fn refused(&mut self, why: Full) {
+        self.refused.push(why);
+    }
+
     fn handle_snapshot(&mut self, _now: Time, _: &Snapshot, _wire: &mut impl Wire) {}
 
     fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {}
@@ -280,6 +296,7 @@ impl Rig {
                 doors: doors.collect(),
                 settings: settings.subscribe(),
                 counters: counters.clone(),
+                census: Arc::default(),
             }));
             vec![pump]
         });
@@ -430,7 +447,7 @@ struct Bench {
     events: Events,
     now: Time,
     /// Connects and says nothing.
-    _server: TcpListener,
+    server: TcpListener,
     address: SocketAddr,
 }
 
@@ -450,11 +467,12 @@ impl Bench {
             doors: vec![Door { socket, is_secure: false }],
             settings: settings.subscribe(),
             counters: Arc::default(),
+            census: Arc::default(),
         });
         let epoll = Epoll::new().unwrap();
         pump.watch(&epoll, 0).unwrap();
         let (events, now) = (Events::new(16), Time::from_millis(1_000));
-        Bench { pump, epoll, events, now, _server: server, address }
+        Bench { pump, epoll, events, now, server, address }
     }
 
     /// A client that takes little at a time, and the order that it gives.
@@ -531,11 +549,37 @@ fn who_takes_its_last_bytes_slowly_gets_them_all_and_who_takes_none_is_reset() {
             continue;
         }
         client.set_nonblocking(false).unwrap();
-        bench.now = bench.now + Duration::from_millis(100);
+        bench.now += Duration::from_millis(100);
         bench.turn_until(|it| it.pump.lines.len() == 0);
         let error = client.read_to_end(&mut received).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "no end that looks whole");
     }
+}
+
+#[test]
+fn connections_are_limited_in_all_and_by_source() {
+    let mut bench = Bench::new();
+    let server = bench.server.local_addr().unwrap();
+    let target = Target { source_connections_max: 2, ..to(server) };
+    bench.pump.relay.settings = Arc::new(target);
+    let mut open = Vec::new();
+    let mut come = |bench: &mut Bench, from: [u8; 4], count| {
+        for _ in 0..count {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+            socket.connect(&bench.address.into()).unwrap();
+            open.push(socket);
+        }
+        bench.turn();
+    };
+    come(&mut bench, [127, 0, 0, 2], 5);
+    assert_eq!(bench.pump.relay.refused, [Full::Source; 3]);
+    come(&mut bench, [127, 0, 0, 3], 2);
+    assert_eq!(bench.pump.relay.refused.len(), 3, "another source");
+    bench.pump.relay.settings = Arc::new(to(server));
+    come(&mut bench, [127, 0, 0, 2], 100);
+    bench.turn_until(|it| it.pump.figures.refused == 3 + 4);
+    assert_eq!(bench.pump.relay.refused[3..], [Full::All; 4], "100 are there");
 }
 
 #[test]

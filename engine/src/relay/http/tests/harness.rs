@@ -22,6 +22,8 @@ pub(super) struct Socket {
     pub(super) sent: Vec<u8>,
     /// All that was ever sent, in bytes.
     pub(super) sent_bytes: u64,
+    /// Whom it counts for.
+    source: Option<IpAddr>,
     /// Where it was opened to; `None`: a client's.
     pub(super) to: Option<(SocketAddr, Secure)>,
     pub(super) is_paused: bool,
@@ -86,6 +88,15 @@ impl Wire for Recorder {
     fn resume(&mut self, conn: Conn) {
         self.socket(conn).is_paused = false;
         self.resumed.push(conn);
+    }
+
+    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool {
+        let others = self.sockets.iter().filter(|(it, socket)| {
+            **it != conn && socket.source == Some(source) && !socket.is_closed && !socket.is_aborted
+        });
+        let fits = others.count() < most;
+        self.socket(conn).source = Some(source).filter(|_| fits);
+        fits
     }
 
     fn end(&mut self, conn: Conn) {

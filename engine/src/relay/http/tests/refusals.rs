@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::harness::{OK, World, get, post, status_of, web_nodes};
-use crate::relay::stream::{Secure, StreamRelay as _};
+use crate::relay::stream::Secure;
 use crate::stats::Refusal;
 
 #[test]
@@ -163,26 +163,6 @@ fn heads_that_drip_in_and_idle_connections_end() {
     assert!(!world.is_gone(used));
     world.pass(Duration::from_millis(1));
     assert!(world.is_gone(used));
-}
-
-#[test]
-fn connections_are_limited_in_all_and_by_source() {
-    let mut world = World::new("httpSourceConnectionsMax=2", web_nodes(1));
-    let first = world.open();
-    let _second = world.open();
-    assert_eq!(world.open_at(0), None);
-    assert_eq!(world.http.counters().refusals(Refusal::SourceConnections), 1);
-    let other = "198.51.100.1:5".parse().unwrap();
-    assert!(world.http.handle_open(world.now, 0, other, &mut world.wire).is_some());
-    world.end(first);
-    assert!(world.open_at(0).is_some());
-
-    let config = crate::config::Config { connections_max: 1, ..crate::config::Config::default() };
-    let mut world = World::with(config, web_nodes(1));
-    let _first = world.open();
-    assert_eq!(world.open_at(0), None);
-    assert_eq!(world.open_at(7), None, "no such listener");
-    assert_eq!(world.http.counters().refusals(Refusal::Connections), 1);
 }
 
 #[test]
