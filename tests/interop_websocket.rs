@@ -7,10 +7,9 @@ use tests::Transport::{Ws, Wss};
 use tests::{Phones, Registrar, Setup, find_program, keys};
 
 /// Both phones register and one calls the other, through nodes that speak UDP alone.
-fn browsers_call_each_other(shards: &str) {
+fn browsers_call_each_other(setup: Setup) {
     let Some(mut phones) = Phones::start() else { return };
-    let lb =
-        Setup::every_transport().set("shards", shards).set("sip.internalTransport", "udp").start();
+    let lb = setup.set("sip.internalTransport", "udp").start();
     let registrar = Registrar::start(&lb);
     let server = format!("wss://{}/", lb.external_of(Wss));
     for user in ["alice", "bob"] {
@@ -42,12 +41,17 @@ fn browsers_call_each_other(shards: &str) {
 
 #[test]
 fn two_browsers_register_over_wss_and_call_each_other_through_nodes_on_udp() {
-    browsers_call_each_other("1");
+    browsers_call_each_other(Setup::every_transport());
 }
 
 #[test]
 fn they_do_so_from_whichever_shard_has_their_connections() {
-    browsers_call_each_other("4");
+    browsers_call_each_other(Setup::every_transport().set("shards", "4"));
+}
+
+#[test]
+fn they_do_so_where_only_secure_websocket_is_open_although_they_call_it_ws() {
+    browsers_call_each_other(Setup::two_entry().certified().set("externalWssPort", "WSS"));
 }
 
 #[test]

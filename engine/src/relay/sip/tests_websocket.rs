@@ -306,6 +306,17 @@ fn what_came_without_a_length_gets_one_on_a_stream() {
 }
 
 #[test]
+fn one_websocket_message_is_one_sip_message() {
+    let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+    let second = from_browser("WS").replace("8f3ad1", "smuggled");
+    let both = from_browser("WS") + second.trim_start();
+    let sent = hop(world.send(Leg::External, Transport::Ws, BROWSER, &both));
+    assert!(matches!(sent, Hop::Stream { .. }), "{sent:?}");
+    let text = String::from_utf8(world.out.clone()).unwrap();
+    assert!(text.contains("8f3ad1") && !text.contains("smuggled"), "{text}");
+}
+
+#[test]
 fn sips_means_tls() {
     let mut world = World::new(ALL).with_nodes(&[NODE]);
     let invite = |uri: &str| {
