@@ -3,15 +3,15 @@
 
 use std::process::{Command, Stdio};
 
-use tests::Transport::{Ws, Wss};
-use tests::{Phones, Registrar, Setup, find_program, keys};
+use tests::Transport::{Udp, Ws, Wss};
+use tests::{Phones, Registrar, Setup, Transport, find_program, keys};
 
-/// Both phones register and one calls the other, through nodes that speak UDP alone.
-fn browsers_call_each_other(shards: &str) {
+/// Both phones register and one calls the other, through a node that speaks one transport alone.
+fn browsers_call_each_other(shards: &str, inner: Transport) {
     let Some(mut phones) = Phones::start() else { return };
-    let lb =
-        Setup::every_transport().set("shards", shards).set("sip.internalTransport", "udp").start();
-    let registrar = Registrar::start(&lb);
+    let setup = Setup::every_transport().set("shards", shards);
+    let lb = setup.set("sip.internalTransport", inner.lower()).start();
+    let registrar = Registrar::start(&lb, inner);
     let server = format!("wss://{}/", lb.external_of(Wss));
     for user in ["alice", "bob"] {
         phones.tell(&format!("open {user} {user} {server}"));
@@ -42,19 +42,25 @@ fn browsers_call_each_other(shards: &str) {
 
 #[test]
 fn two_browsers_register_over_wss_and_call_each_other_through_nodes_on_udp() {
-    browsers_call_each_other("1");
+    browsers_call_each_other("1", Udp);
 }
 
 #[test]
 fn they_do_so_from_whichever_shard_has_their_connections() {
-    browsers_call_each_other("4");
+    browsers_call_each_other("4", Udp);
+}
+
+#[test]
+fn two_browsers_call_each_other_through_nodes_on_websocket_plain_and_secure() {
+    browsers_call_each_other("2", Ws);
+    browsers_call_each_other("2", Wss);
 }
 
 #[test]
 fn a_browser_sees_its_connection_end_when_the_balancer_stops() {
     let Some(mut phones) = Phones::start() else { return };
     let lb = Setup::every_transport().set("sip.internalTransport", "udp").start();
-    let _registrar = Registrar::start(&lb);
+    let _registrar = Registrar::start(&lb, Udp);
     phones.tell(&format!("open alice alice wss://{}/", lb.external_of(Wss)));
     lb.signal(nix::sys::signal::Signal::SIGTERM);
     phones.tell("expect alice disconnected");
