@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use tests::Transport::{Tcp, Tls};
+use tests::Transport::{Tcp, Tls, Udp};
 use tests::web::WebServer;
 use tests::{Balancer, Node, PATIENCE, Peer, Registrar, Setup, is_installed, keys, run, wait_for};
 
@@ -373,7 +373,7 @@ fn baresip_registers_and_calls_over_tls() {
         return;
     }
     let lb = Setup::every_transport().set("sip.internalTransport", "udp").start();
-    let registrar = Registrar::start(&lb);
+    let registrar = Registrar::start(&lb, Udp);
     let mut alice = baresip("alice", &lb);
     let mut bob = baresip("bob", &lb);
     for name in ["alice", "bob"] {

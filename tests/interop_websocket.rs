@@ -3,14 +3,14 @@
 
 use std::process::{Command, Stdio};
 
-use tests::Transport::{Ws, Wss};
-use tests::{Phones, Registrar, Setup, find_program, keys};
+use tests::Transport::{Udp, Ws, Wss};
+use tests::{Phones, Registrar, Setup, Transport, find_program, keys};
 
-/// Both phones register and one calls the other, through nodes that speak UDP alone.
-fn browsers_call_each_other(setup: Setup) {
+/// Both phones register and one calls the other, through nodes that speak one transport alone.
+fn browsers_call_each_other(setup: Setup, inner: Transport) {
     let Some(mut phones) = Phones::start() else { return };
-    let lb = setup.set("sip.internalTransport", "udp").start();
-    let registrar = Registrar::start(&lb);
+    let lb = setup.set("sip.internalTransport", inner.lower()).start();
+    let registrar = Registrar::start(&lb, inner);
     let server = format!("wss://{}/", lb.external_of(Wss));
     for user in ["alice", "bob"] {
         phones.tell(&format!("open {user} {user} {server}"));
@@ -41,24 +41,31 @@ fn browsers_call_each_other(setup: Setup) {
 
 #[test]
 fn two_browsers_register_over_wss_and_call_each_other_through_nodes_on_udp() {
-    browsers_call_each_other(Setup::every_transport());
+    browsers_call_each_other(Setup::every_transport(), Udp);
 }
 
 #[test]
 fn they_do_so_from_whichever_shard_has_their_connections() {
-    browsers_call_each_other(Setup::every_transport().set("shards", "4"));
+    browsers_call_each_other(Setup::every_transport().set("shards", "4"), Udp);
 }
 
 #[test]
 fn they_do_so_where_only_secure_websocket_is_open_although_they_call_it_ws() {
-    browsers_call_each_other(Setup::two_entry().certified().set("externalWssPort", "WSS"));
+    browsers_call_each_other(Setup::two_entry().certified().set("externalWssPort", "WSS"), Udp);
+}
+
+#[test]
+fn two_browsers_call_each_other_through_nodes_on_websocket_plain_and_secure() {
+    for inner in [Ws, Wss] {
+        browsers_call_each_other(Setup::every_transport().set("shards", "2"), inner);
+    }
 }
 
 #[test]
 fn a_browser_sees_its_connection_end_when_the_balancer_stops() {
     let Some(mut phones) = Phones::start() else { return };
     let lb = Setup::every_transport().set("sip.internalTransport", "udp").start();
-    let _registrar = Registrar::start(&lb);
+    let _registrar = Registrar::start(&lb, Udp);
     phones.tell(&format!("open alice alice wss://{}/", lb.external_of(Wss)));
     lb.signal(nix::sys::signal::Signal::SIGTERM);
     phones.tell("expect alice disconnected");

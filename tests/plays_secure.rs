@@ -449,4 +449,7 @@ fn a_file_without_a_key_store_opens_everything_else() {
     assert!(std::net::TcpStream::connect(lb.external_of(Tls)).is_err());
     let nodes = lb.answering_nodes(1);
     whole_call(&lb.caller_over(Tcp, "alice"), &nodes, "tcp");
+    // Without its second leg it would be another service.
+    let (status, log) = Setup::single_entry().set("internalTlsPort", "INTERNAL_TLS").refused();
+    assert!(!status.success() && log.contains("nothing can listen on the node side"), "{log}");
 }

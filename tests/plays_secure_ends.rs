@@ -1,11 +1,12 @@
 //! How connections end on TLS and WebSocket: with a last word that is read, by a cable that is pulled, with a
 //! node that does not read.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use tests::Transport::{Tls, Ws, Wss};
-use tests::{Balancer, Dialog, Node, Setup, tcp, wait_for};
+use tests::{Balancer, Dialog, Namespaces, Node, Peer, Setup, tcp, wait_for};
 
 /// The next call, over each transport.
 fn still_serves(lb: &Balancer, nodes: &[Node]) {
@@ -67,7 +68,11 @@ fn whoever_does_not_hear_that_it_is_left_is_cut_off() {
     silent.write_all(b"\x81\x05hello").unwrap();
     let mut loud = lb.upgraded();
     loud.write_all(b"\x81\x05hello").unwrap();
-    while loud.write_all(&[0; 65_536]).is_ok() {}
+    let mut pieces = 0;
+    while loud.write_all(&[0; 65_536]).is_ok() {
+        pieces += 1;
+        assert!(pieces < 1_024, "it is borne for ever");
+    }
     wait_for("both to be gone", || (connections() == before).then_some(()));
     assert_eq!(lb.event("websocket_broken"), 2);
     drop(silent);
@@ -110,4 +115,67 @@ fn requests_for_a_connection_that_is_gone_hear_430_and_who_came_after_hears_noth
             assert_eq!(newcomer.record().len(), 1, "{:?}", newcomer.record());
         }
     }
+}
+
+#[test]
+fn a_node_whose_cable_is_pulled_is_noticed_and_what_waited_for_it_reaches_another() {
+    let Some(net) = Namespaces::new(&["lb", "clients", "near", "far"]) else { return };
+    for (host, bridge, link, number) in [
+        ("lb", "outside", "out", "1.1"),
+        ("lb", "inside", "in", "2.1"),
+        ("clients", "outside", "eth0", "1.10"),
+        ("near", "inside", "eth0", "2.10"),
+        ("far", "inside", "eth0", "2.11"),
+    ] {
+        let (segment, at) = number.split_once('.').unwrap();
+        let mac = format!("02:00:00:00:0{segment}:{at:0>2}");
+        net.plug(host, bridge, link, &mac, &format!("10.77.{number}/24"));
+        net.ip(host, &format!("link set {link} up"));
+    }
+    // What the kernel holds is lost with the cable, what waits with us is not.
+    net.sysctl("lb", "tcp_wmem", "4096 4096 4096");
+    let (outside, inside) = ("10.77.1.1", "10.77.2.1");
+    for (host, ip) in [("clients", outside), ("near", inside), ("far", inside)] {
+        net.wait_reach(host, ip.parse().unwrap());
+    }
+    let setup = Setup::two_entry()
+        .set("externalHost", outside)
+        .set("internalHost", inside)
+        .set("sip.internalTransport", "tcp")
+        .set("nodeTimeout", "60000");
+    let lb = net.inside("lb", || setup.start());
+    let to = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
+    let node = |host: &str, ip: &str| {
+        net.inside(host, || {
+            let mut node = Node::bind_ip(host, ip);
+            node.announce(&[to(inside, lb.internal.port())]);
+            node.answers_calls();
+            node
+        })
+    };
+    let (near, far) = (node("near", "10.77.2.10"), node("far", "10.77.2.11"));
+    net.inside("lb", || lb.wait_nodes(2));
+    let caller = net.inside("clients", || Peer::bind_on("alice", "10.77.1.10".parse().unwrap()));
+    let caller = caller.through(to(outside, lb.external.port()));
+    for _ in 0..2 {
+        caller.ask("OPTIONS", "sip:bob@example.com");
+    }
+    assert_eq!((near.count("OPTIONS"), far.count("OPTIONS")), (1, 1), "each has a connection");
+
+    net.ip("near", "link set eth0 down");
+    let count = 60;
+    for sent in 1..=count {
+        let message = caller.request("MESSAGE", "sip:bob@example.com");
+        caller.send(&message.with_body("text/plain", vec![b'x'; 1_000]));
+        wait_for("every other message", || (far.count("MESSAGE") >= sent / 2).then_some(()));
+    }
+    net.inside("lb", || lb.wait_event("lost", 1));
+    wait_for("what waited", || (far.count("MESSAGE") >= count - 6).then_some(()));
+    let seen: HashSet<String> = far.record().iter().map(|it| it.call_id().to_owned()).collect();
+    assert_eq!(seen.len(), far.record().len(), "none twice");
+    for _ in 0..2 {
+        caller.ask("OPTIONS", "sip:bob@example.com");
+    }
+    let connections = net.inside("lb", || lb.sum_of("trunkline_shard_connections"));
+    assert_eq!(connections, 1, "the other one's");
 }

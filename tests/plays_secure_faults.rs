@@ -208,11 +208,11 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
 
 #[test]
 fn connections_are_limited_by_source_and_in_all_whichever_shard_has_them() {
-    let refused_source = |lb: &Balancer| lb.event("refused_source");
-    let refused = |lb: &Balancer| lb.sum_of("trunkline_shard_refused_connections_total");
-    let cases: [(&str, &dyn Fn(&Balancer) -> u64); 2] =
-        [("sourceConnectionsMax", &refused_source), ("connectionsMax", &refused)];
-    for (key, refusals) in cases {
+    for key in ["sourceConnectionsMax", "connectionsMax"] {
+        let refusals = |lb: &Balancer| match key {
+            "connectionsMax" => lb.sum_of("trunkline_shard_refused_connections_total"),
+            _ => lb.event("refused_source"),
+        };
         let lb = Setup::every_transport().set("shards", "4").set(key, "5").start();
         let held: Vec<TcpStream> = (0..5).map(|_| lb.upgraded()).collect();
         for _ in 0..8 {

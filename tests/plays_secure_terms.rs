@@ -116,12 +116,12 @@ fn keys_of_tickets_change_and_the_one_before_still_counts_on_every_shard() {
 /// Every key that the newest format has for TLS, and the old names of the others.
 fn setups() -> [(&'static str, Setup); 2] {
     const VERSION: &str = "TLSv1.2";
-    const SUITE: &str = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256";
+    const SUITES: &str = "TLS_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256";
     let properties = Setup::every_transport()
         .set("httpPort", "HTTP")
         .set("httpsPort", "HTTPS")
         .set("gov.nist.javax.sip.TLS_CLIENT_PROTOCOLS", VERSION)
-        .set("gov.nist.javax.sip.ENABLED_CIPHER_SUITES", SUITE)
+        .set("gov.nist.javax.sip.ENABLED_CIPHER_SUITES", SUITES)
         .set("gov.nist.javax.sip.TLS_CLIENT_AUTH_TYPE", "Enabled");
     let xml = Setup::file(|it: &Addresses| {
         let ([tls, _, wss], [http, https]) = (it.secure, it.web);
@@ -134,7 +134,7 @@ fn setups() -> [(&'static str, Setup); 2] {
              <http><httpPort>{http}</httpPort><httpsPort>{https}</httpsPort></http>\
              <ssl><keyStore>{store}</keyStore><trustStore>{trust}</trustStore>\
              <tlsClientProtocols>{VERSION}</tlsClientProtocols>\
-             <enabledCipherSuites>{SUITE}</enabledCipherSuites>\
+             <enabledCipherSuites>{SUITES}</enabledCipherSuites>\
              <tlsClientAuthType>Enabled</tlsClientAuthType></ssl></load-balancer-properties>",
             it.statistic, it.external, it.internal,
         )

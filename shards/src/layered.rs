@@ -112,7 +112,7 @@ impl<D: Decide> Shard<D> {
                 Upgraded::Refused(refusal) => {
                     debug!("{source}: no WebSocket: {refusal:?}");
                     self.figures.streams.websocket_refused += 1;
-                    self.on_failed_upgrade(flow);
+                    self.suspect(flow);
                     return None;
                 }
             }
@@ -204,11 +204,11 @@ impl<D: Decide> Shard<D> {
         } else {
             self.figures.streams.websocket_refused += 1;
         }
-        self.on_failed_upgrade(flow);
+        self.suspect(flow);
     }
 
-    /// A node that we connected to does not speak what it announces: others are asked.
-    fn on_failed_upgrade(&mut self, flow: Flow) {
+    /// A node that we connected to is gone, or does not speak what it announces: others are asked.
+    pub(crate) fn suspect(&mut self, flow: Flow) {
         let ours = self.streams.find(flow).filter(|it| it.is_ours).map(|it| it.peer);
         if let Some(peer) = ours {
             self.refused(peer);
@@ -218,7 +218,7 @@ impl<D: Decide> Shard<D> {
     /// A node breaks the protocol: what waits for it goes to others.
     fn give_up_node(&mut self, flow: Flow) {
         if self.streams.find(flow).is_some_and(|it| it.is_ours) {
-            self.on_failed_upgrade(flow);
+            self.suspect(flow);
             self.close(flow);
         }
     }
@@ -251,12 +251,9 @@ impl<D: Decide> Shard<D> {
         if !is_open || now.since(*it.full_since.get_or_insert(now)) < FULL_TIME_MAX {
             return;
         }
-        let (peer, is_ours) = (it.peer, it.is_ours);
-        debug!("{peer}: does not read");
+        debug!("{}: does not read", it.peer);
         self.figures.streams.slow_closed += 1;
-        if is_ours {
-            self.refused(peer);
-        }
+        self.suspect(flow);
         self.part(flow, Closing::Policy as u16);
     }
 }

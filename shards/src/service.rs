@@ -67,11 +67,19 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
     };
     let (wanted, closed): (Vec<_>, Vec<_>) =
         listeners(config, &resolve)?.into_iter().partition(can_open);
-    for Listener { transport, address, .. } in closed {
+    for Listener { transport, address, .. } in &closed {
         warn!("No listener on {address} for {}: there is no certificate", transport.as_via());
     }
     if !wanted.iter().any(|it| it.leg == Leg::External) {
         return Err("nothing can listen on the client side without a certificate".to_owned());
+    }
+    // With one leg left a message's direction would be told by its source: another service than was asked for.
+    let is_inside = |it: &Listener, v4| it.leg == Leg::Internal && it.address.is_ipv4() == v4;
+    let loses = |v4| {
+        closed.iter().any(|it| is_inside(it, v4)) && !wanted.iter().any(|it| is_inside(it, v4))
+    };
+    if loses(true) || loses(false) {
+        return Err("nothing can listen on the node side without a certificate".to_owned());
     }
     let options = SocketOptions {
         steering: config.steering,

@@ -249,8 +249,17 @@ impl<D: Decide> Shard<D> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    let is_lost = error.kind() == io::ErrorKind::TimedOut;
-                    self.figures.streams.lost += u64::from(is_lost);
+                    // On our own segment the kernel says why nobody acknowledged: no such host.
+                    let is_lost = matches!(
+                        error.kind(),
+                        io::ErrorKind::TimedOut
+                            | io::ErrorKind::HostUnreachable
+                            | io::ErrorKind::NetworkUnreachable
+                    );
+                    if is_lost {
+                        self.figures.streams.lost += 1;
+                        self.suspect(flow);
+                    }
                     self.on_failed_handshake(flow);
                     self.close(flow);
                     break;

@@ -190,8 +190,9 @@ impl Beat {
 
 /// Sends one heartbeat (`sip.md` 4.1, 4.2); the status of its answer, `None` if there is none.
 fn beat(balancer: SocketAddr, properties: &BTreeMap<String, String>) -> Option<u16> {
-    let any = if balancer.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let any = if balancer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(balancer).ok()?; // it has an address then
     socket.set_read_timeout(Some(BEAT_INTERVAL * 2)).ok()?;
     let body: String = properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     let (id, local) = (unique(), socket.local_addr().ok()?);
@@ -204,9 +205,9 @@ fn beat(balancer: SocketAddr, properties: &BTreeMap<String, String>) -> Option<u
         .with("CSeq", "1 OPTIONS")
         .with("Mobicents-Heartbeat", "1")
         .with_body("text/plain;charset=UTF-8", body);
-    socket.send_to(&message.to_bytes(), balancer).ok()?;
+    socket.send(&message.to_bytes()).ok()?;
     let mut buffer = [0; 4096];
-    let (length, _) = socket.recv_from(&mut buffer).ok()?;
+    let length = socket.recv(&mut buffer).ok()?;
     Message::parse(&buffer[..length]).map(|it| it.status())
 }
 

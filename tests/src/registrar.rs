@@ -1,56 +1,61 @@
-//! A node that is a registrar and a proxy, by UDP: phones that nobody here wrote reach each other through
-//! it, and so through the balancer twice.
+//! A node that is a registrar and a proxy, by one transport: phones that nobody here wrote reach each other
+//! through it, and so through the balancer twice.
 //!
 //! Reads RFC 3261 §10 (registrations, without expiry) and §16 (forwarding, by loose routing). Everything it
 //! forwards goes back through the balancer's internal leg.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::peer::{TICK, unique};
-use crate::{Balancer, Message, Node, Uri};
+use crate::peer::unique;
+use crate::{Balancer, Message, Node, Received, Transport, Uri, param};
 
 /// It answers as long as this lives.
 pub struct Registrar {
-    /// Announces it.
-    _node: Node,
     state: Arc<State>,
     thread: Option<JoinHandle<()>>,
 }
 
 struct State {
+    node: Node,
     address: SocketAddr,
     balancer: SocketAddr,
+    /// How it names itself on requests that it forwards to phones.
+    route: String,
     contacts: Mutex<HashMap<String, String>>,
-    requests: Mutex<Vec<Message>>,
+    /// What it forwarded, by the branch that it gave.
+    forwarded: Mutex<HashMap<String, Received>>,
     is_over: AtomicBool,
 }
 
 impl Registrar {
-    /// Starts one and waits until the balancer knows it.
-    pub fn start(lb: &Balancer) -> Registrar {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(TICK)).unwrap();
-        let address = socket.local_addr().unwrap();
-        let mut node = Node::bind("registrar").property("udpPort", &address.port().to_string());
-        for name in ["tcpPort", "tlsPort", "wsPort", "wssPort"] {
-            node = node.property(name, "");
+    /// Starts one that speaks this transport alone, and waits until the balancer knows it.
+    pub fn start(lb: &Balancer, transport: Transport) -> Registrar {
+        let mut node = Node::bind("registrar");
+        for other in ["udp", "tcp", "tls", "ws", "wss"] {
+            if other != transport.lower() {
+                node.set_property(&format!("{other}Port"), "");
+            }
         }
+        node.transport = transport;
         let node = lb.announced(node);
         lb.wait_nodes(1);
         let state = Arc::new(State {
-            address,
-            balancer: lb.internal,
+            address: node.address_of(transport),
+            balancer: lb.internal_of(transport),
+            route: lb.node_route(&node),
+            node,
             contacts: Mutex::default(),
-            requests: Mutex::default(),
+            forwarded: Mutex::default(),
             is_over: AtomicBool::new(false),
         });
         let worker = state.clone();
-        let thread = std::thread::spawn(move || worker.run(&socket));
-        Registrar { _node: node, state, thread: Some(thread) }
+        let thread = std::thread::spawn(move || worker.run());
+        Registrar { state, thread: Some(thread) }
     }
 
     /// What a user has registered, as it arrived here.
@@ -60,8 +65,8 @@ impl Registrar {
 
     /// Requests of a method that came in so far.
     pub fn requests(&self, method: &str) -> Vec<Message> {
-        let all = self.state.requests.lock().unwrap();
-        all.iter().filter(|it| it.method() == method).cloned().collect()
+        let all = self.state.node.record().into_iter().map(|it| it.message);
+        all.filter(|it| it.is_request() && it.method() == method).collect()
     }
 }
 
@@ -75,24 +80,23 @@ impl Drop for Registrar {
 }
 
 impl State {
-    fn run(&self, socket: &UdpSocket) {
-        let mut buffer = vec![0; 65_536];
+    fn run(&self) {
+        let mut seen = 0;
         while !self.is_over.load(Ordering::Relaxed) {
-            let Ok((count, source)) = socket.recv_from(&mut buffer) else { continue };
-            let Some(message) = Message::parse(&buffer[..count]) else { continue };
-            let (to, answer) = if message.is_request() {
-                self.requests.lock().unwrap().push(message.clone());
-                self.request(message, source)
-            } else {
-                (self.balancer, self.response(message))
-            };
-            if let Some(answer) = answer {
-                socket.send_to(&answer.to_bytes(), to).unwrap();
+            let record = self.node.record();
+            for received in &record[seen..] {
+                if received.is_request() {
+                    self.request(received);
+                } else {
+                    self.response(received);
+                }
             }
+            seen = record.len();
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    fn request(&self, request: Message, source: SocketAddr) -> (SocketAddr, Option<Message>) {
+    fn request(&self, request: &Received) {
         if request.is("REGISTER") {
             let user = Uri::of(request.header("To")).user;
             let contact = request.header("Contact").to_owned();
@@ -106,43 +110,48 @@ impl State {
                 uri = format!("sip:{user}@{host}:{port}{params}");
             }
             self.contacts.lock().unwrap().insert(user, uri);
-            return (source, Some(answer(&request, "200 OK").with("Contact", contact)));
+            let ok = answer(request, "200 OK").with("Contact", contact);
+            return self.node.respond(request, &ok);
         }
         // The balancer names the node that it chose by a Route: ours, whether it is a dialog's or not.
         let routes: Vec<String> = request.routes().into_iter().map(str::to_owned).collect();
         let is_own = |it: &&String| Uri::of(it).address() == Some(self.address);
         let rest: Vec<_> = routes.iter().skip_while(is_own).cloned().collect();
-        let via = format!("SIP/2.0/UDP {};branch=z9hG4bK{}", self.address, unique());
-        let mut forward = request.clone().without("Route");
+        let (name, branch) = (self.node.transport.lower(), format!("z9hG4bK{}", unique()));
+        let via = format!("SIP/2.0/{} {};branch={branch}", name.to_uppercase(), self.address);
+        let mut forward = request.message.clone().without("Route");
         forward.headers.insert(0, ("Via".to_owned(), via));
         if request.tag("To").is_some() && !rest.is_empty() {
             // Within a dialog: the rest of the route set leads on.
-            let forward = rest.into_iter().fold(forward, |it, route| it.with("Route", route));
-            return (self.balancer, Some(forward));
+            forward = rest.into_iter().fold(forward, |it, route| it.with("Route", route));
+        } else {
+            let user = Uri::of(request.uri()).user;
+            let Some(contact) = self.contact_of(&user) else {
+                if !request.is("ACK") {
+                    self.node.respond(request, &answer(request, "404 Not Found"));
+                }
+                return;
+            };
+            forward = forward.to_uri(&contact).with("Route", self.route.as_str());
+            let own = format!("<sip:{};transport={name};lr>", self.address);
+            forward.headers.insert(1, ("Record-Route".to_owned(), own));
         }
-        let user = Uri::of(request.uri()).user;
-        let Some(contact) = self.contact_of(&user) else {
-            let is_ack = request.is("ACK");
-            return (source, (!is_ack).then(|| answer(&request, "404 Not Found")));
-        };
-        let (host, port, balancer) = (self.address.ip(), self.address.port(), self.balancer);
-        let route =
-            format!("<sip:lbint@{balancer};transport=udp;node_host={host};node_port={port};lr>");
-        forward = forward.to_uri(&contact).with("Route", route);
-        let own = ("Record-Route".to_owned(), format!("<sip:{};lr>", self.address));
-        forward.headers.insert(1, own);
-        (self.balancer, Some(forward))
+        self.forwarded.lock().unwrap().insert(branch, request.clone());
+        self.node.send_to(self.balancer, &forward);
     }
 
     fn contact_of(&self, user: &str) -> Option<String> {
         self.contacts.lock().unwrap().get(user).cloned()
     }
 
-    fn response(&self, mut response: Message) -> Option<Message> {
-        let is_ours = response.vias().first()?.contains(&self.address.to_string());
-        let via = response.headers.iter().position(|(name, _)| name == "Via")?;
+    fn response(&self, response: &Received) {
+        let branch = response.vias().first().and_then(|it| param(it, "branch"));
+        let forwarded = self.forwarded.lock().unwrap();
+        let Some(request) = branch.and_then(|it| forwarded.get(&it)) else { return };
+        let mut response = response.message.clone();
+        let via = response.headers.iter().position(|(name, _)| name == "Via").unwrap();
         response.headers.remove(via);
-        (is_ours && response.find("Via").is_some()).then_some(response)
+        self.node.respond(request, &response);
     }
 }
 
