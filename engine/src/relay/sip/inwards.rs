@@ -52,7 +52,11 @@ impl State {
         let message = incoming.message;
         let snapshot = incoming.snapshot;
         let towards = settings.towards_nodes(incoming.transport);
-        let version = version_of(routes, snapshot);
+        // An ACK with the route set of its dialog goes where the dialog's other requests go; one without
+        // belongs to an INVITE outside of any.
+        let in_dialog = request.is_subsequent && (request.method != Method::Ack || routes.named);
+        let version =
+            routes.version.unwrap_or_else(|| snapshot.newest(in_dialog, incoming.family, towards));
         let query = Query {
             now: incoming.arrival.now,
             key: self.affinity_key(settings, message),
@@ -64,9 +68,7 @@ impl State {
             is_first: !request.is_subsequent
                 && !matches!(request.method, Method::Ack | Method::Cancel),
             is_ack: request.method == Method::Ack,
-            // An ACK with the route set of its dialog goes where the dialog's other requests go; one
-            // without belongs to an INVITE outside of any.
-            in_dialog: request.is_subsequent && (request.method != Method::Ack || routes.named),
+            in_dialog,
             status: None,
         };
         if T::ON {
@@ -284,11 +286,6 @@ impl State {
             text.extend_from_slice(b"\r\n");
         });
     }
-}
-
-/// Cluster that a request belongs to: its route set's, else the latest (`sip.md` 5.9).
-pub(super) fn version_of(routes: &Stripped, snapshot: &Snapshot) -> Version {
-    routes.version.unwrap_or_else(|| snapshot.latest())
 }
 
 /// The live node that a URI names by address, on any of its ports; the newest there if any version will do.

@@ -12,7 +12,6 @@ use protocols::sip::uri::Uri;
 use super::answer::Answer;
 use super::explain::Trace;
 use super::head::{HeadLines, Record, opens_dialog};
-use super::inwards::version_of;
 use super::next_hop::{NextHop, Search};
 use super::request::Request;
 use super::routes::Stripped;
@@ -42,8 +41,8 @@ impl State {
             self.sightings.alive(snapshot, node);
         }
         let owner = routes.node.or(sender);
-        let version =
-            owner.map_or_else(|| version_of(routes, snapshot), |it| snapshot.node(it).version);
+        let version = owner.map(|it| snapshot.node(it).version).or(routes.version);
+        let version = version.unwrap_or_else(|| snapshot.latest());
         if let Some(node) = routes.node
             && request.method != Method::Ack
         {

@@ -145,7 +145,8 @@ impl State {
             now: incoming.arrival.now,
             key: self.affinity_key(settings, message),
             call_id: message.text(message.call_id),
-            version: version.unwrap_or_else(|| snapshot.latest()),
+            version: version
+                .unwrap_or_else(|| snapshot.newest(false, incoming.family, next.transport)),
             names_version: version.is_some(),
             family: incoming.family,
             transport: next.transport,

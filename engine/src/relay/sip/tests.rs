@@ -26,27 +26,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(config: &str) -> World {
-        let loaded = config::load("test.properties", config.as_bytes(), &[]);
-        assert!(!loaded.has_errors(), "{:?}", loaded.findings);
-        let config = loaded.config;
-        let mut listeners = Vec::new();
-        for (leg, it) in [(Leg::External, &config.external), (Leg::Internal, &config.internal)] {
-            let host = it.host.clone().or_else(|| config.host.clone()).unwrap();
-            for (transport, port) in it.ports.iter() {
-                let address = SocketAddr::new(host.parse().unwrap(), port);
-                listeners.push(Listener { leg, transport, address });
-            }
-            let host = it.ipv6_host.clone().or_else(|| config.ipv6_host.clone());
-            for (transport, port) in it.ipv6_ports.iter() {
-                let address = SocketAddr::new(host.as_ref().unwrap().parse().unwrap(), port);
-                listeners.push(Listener { leg, transport, address });
-            }
-        }
-        let extra = config.extra_server_nodes.iter();
-        let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
-        let settings = Settings::new(config, listeners, extra, *b"0123456789abcdef");
         World {
-            relay: Relay::new(Arc::new(settings), Shard { index: 0, scattered: false }),
+            relay: Relay::new(Arc::new(settings(config)), Shard { index: 0, scattered: false }),
             snapshot: Snapshot::new(1, Vec::new(), &[]),
             out: Vec::new(),
             now: Time::from_millis(1_000),
@@ -121,6 +102,28 @@ impl World {
     pub(super) fn first_line(&self) -> String {
         self.sent().lines().next().unwrap_or_default().to_owned()
     }
+}
+
+fn settings(config: &str) -> Settings {
+    let loaded = config::load("test.properties", config.as_bytes(), &[]);
+    assert!(!loaded.has_errors(), "{:?}", loaded.findings);
+    let config = loaded.config;
+    let mut listeners = Vec::new();
+    for (leg, it) in [(Leg::External, &config.external), (Leg::Internal, &config.internal)] {
+        let host = it.host.clone().or_else(|| config.host.clone()).unwrap();
+        for (transport, port) in it.ports.iter() {
+            let address = SocketAddr::new(host.parse().unwrap(), port);
+            listeners.push(Listener { leg, transport, address });
+        }
+        let host = it.ipv6_host.clone().or_else(|| config.ipv6_host.clone());
+        for (transport, port) in it.ipv6_ports.iter() {
+            let address = SocketAddr::new(host.as_ref().unwrap().parse().unwrap(), port);
+            listeners.push(Listener { leg, transport, address });
+        }
+    }
+    let extra = config.extra_server_nodes.iter();
+    let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
+    Settings::new(config, listeners, extra, *b"0123456789abcdef")
 }
 
 pub(super) const FLOW: Flow = Flow { shard: 3, slot: 77, generation: 5 };
@@ -365,6 +368,66 @@ fn failover_stays_inside_the_version_of_the_dialog() {
     let verdict = world.client(INVITE);
     assert!(datagram(NODE)(verdict), "{verdict:?}");
     assert!(world.lines("Via")[0].ends_with("i_2"), "{}", world.sent());
+}
+
+/// A newest version that wants no calls, or cannot take them, leaves them to the one before it.
+#[test]
+fn new_calls_go_to_the_newest_version_that_takes_them() {
+    const NEWER: &str = "172.16.0.11:5090";
+    let changes: [fn(&mut Node); 3] = [
+        |it| it.graceful = true,
+        |it| it.bad = Some(crate::node::Bad::Silence),
+        |it| it.ports.0[Transport::Udp.index()] = None,
+    ];
+    for algorithm in ["CallIDAffinityBalancerAlgorithm", "HeaderConsistentHashBalancerAlgorithm"] {
+        for (case, change) in (0..).zip(changes) {
+            let mut world = World::new(&format!("{TWO_LEGS}algorithmClass={algorithm}\n"));
+            let mut newer = node(&format!("{NEWER},2"));
+            change(&mut newer);
+            world.snapshot = Snapshot::new(1, vec![node(NODE), newer], &[]);
+            for method in ["INVITE", "CANCEL", "ACK", "REGISTER"] {
+                let verdict = world.client(&INVITE.replace("INVITE", method));
+                assert!(datagram(NODE)(verdict), "{algorithm} {case} {method}: {verdict:?}");
+            }
+            // The response to a request whose node is gone finds one too.
+            world.from_node(NODE_INVITE);
+            let answer = callee_answer(&world, "200 OK").replace("_0", "_9");
+            world.snapshot = Snapshot::new(
+                2,
+                vec![node("172.16.0.12:5080"), world.snapshot.nodes()[1].clone()],
+                &[NODE.parse().unwrap()],
+            );
+            let verdict = world.client(&answer);
+            assert!(datagram("172.16.0.12:5080")(verdict), "{algorithm} {case}: {verdict:?}");
+        }
+    }
+}
+
+/// Keys that change how calls are remembered are changed while calls ring.
+#[test]
+fn a_reload_forgets_no_call() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let calls: Vec<String> =
+        (0..8).map(|it| INVITE.replace("8f3ad1", &format!("call{it}"))).collect();
+    let homes: Vec<Verdict> = calls.iter().map(|it| world.client(it)).collect();
+    let mut config = TWO_LEGS.to_owned();
+    for line in [
+        "callIdAffinityMaxTimeInCache=700",
+        "callIdAffinityMaxCalls=5000",
+        "callIdAffinityGroupFailover=true",
+        "subclusterMap=(172.16.0.10,172.16.0.11)",
+        "trafficRampupCyclePeriod=10000",
+        "earlyDialogWorstCase=true",
+    ] {
+        config.push_str(&format!("{line}\n"));
+        world.relay.configure(Arc::new(settings(&config)));
+        for (call, home) in calls.iter().zip(&homes) {
+            assert_eq!(world.client(call), *home, "{line}");
+            assert_eq!(world.client(&call.replace("INVITE", "CANCEL")), *home, "{line}");
+        }
+        let calls_of = |it: &Node| world.relay.state.calls.of(world.now, it.key).up();
+        assert_eq!(world.snapshot.nodes().iter().map(calls_of).sum::<u64>(), 8, "{line}");
+    }
 }
 
 #[test]
