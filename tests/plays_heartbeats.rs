@@ -140,6 +140,33 @@ fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
     assert!(beats.session() != session && beats.heard().0 >= 2, "as another session");
 }
 
+/// SIGSTOP is what a pause of the virtual machine is to the process.
+#[test]
+fn nodes_outlive_a_time_in_which_the_balancer_stood_still() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let (nodes, beats) = two_json_nodes(&lb);
+    let mut sip = lb.announced(Node::bind("n2"));
+    sip.answers_calls();
+    lb.wait_nodes(3);
+    lb.signal(nix::sys::signal::Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_for("twice nodeTimeout", || (stopped.elapsed() > Duration::from_secs(3)).then_some(()));
+    lb.signal(nix::sys::signal::Signal::SIGCONT);
+    let caller = lb.caller("alice");
+    for _ in 0..3 {
+        let mut call = caller.call("sip:bob@example.com");
+        caller.exchange(&mut call, "BYE");
+    }
+    lb.wait_log("The process stood still for ");
+    let heard = beats[0].heard().1;
+    wait_for("heartbeats", || (beats[0].heard().1 > heard + 3).then_some(()));
+    assert!(!lb.log().contains("removed"), "{}", lb.log());
+    assert_eq!(nodes.iter().map(|it| it.count("INVITE")).sum::<usize>() + sip.count("INVITE"), 3);
+    // Who went meanwhile is found out as ever.
+    sip.fall_silent();
+    lb.wait_nodes(2);
+}
+
 #[test] // R4, 23
 fn a_node_that_shuts_down_by_http_keeps_its_calls_and_gets_no_new_ones() {
     let lb = Setup::two_entry()

@@ -216,6 +216,7 @@ impl<S: Shards> Control<S> {
 
     fn run(mut self) -> u8 {
         let mut events = [EpollEvent::empty(); 64];
+        let mut turn = self.clock.now();
         loop {
             self.handle_shards();
             self.handle_timeouts();
@@ -224,9 +225,21 @@ impl<S: Shards> Control<S> {
                 self.stop();
                 return code;
             }
-            // An interruption counts as no event.
-            let count = self.epoll.wait(&mut events, self.wait()).unwrap_or(0);
+            let wait = self.wait();
+            let timeout = EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX);
+            // A process that was stopped and goes on is interrupted here: what has arrived meanwhile is
+            // read before anybody's time is over.
+            let count = self.epoll.wait(&mut events, timeout);
+            let count = count.or_else(|_| self.epoll.wait(&mut events, EpollTimeout::ZERO));
+            let count = count.unwrap_or(0);
             let now = self.clock.now();
+            let late = now.since(turn + wait);
+            if late > (self.view.config.node_timeout / 4).max(LATE_MIN) {
+                warn!("The process stood still for {} ms", late.as_millis());
+                self.registry.handle_stall(now);
+                self.heartbeats.handle_stall(now);
+            }
+            turn = now;
             for event in events.iter().take(count) {
                 match event.data() {
                     SIGNALS => self.handle_signals(now),
@@ -251,7 +264,7 @@ impl<S: Shards> Control<S> {
     }
 
     /// How long there is nothing to do.
-    fn wait(&self) -> EpollTimeout {
+    fn wait(&self) -> Duration {
         let now = self.clock.now();
         let gathering = self.gathering.as_ref().map(|it| it.deadline.min(now + FIGURES_PERIOD));
         let next = [
@@ -266,10 +279,10 @@ impl<S: Shards> Control<S> {
             self.registry.has_changed().then(|| self.pace.poll_timeout()),
             self.view.stopping.map(|it| it + STOP_GRACE),
         ];
-        let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
+        let next = next.into_iter().flatten().min().map_or(WAIT_MAX, |it| it.since(now));
         // Rounded up: waking before the time would be a busy loop.
-        let millis = next.since(now).as_nanos().div_ceil(1_000_000);
-        EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+        let millis = next.min(WAIT_MAX).as_nanos().div_ceil(1_000_000);
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
     fn handle_shards(&mut self) {
@@ -565,6 +578,10 @@ fn seed() -> u64 {
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
 const SHARDS: u64 = 2;
+/// The configuration file is looked at more often than that.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// What a busy machine may do to any turn, however short `nodeTimeout` is.
+const LATE_MIN: Duration = Duration::from_millis(100);
 /// Fairness: whatever shards report, signals and administration get their turn.
 const NOTICES_PER_TURN: usize = 4096;
 /// A shard that has not answered by then is busy or stuck; the page shows what it said last.

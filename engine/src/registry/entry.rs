@@ -92,6 +92,14 @@ impl Entry {
         self.sign = self.sign.max(now);
     }
 
+    /// Nobody could be heard until now: its silence, and that of each of its protocols, begins anew.
+    pub(super) fn handle_stall(&mut self, now: Time) {
+        if self.up {
+            self.handle_sign(now);
+            self.voices.handle_stall(now);
+        }
+    }
+
     /// Whether this word is one that was heard before, which says no more than that the node is alive.
     pub(super) fn repeats(&mut self, now: Time, said: &Announcement) -> bool {
         let heals = said.source == Source::Json && self.bad.is_some();

@@ -338,8 +338,15 @@ impl Registry {
         pair
     }
 
+    /// We have not listened for a while: the process was stopped, or its machine moved to another host.
+    /// Heartbeats of that time wait unread or are lost, so that every node has its whole `nodeTimeout`
+    /// anew.
+    pub fn handle_stall(&mut self, now: Time) {
+        self.entries.values_mut().for_each(|it| it.handle_stall(now));
+    }
+
     /// Takes out who is silent and lifts what has lasted long enough, if it is time. Handle everything
-    /// that has arrived first: after a stall all nodes look silent.
+    /// that has arrived first, and [`Registry::handle_stall`] after a time without listening.
     pub fn handle_timeout(&mut self, now: Time) {
         if now < self.next_check {
             return;

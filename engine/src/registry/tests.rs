@@ -94,6 +94,26 @@ fn a_beating_node_is_live_and_a_silent_one_is_taken_out_at_the_next_check() {
     assert_eq!(it.poll_timeout(), None);
 }
 
+/// The process was stopped for a minute; a node that is there speaks within its own period.
+#[test]
+fn after_a_stall_every_node_has_its_whole_timeout() {
+    let mut it = registry();
+    let rmi = |body: &str| Announcement { source: Source::Rmi, ..beat(body) };
+    it.handle_announcement(at(0), beat(N1)).unwrap();
+    it.handle_announcement(at(10), rmi(N1)).unwrap();
+    it.handle_announcement(at(0), beat("ip=10.0.0.2 udpPort=1")).unwrap();
+    it.handle_stall(at(60_000));
+    for millis in [60_000, 68_400] {
+        it.handle_timeout(at(millis));
+        assert_eq!(it.live().count(), 2, "{millis}");
+    }
+    it.handle_announcement(at(68_400), beat(N1)).unwrap();
+    it.handle_announcement(at(68_400), rmi(N1)).unwrap();
+    it.handle_timeout(at(68_600));
+    assert_eq!(it.live().count(), 1, "the one that went meanwhile");
+    assert_eq!(events(&mut it), ["Added", "Added", "Removed:Silent"]);
+}
+
 #[test]
 fn sip_traffic_is_a_life_sign() {
     let mut it = registry();

@@ -60,6 +60,11 @@ impl Voices {
         }
     }
 
+    /// Nobody could be heard until now.
+    pub(super) fn handle_stall(&mut self, now: Time) {
+        self.voices.iter_mut().for_each(|it| it.heard = now);
+    }
+
     /// Who is silent for longer than `timeout`, but for the operator and who spoke last.
     pub(super) fn fading(&self, now: Time, timeout: Duration) -> impl Iterator<Item = Source> {
         let last = self.voices.iter().map(|it| it.heard).max();

@@ -167,6 +167,11 @@ impl Heartbeats {
         self.next_check
     }
 
+    /// We have not listened for a while: what waits unread is read before anybody took too long.
+    pub fn handle_stall(&mut self, now: Time) {
+        self.next_check = self.next_check.map(|_| now + CHECK_PERIOD);
+    }
+
     /// Closes connections that took too long; listens again where it could not accept.
     pub fn handle_timeout(&mut self, now: Time, epoll: &Epoll) {
         if self.next_check.is_none_or(|it| it > now) {
