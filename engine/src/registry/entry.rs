@@ -8,7 +8,7 @@ use super::Rules;
 use super::announcement::{Announcement, Source};
 use super::orders::Ordered;
 use super::voices::Voices;
-use crate::node::{Bad, Node, Origin};
+use crate::node::{Bad, Node, Origin, Version};
 
 /// A node and its record. `node` always shows the flags that the record implies.
 #[derive(Debug)]
@@ -157,6 +157,11 @@ impl Entry {
     /// The session that a protocol named last.
     pub(super) fn session(&self, source: Source) -> Option<&str> {
         self.voices.session(source)
+    }
+
+    /// Its version, unless it is known from `source` alone.
+    pub(super) fn version_but_by(&self, source: Source) -> Option<Version> {
+        self.voices.version_but_by(source)
     }
 
     /// Bytes of all that was said but by one protocol.

@@ -85,7 +85,14 @@ pub enum Event {
         /// Where it is.
         from: IpAddr,
     },
-    /// A heartbeat by RMI or HTTP was not believed.
+    /// Its version is no number, and counts as 0.
+    OddVersion {
+        /// The node.
+        node: NodeText,
+        /// What it says.
+        version: String,
+    },
+    /// A heartbeat was not believed.
     HeartbeatRefused {
         /// Who sent it.
         from: IpAddr,
@@ -108,7 +115,7 @@ pub enum Event {
     },
 }
 
-/// Why a heartbeat by RMI or HTTP was not believed.
+/// Why a heartbeat was not believed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Disbelief {
     /// It names no node.
@@ -164,6 +171,7 @@ impl Event {
             | Event::Bad { .. }
             | Event::Suspect { .. }
             | Event::EmptyHeartbeat { .. }
+            | Event::OddVersion { .. }
             | Event::HeartbeatRefused { .. }
             | Event::NoRoom { .. } => log::Level::Warn,
             _ => log::Level::Info,
@@ -235,6 +243,11 @@ impl fmt::Display for Event {
                 f,
                 "Heartbeat from {from} without any node: it has no connector that we could use"
             ),
+            Event::OddVersion { node, version } => {
+                write!(f, "{TASK}[{node}] version ")?;
+                write_plain(f, version)?;
+                f.write_str(" is not an integer and counts as 0")
+            }
             Event::HeartbeatRefused { from, why } => {
                 write!(f, "Heartbeat from {from} refused: {why}")
             }
@@ -359,6 +372,10 @@ mod tests {
             (
                 removed(Removal::Unanswered),
                 format!(" removed: it does not answer probes. {numbers}"),
+            ),
+            (
+                Event::OddVersion { node: node(), version: "2.x\n".to_owned() },
+                " version 2.x\\n is not an integer and counts as 0".into(),
             ),
             (Event::Graceful { node: node() }, " graceful shutdown: no new calls".into()),
             (

@@ -7,7 +7,7 @@ use protocols::time::Time;
 use super::announcement::{self, Announcement, Source};
 use super::entry::Entry;
 use super::{EVENTS_MAX, Event, NodeText, Registry, Removal, Rules};
-use crate::node::{Node, NodeKey, Origin};
+use crate::node::{Node, NodeKey, Origin, Version};
 use crate::snapshot::NODES_MAX;
 
 impl Registry {
@@ -29,6 +29,16 @@ impl Registry {
             .collect();
         rivals.sort_by_key(|it| *it != key);
         rivals
+    }
+
+    /// The version of a node that states none, but has told it by another protocol: nothing said does not
+    /// contradict what is.
+    pub(super) fn version_elsewhere(&self, said: &Announcement) -> Option<Version> {
+        if said.states_version() {
+            return None;
+        }
+        let known = |it: &NodeKey| self.entries.get(it)?.version_but_by(said.source);
+        self.rivals(said).iter().find_map(known)
     }
 
     /// `jvmRoute`: the last to announce it has it.
@@ -56,11 +66,16 @@ impl Registry {
         let key = entry.node.key;
         self.by_ip.entry(entry.node.ip).or_default().push(key);
         let is_live = entry.is_live();
+        let odd = announcement::odd_version(&entry.node.properties);
+        let odd = odd.map(|it| (it.to_owned(), NodeText::of(&entry.node)));
         self.file_session(None, entry.session(Source::Json).map(|it| (it.to_owned(), key)));
         self.entries.insert(key, entry);
         self.route(now, key);
         if is_live {
             self.welcome(key);
+        }
+        if let Some((version, node)) = odd {
+            self.tell(Event::OddVersion { node, version });
         }
     }
 

@@ -176,7 +176,8 @@ impl Registry {
     /// A node speaks for itself: it joins, or its entry is refreshed.
     ///
     /// Another session id than its protocol named before is another incarnation and clears graceful and
-    /// bad. What other protocols say of the same node is kept beside it. Of a configured
+    /// bad. What other protocols say of the same node is kept beside it; a version that only one of them
+    /// states counts for all. Of a configured
     /// node only flags and properties are believed: its addresses are the operator's word. A node that is
     /// not known and already leaving is ignored.
     ///
@@ -186,9 +187,12 @@ impl Registry {
     pub fn handle_announcement(
         &mut self,
         now: Time,
-        announcement: Announcement,
+        mut announcement: Announcement,
     ) -> Result<(), Refused> {
         check(&announcement)?;
+        if let Some(version) = self.version_elsewhere(&announcement) {
+            announcement.version = version;
+        }
         if self.repeats(now, &announcement) {
             return Ok(());
         }
@@ -259,6 +263,7 @@ impl Registry {
                     other => other,
                 };
             }
+            Report::BadBeat { from, why } => self.refuse(now, from, Disbelief::Words(why)),
             Report::Seen { node, alive, errors, requests, answered } => {
                 self.edit(node, |it, rules| {
                     if alive {
@@ -413,14 +418,16 @@ impl Registry {
     }
 
     /// The node that these words are about, unless they name another incarnation of it than the one that
-    /// is known: a late stop of a dead process must not take out its successor.
+    /// is known, or another version where one of them names none: a late stop of a dead process must not
+    /// take out its successor.
     pub fn find(&self, announcement: &Announcement) -> Option<NodeKey> {
         let key = self.rivals(announcement).first().copied()?;
-        let known = self.entries.get(&key)?.session(announcement.source);
-        match (announcement.session.as_deref(), known) {
-            (Some(theirs), Some(ours)) if theirs != ours => None,
-            _ => Some(key),
-        }
+        let entry = self.entries.get(&key)?;
+        let is_it = match (announcement.session.as_deref(), entry.session(announcement.source)) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => !announcement.states_version() || announcement.version == entry.node.version,
+        };
+        is_it.then_some(key)
     }
 
     /// The nodes to probe: address and transport of each static node, down or not.

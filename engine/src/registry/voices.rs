@@ -100,6 +100,14 @@ impl Voices {
         all
     }
 
+    /// The version of the node, unless it is known from `source` alone: another protocol states it, or
+    /// did when this one stated none.
+    pub(super) fn version_but_by(&self, source: Source) -> Option<Version> {
+        let is_from_elsewhere =
+            |Voice { said, .. }: &Voice| (said.source != source) == said.states_version();
+        self.voices.iter().any(is_from_elsewhere).then_some(self.version)
+    }
+
     /// The session that a protocol named last.
     pub(super) fn session(&self, source: Source) -> Option<&str> {
         self.voices.iter().find(|it| it.said.source == source)?.said.session.as_deref()

@@ -114,7 +114,7 @@ impl Registry {
 
     /// Says why a heartbeat was refused, unless one was a moment ago: anyone who reaches us can send
     /// rubbish, and the log must not grow by it.
-    fn refuse(&mut self, now: Time, from: IpAddr, why: Disbelief) {
+    pub(super) fn refuse(&mut self, now: Time, from: IpAddr, why: Disbelief) {
         if self.refused.is_none_or(|it| now.since(it) >= REFUSED_PERIOD) {
             self.refused = Some(now);
             self.tell(Event::HeartbeatRefused { from, why });
@@ -169,6 +169,36 @@ mod tests {
             events(&mut it),
             ["Added", "Added", "Removed:Silent", "Changed", "Graceful", "Removed:Stopped"]
         );
+    }
+
+    /// Nodes of old name no session: their late end must not be that of the version after them.
+    #[test]
+    fn an_end_without_a_session_is_that_of_its_version() {
+        let node = |more: &str| words("10.0.0.1", &format!("udpPort=5060 {more}"));
+        let cases = [
+            ("version=2", "version=1", 1),
+            ("version=2", "version=2", 0),
+            ("version=2", "", 0),
+            ("version=2 sessionId=2", "version=1", 1),
+            ("", "", 0),
+        ];
+        for (known, ended, left) in cases {
+            let mut it = registry();
+            ping(&mut it, 0, vec![node(known)]);
+            it.handle_rmi(at(1), from(), jrmp::Event::ForceRemoval(vec![node(ended)]));
+            assert_eq!(it.live().count(), left, "{known:?} {ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_no_number_is_named_once_and_counts_as_none() {
+        let mut it = registry();
+        for (millis, load) in [(0, 1), (1_000, 2), (2_000, 3)] {
+            let node = format!("udpPort=5060 version=7.1 load={load}");
+            ping(&mut it, millis, vec![words("10.0.0.1", &node)]);
+        }
+        assert_eq!(eligible(&mut it), 1, "as version 0");
+        assert_eq!(events(&mut it), ["Added", "OddVersion", "Changed", "Changed"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ pub mod sip;
 pub mod smpp;
 pub mod stream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -215,6 +215,13 @@ impl DropReason {
 pub enum Report {
     /// A node announced itself (`sip.md` 4): the parsed body.
     Beat(crate::registry::Announcement),
+    /// A heartbeat named no node.
+    BadBeat {
+        /// Who sent it.
+        from: IpAddr,
+        /// What is wrong with it.
+        why: crate::registry::BeatError,
+    },
     /// What was seen of one node since the last report.
     Seen {
         /// The node.

@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::via;
 use super::{Buffers, Incoming, State};
 use crate::node::Node;
-use crate::registry::Announcement;
+use crate::registry::{Announcement, BeatError};
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 
 /// A request on its way: what has been found out so far.
@@ -93,7 +93,8 @@ impl State {
         }
     }
 
-    /// Registers what a node says of itself (`sip.md` 4).
+    /// Registers what a node says of itself (`sip.md` 4). One without an address is refused, yet hears 200
+    /// as it always did (4.2): what is wrong stands in the log.
     fn heartbeat(
         &mut self,
         settings: &Settings,
@@ -108,7 +109,11 @@ impl State {
                 }
                 None
             }
-            Err(error) => Some(format!("Bad heartbeat: {error}")),
+            Err(error) => {
+                self.sightings.bad_beat(incoming.arrival.source.ip(), error);
+                let is_heard = matches!(error, BeatError::NoIp | BeatError::BadIp);
+                (!is_heard).then(|| format!("Bad heartbeat: {error}"))
+            }
         };
         let answer = match &refusal {
             None => Answer::plain(200, "OK", DropReason::Malformed),

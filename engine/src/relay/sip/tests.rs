@@ -1035,8 +1035,20 @@ tcpPort=5080\nudpPort=5080\nhostname=sipHeartbeat\nip=172.16.0.10\nx=y
             other => panic!("{header}: {other:?}"),
         }
     }
-    world.from_node(&beat.replace("ip=172.16.0.10", "ip=nonsense!"));
-    assert!(world.first_line().starts_with("SIP/2.0 400 "), "{}", world.first_line());
+    // Refused either way, and the control executor hears why.
+    for (right, wrong, status) in [
+        ("ip=172.16.0.10", "ip=nonsense!!!", 200),
+        ("ip=172.16.0.10", "in=172.16.0.10", 200),
+        ("tcpPort=5080", "version=abcd", 400),
+    ] {
+        world.from_node(&beat.replace(right, wrong));
+        let line = world.first_line();
+        assert!(line.starts_with(&format!("SIP/2.0 {status} ")), "{wrong}: {line}");
+        let told = world.relay.poll_report(world.now, &world.snapshot);
+        let from = NODE.parse::<SocketAddr>().unwrap().ip();
+        let is_told = matches!(told, Some(Report::BadBeat { from: it, .. }) if it == from);
+        assert!(is_told, "{wrong}: {told:?}");
+    }
     let mut world = world.with_nodes(&[NODE]);
     let verdict = world.client(&beat);
     assert!(
