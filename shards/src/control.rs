@@ -256,6 +256,7 @@ impl<S: Shards> Control<S> {
                     token if Heartbeats::owns(token) => {
                         let registry = &mut self.registry;
                         self.heartbeats.handle_ready(now, token, &self.epoll, registry);
+                        self.log_events();
                     }
                     token => self.handle_http(now, token),
                 }
@@ -296,6 +297,7 @@ impl<S: Shards> Control<S> {
                         self.refused_logged = Some(now);
                         warn!("Heartbeat refused: {refused}");
                     }
+                    self.log_events();
                 }
                 Some(Said::Resolve { shard, query }) => {
                     let addressee = self.shards.addressee(shard);
@@ -342,6 +344,7 @@ impl<S: Shards> Control<S> {
         if let Some(kubernetes) = &mut self.kubernetes {
             kubernetes.handle_events(now, &mut self.registry);
         }
+        self.log_events();
         self.registry.handle_timeout(now);
         while let Some(action) = self.prober.poll_action(now) {
             self.probes.send(now, action, &mut self.prober, &self.epoll);
@@ -349,9 +352,7 @@ impl<S: Shards> Control<S> {
         while let Some((node, pulse)) = self.prober.poll_pulse() {
             self.registry.handle_pulse(now, node, pulse);
         }
-        while let Some(event) = self.registry.poll_event() {
-            log::log!(event.level(), "{event}");
-        }
+        self.log_events();
         if let Some(server) = &mut self.server {
             server.handle_timeout(now, &self.epoll);
         }
@@ -366,6 +367,12 @@ impl<S: Shards> Control<S> {
         if self.view.stopping.is_some_and(|it| it + STOP_GRACE <= now) {
             warn!("{} shards have not ended", self.shards_running);
             self.exit.get_or_insert(EXIT_OK);
+        }
+    }
+
+    fn log_events(&mut self) {
+        while let Some(event) = self.registry.poll_event() {
+            log::log!(event.level(), "{event}");
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     sign: Time,
     /// Only static nodes can be known and down.
     up: bool,
+    /// That it is down has been told.
+    missed: bool,
     /// A static node answers 503 to probes.
     full: bool,
     /// It said that it is leaving.
@@ -39,6 +41,8 @@ pub(super) struct Entry {
 /// A node's record, for people.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Health {
+    /// It is a live node; only static ones can be known and down.
+    pub is_live: bool,
     /// Last life sign.
     pub last_sign: Time,
     /// Error responses that count at the moment (`sip.md` 5.6).
@@ -59,6 +63,7 @@ impl Entry {
     pub(super) fn new(now: Time, origin: Origin, said: Announcement) -> Entry {
         Entry {
             up: origin != Origin::Static,
+            missed: false,
             node: node(now, origin, said.clone()),
             voices: Voices::new(now, said),
             sign: now,
@@ -257,9 +262,15 @@ impl Entry {
         if up && !self.up {
             self.handle_restart(now);
         }
+        self.missed |= self.up && !up;
         (self.up, self.full) = (up, full);
         self.sign = if up { now } else { self.sign };
         self.refresh();
+    }
+
+    /// Whether it is down and nobody has been told yet; now somebody is.
+    pub(super) fn is_missed_anew(&mut self) -> bool {
+        !self.up && !std::mem::replace(&mut self.missed, true)
     }
 
     /// Lifts what has lasted long enough. A configured node cannot show us that it restarted: its bad
@@ -283,6 +294,7 @@ impl Entry {
             u32::try_from(periods).unwrap_or(u32::MAX).saturating_add(1).min(it.weight_max)
         });
         Health {
+            is_live: self.up,
             last_sign: self.sign,
             errors: self.errors,
             last_error: self.last_error,

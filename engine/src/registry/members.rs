@@ -6,7 +6,7 @@ use protocols::time::Time;
 
 use super::announcement::{self, Announcement, Source};
 use super::entry::Entry;
-use super::{EVENTS_MAX, Event, NodeText, Registry, Removal, Rules};
+use super::{Difference, EVENTS_MAX, Event, NodeText, Registry, Removal, Rules};
 use crate::node::{Node, NodeKey, Origin, Version};
 use crate::snapshot::NODES_MAX;
 
@@ -139,7 +139,8 @@ impl Registry {
         } else if (key, &node.host_name, &node.properties)
             != (old, &before.host_name, &before.properties)
         {
-            self.tell_change(Event::Changed { node: text.clone() });
+            let difference = Difference::of(&before, &node);
+            self.tell_change(Event::Changed { node: text.clone(), difference });
         }
         if is_leaving && (restarted || !was_leaving) {
             self.tell_change(Event::Graceful { node: text.clone() });
@@ -192,6 +193,15 @@ impl Registry {
         self.tell_change(Event::Added { node: text });
     }
 
+    /// A static node does not answer and never did.
+    pub(super) fn miss(&mut self, key: NodeKey) {
+        let Some(it) = self.entries.get_mut(&key) else { return };
+        if it.is_missed_anew() {
+            let node = NodeText::of(&it.node);
+            self.tell(Event::Down { node });
+        }
+    }
+
     /// A node that is no member any more: its addresses are remembered.
     pub(super) fn bury(&mut self, now: Time, key: NodeKey, reason: Removal) {
         let Some(it) = self.entries.get(&key) else { return };
@@ -232,8 +242,12 @@ impl Registry {
     }
 
     pub(super) fn tell(&mut self, event: Event) {
+        if let Some(change) = event.change() {
+            *self.changes.entry(change).or_default() += 1;
+        }
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
+            self.lost += 1;
         }
         self.events.push_back(event);
     }

@@ -25,7 +25,7 @@ use protocols::time::Time;
 pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError, Source};
 use self::entry::Entry;
 pub use self::entry::Health;
-pub use self::event::{Disbelief, Event, NodeText, Removal};
+pub use self::event::{CHANGES, Difference, Disbelief, Event, NodeText, Removal};
 use self::orders::Order;
 pub use self::orders::{NotNamed, ORDERS_MAX, Ordered};
 use self::remembered::Remembered;
@@ -57,6 +57,10 @@ pub struct Registry {
     /// Extra servers that are no nodes: what comes from there comes from inside.
     servers: Vec<SocketAddr>,
     events: VecDeque<Event>,
+    /// Events that found no room.
+    lost: u64,
+    /// Since the start, by [`Event::change`].
+    changes: BTreeMap<(&'static str, &'static str), u64>,
     generation: u64,
     changed: bool,
     next_check: Time,
@@ -116,6 +120,8 @@ impl Registry {
             refused: None,
             servers: Vec::new(),
             events: VecDeque::new(),
+            lost: 0,
+            changes: BTreeMap::new(),
             generation: 0,
             changed: true,
         };
@@ -326,7 +332,7 @@ impl Registry {
         match (was_live, is_live) {
             (false, true) => self.welcome(node),
             (true, false) => self.bury(now, node, Removal::Unanswered),
-            _ => {}
+            _ => self.miss(node),
         }
     }
 
@@ -389,9 +395,18 @@ impl Registry {
         has_work.then_some(self.next_check)
     }
 
-    /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost.
+    /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost, and how
+    /// many they were comes first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        match std::mem::take(&mut self.lost) {
+            0 => self.events.pop_front(),
+            events => Some(Event::Lost { events }),
+        }
+    }
+
+    /// How often something happened to a node since the start: one of [`CHANGES`].
+    pub fn changes(&self, change: (&'static str, &'static str)) -> u64 {
+        self.changes.get(&change).copied().unwrap_or(0)
     }
 
     /// Whether [`Registry::snapshot`] would give one.
@@ -438,6 +453,11 @@ impl Registry {
         })
     }
 
+    /// Static nodes that do not answer probes.
+    pub fn down(&self) -> impl Iterator<Item = &Node> + '_ {
+        self.entries.values().filter(|it| !it.is_live()).map(|it| &it.node)
+    }
+
     /// Every live node.
     pub fn live(&self) -> impl Iterator<Item = &Node> + '_ {
         self.entries.values().filter(|it| it.is_live()).map(|it| &it.node)
@@ -467,8 +487,9 @@ fn check(announcement: &Announcement) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Undelivered events; the control executor fetches them after every input.
-pub const EVENTS_MAX: usize = 1024;
+/// Undelivered events: one of each node. The control executor fetches them after every input, and one
+/// input, such as the expiry of all nodes of a site, is never more.
+pub const EVENTS_MAX: usize = NODES_MAX;
 
 /// As much of an unknown `jvmRoute` as a log line shows.
 const ROUTE_CHARS_MAX: usize = 64;

@@ -260,6 +260,9 @@ fn the_table_is_bounded() {
     it.handle_announcement(at(NODES_MAX as u64), beat(renamed)).unwrap();
     assert_eq!(it.routes.len(), NODES_MAX);
     assert!(it.routes.contains_key("new") && !it.routes.contains_key("r0"));
+    assert_eq!(it.poll_event(), Some(Event::Lost { events: 1 }), "and that is said");
+    assert_eq!(events(&mut it).len(), EVENTS_MAX);
+    assert_eq!(it.changes(("added", "")), NODES_MAX as u64);
     assert_eq!(it.snapshot().unwrap().nodes().len(), NODES_MAX);
 }
 
@@ -441,6 +444,11 @@ fn static_nodes_live_by_their_pulse() {
     let (node, to, transport) = it.probed().next().unwrap();
     assert_eq!((to, transport), ("10.0.0.5:5070".parse().unwrap(), Transport::Tcp));
     assert_eq!(it.live().count(), 0, "nobody answered yet");
+    for _ in 0..2 {
+        it.handle_pulse(at(0), node, Pulse::Dead);
+    }
+    assert_eq!(events(&mut it), ["Down"], "said once");
+    assert_eq!((it.down().count(), it.health(at(0), node).unwrap().is_live), (1, false));
     let live = |it: &Registry| it.live().next().map(Node::is_eligible);
     let steps = [
         (Pulse::Live, Some(true), "Added"),
