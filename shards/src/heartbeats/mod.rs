@@ -248,6 +248,8 @@ impl Heartbeats {
                 }
                 Err(_) => continue,
             };
+            // On `::` an IPv4 node comes by a mapped address, which no network, session or stub means.
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             if !self.believes(peer.ip()) {
                 self.figures.refused += 1;
                 self.complain(now, peer.ip());
@@ -273,7 +275,7 @@ impl Heartbeats {
             let open = match speech {
                 Speech::Json => Open::json(now, stream, peer),
                 Speech::Rmi => {
-                    let stub = self.stub(local.ip());
+                    let stub = self.stub(local.ip().to_canonical());
                     let count = i16::try_from(self.opened & 0x7fff).unwrap_or(0);
                     let first = Uid { unique: self.uid.unique ^ 1, count, ..self.uid };
                     Open::rmi(stream, peer, jrmp::Connection::new(now, peer, stub, first), now)
