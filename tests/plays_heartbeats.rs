@@ -91,7 +91,7 @@ fn every_command_by_http_is_answered_in_the_words_of_the_original() {
         (r#"{"heartbeat":{"sessionId":1485157008580}}"#, r#"{"heartbeat":"OK"}"#),
         (r#"{"heartbeat":{"sessionId":"1485157008580"}}"#, r#"{"heartbeat":"OK"}"#),
         (r#"{"shutdown":{"sessionId":1485157008580}}"#, r#"{"shutdown":"OK"}"#),
-        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"NOK"}"#),
+        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"OK"}"#),
         (r#"{"stop":{"sessionId":7}}"#, r#"{"stop":"NOK"}"#),
     ] {
         assert_eq!(say(body), (200, want.to_owned()), "{body}");
