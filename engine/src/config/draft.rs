@@ -206,6 +206,7 @@ fn blank() -> Config {
         error_reason: None,
         errors_max: 0,
         error_time: Duration::ZERO,
+        probation: None,
         silence: None,
         use_with_nexmo: false,
         route_hostname: None,

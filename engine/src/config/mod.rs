@@ -138,6 +138,8 @@ pub struct Config {
     pub errors_max: u32,
     /// Errors further apart than this do not add up.
     pub error_time: Duration,
+    /// After which a bad node is tried again; `None`: not before it restarts.
+    pub probation: Option<Duration>,
     /// Silence detection; both keys set or off.
     pub silence: Option<Silence>,
     /// Strip rport and received of the node's Via in responses from outside.

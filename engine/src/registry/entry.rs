@@ -273,16 +273,22 @@ impl Entry {
         !self.up && !std::mem::replace(&mut self.missed, true)
     }
 
-    /// Lifts what has lasted long enough. A configured node cannot show us that it restarted: its bad
-    /// mark lifts after `errors_time` instead.
+    /// Lifts what has lasted long enough. A bad mark lifts where the operator wants bad nodes tried again;
+    /// then one more error is enough. A configured node cannot show us that it restarted: without his word
+    /// its mark lifts after `error_time`.
     pub(super) fn handle_timeout(&mut self, now: Time, rules: &Rules) {
         if self.suspect_until.is_some_and(|until| until <= now) {
             self.suspect_until = None;
         }
-        if self.node.origin != Origin::Heartbeat
-            && self.bad.is_some_and(|(_, since)| since + rules.error_time < now)
+        let is_configured = self.node.origin != Origin::Heartbeat;
+        let time = rules.probation.or(is_configured.then_some(rules.error_time));
+        if let Some((bad, since)) = self.bad
+            && time.is_some_and(|it| since + it < now)
         {
             self.heal();
+            if bad == Bad::Errors && rules.probation.is_some() {
+                self.errors = rules.errors_max;
+            }
         }
         self.refresh();
     }

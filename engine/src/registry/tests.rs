@@ -12,6 +12,7 @@ fn rules() -> Rules {
         suspect_time: Duration::from_secs(2),
         errors_max: 2,
         error_time: Duration::from_secs(300),
+        probation: None,
         silence: Some(Silence { requests_max: 2, time: Duration::from_secs(1) }),
         ramp_up: None,
         extra: Vec::new(),
@@ -303,6 +304,32 @@ fn errors_make_a_node_bad_and_only_a_restart_heals_it() {
         assert_eq!(it.health(at(*last), node).unwrap().errors, 0, "{name}");
         assert_eq!(events(&mut it), ["Added", "Bad", "Restarted"], "{name}");
     }
+}
+
+#[test]
+fn a_bad_node_is_tried_again_where_the_operator_wants_that() {
+    let probation = Some(Duration::from_secs(60));
+    let mut it = Registry::new(at(0), Rules { probation, ..rules() }, &BTreeMap::new());
+    let said = "ip=10.0.0.1 udpPort=5060 sessionId=1";
+    let node = beat(said).key();
+    let errors = |errors| Report::Seen { node, alive: true, errors, requests: 0, answered: true };
+    // Bad, tried again, bad with the first error; tried again, and well for so long that errors are forgotten.
+    for (millis, errors_seen, want) in [
+        (0, 3, 0),
+        (59_000, 0, 0),
+        (61_000, 0, 1),
+        (62_000, 1, 0),
+        (121_000, 0, 0),
+        (123_000, 0, 1),
+        (500_000, 2, 1),
+        (500_001, 1, 0),
+    ] {
+        it.handle_announcement(at(millis), beat(said)).unwrap();
+        it.handle_report(at(millis), errors(errors_seen)).unwrap();
+        it.handle_timeout(at(millis));
+        assert_eq!(eligible(&mut it), want, "{millis}");
+    }
+    assert_eq!(events(&mut it), ["Added", "Bad", "Recovered", "Bad", "Recovered", "Bad"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ fn registry() -> Registry {
         suspect_time: Duration::from_secs(2),
         errors_max: 5,
         error_time: Duration::from_secs(300),
+        probation: None,
         silence: None,
         ramp_up: None,
         extra: Vec::new(),
