@@ -115,8 +115,10 @@ impl Search<'_> {
             }
         }
         if let Some(port) = config.statistic_port {
-            let host = config.host.as_deref().unwrap_or_default();
-            take(host, true, port, "statisticPort".to_owned());
+            // It is open on every address of both families.
+            for host in ["0.0.0.0", "::"] {
+                take(host, true, port, "statisticPort".to_owned());
+            }
         }
         let beats = &config.heartbeats;
         for (port, name) in [

@@ -502,6 +502,14 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
         ),
         ("statisticPort=5060", "lb.properties:3: error: statisticPort: externalPort has port 5060"),
         (
+            "externalHost=127.0.0.2\nstatisticPort=5060",
+            "lb.properties:4: error: statisticPort: externalPort has port 5060",
+        ),
+        (
+            "externalIpv6Host=::1\nexternalIpv6TcpPort=5062\nstatisticPort=5062",
+            "error: statisticPort: externalIpv6TcpPort has port 5062",
+        ),
+        (
             "internalHost=0.0.0.0\ninternalPort=5060",
             "error: internalPort: externalPort has port 5060",
         ),
