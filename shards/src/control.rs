@@ -158,6 +158,7 @@ impl<S: Shards> Control<S> {
         let heartbeats = Heartbeats::open(&config, epoch_ms(), &epoll)?;
         info!("Node expiration task created");
         info!("Node registry started");
+        info!("Release ID: {} {}", crate::service::NAME, env!("CARGO_PKG_VERSION"));
         let own = config.internal.host.as_deref().or(config.host.as_deref()).and_then(literal);
         let probes = probe::Sockets::open(own, &epoll);
         let local = probes.local(registry.probed().next().map(|it| it.1));
@@ -531,6 +532,7 @@ impl<S: Shards> Control<S> {
             let transport = transport.as_via();
             info!("Removing the following Listening Point {leg} {transport} {ip} : {port}");
         }
+        info!("Removing the sip provider");
         let ports = *self.shards.ports();
         drop(self.shards);
         info!("Sip forwarder SIP stack stopped");
@@ -546,6 +548,7 @@ impl<S: Shards> Control<S> {
             farewell.wait();
         }
         info!("Unregistering the node registry");
+        info!("Unregistering the node adapter");
         drop(self.heartbeats);
         info!("Stopping the node registry");
         info!("Stopping node registry...");
