@@ -123,8 +123,8 @@ fn a_static_node_comes_back_from_its_deadline_and_one_that_is_down_is_shown() {
     drop(gone);
     let lb = Setup::two_entry()
         .set("staticNodes", &nodes)
-        .set("probeInterval", "100")
-        .set("probeTimeout", "1000")
+        .set("probeInterval", "300")
+        .set("probeTimeout", "250")
         .start();
     lb.wait_nodes(1);
     lb.wait_log("not added: it does not answer probes");
