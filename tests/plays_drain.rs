@@ -142,6 +142,17 @@ fn a_static_node_comes_back_from_its_deadline_and_one_that_is_down_is_shown() {
 }
 
 #[test]
+fn trunkctl_fails_where_the_deadline_comes_before_the_end_of_work() {
+    let lb = Setup::two_entry().start();
+    let _nodes = lb.answering_nodes(1);
+    let _call = lb.caller("alice").call("sip:bob@example.com");
+    let output = ctl(&lb, &["drain", "n0", "--deadline", "1s", "--wait"]);
+    let said = said(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("n0 is out: its deadline has passed with 1 calls"), "{said}");
+}
+
+#[test]
 fn orders_need_the_password_and_a_node_that_is_meant() {
     let lb = Setup::two_entry()
         .set("securityRequired", "true")

@@ -38,7 +38,7 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
                 &ports,
                 &format!("HTTP LB listening on port {}", opened[0]),
                 &format!("Load balancer statistic on port : {}", lb.statistic.port()),
-                &format!("SMPP started at 127.0.0.1 : {}", opened[1]),
+                &format!("SMPP Load Balancer started at 0.0.0.0 : {}", opened[1]),
             ],
         );
         let _nodes = lb.answering_nodes(1);
@@ -54,7 +54,7 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
                 "Sip forwarder SIP stack stopped",
                 "Stopping the http forwarder",
                 "Stopping the SMPP balancer",
-                "SMPP stopped at 127.0.0.1",
+                "SMPP Load Balancer stopped at 0.0.0.0",
                 "Unregistering the node registry",
                 "Unregistering the node adapter",
                 "Stopping the node registry",
@@ -272,7 +272,7 @@ fn a_broken_file_keeps_the_old_configuration_and_a_new_port_is_refused_by_name()
 }
 
 #[test] // hot reload
-fn node_timeout_and_algorithm_keys_change_at_run_time() {
+fn the_key_of_an_algorithm_changes_at_run_time() {
     let mut lb = Setup::two_entry()
         .algorithm("UserBasedAlgorithm")
         .set("sipHeaderAffinityKey", "To")
@@ -289,6 +289,54 @@ fn node_timeout_and_algorithm_keys_change_at_run_time() {
         caller.ask("INFO", "sip:same@example.com");
         nodes.iter().all(|it| it.count("INFO") > 0).then_some(())
     });
+}
+
+/// Each of them shows in what the process does, not only in its log.
+#[test] // hot reload
+fn what_the_file_says_of_nodes_is_applied_while_the_process_runs() {
+    let mut lb = Setup::two_entry()
+        .set("nodeTimeout", "600000")
+        .set("responsesStatusCodeNodeRemoval", "503")
+        .set("maxNumberResponsesWithError", "100")
+        .start();
+    let mut nodes = lb.answering_nodes(2);
+    lb.reload(&[("logLevel", "DEBUG")]);
+    nodes[0].set_property("load", "7");
+    lb.wait_log("changed: load[] ->[7]");
+
+    let caller = lb.caller("alice");
+    lb.reload(&[("algorithmClass", "ActiveStandbyAlgorithm")]);
+    wait_for("one node for all", || {
+        let count = || nodes.iter().map(|it| it.count("MESSAGE")).collect::<Vec<_>>();
+        let before = count();
+        for _ in 0..3 {
+            caller.ask("MESSAGE", "sip:bob@example.com");
+        }
+        let after = count();
+        (after[0] - before[0] == 3 || after[1] - before[1] == 3).then_some(())
+    });
+
+    lb.reload(&[
+        ("algorithmClass", "CallIDAffinityBalancerAlgorithm"),
+        ("maxNumberResponsesWithError", "0"),
+    ]);
+    lb.wait_log("Changed and applied: algorithmClass, maxNumberResponsesWithError");
+    nodes[1].answers(|it| if it.is("ACK") { vec![] } else { vec![it.reply(503, "No")] });
+    wait_for("the first error to count", || {
+        caller.send(&caller.request("INFO", "sip:bob@example.com"));
+        lb.known().iter().any(|it| it.host_name == "n1" && it.is_bad).then_some(())
+    });
+
+    nodes[0].fall_silent();
+    lb.reload(&[("nodeTimeout", "500")]);
+    lb.wait_log("removed. Last timestamp: ");
+    lb.wait_nodes(1);
+    let server = Peer::bind("third-party");
+    server.answers_calls();
+    lb.reload(&[("staticNodes", &server.address().to_string())]);
+    lb.wait_node("the static node", |it| it.host_name == "127.0.0.1");
+    lb.reload(&[("staticNodes", "")]);
+    lb.wait_log("removed: the configuration names it no longer");
 }
 
 #[test] // 6

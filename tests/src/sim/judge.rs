@@ -251,11 +251,14 @@ impl Judge {
         self.nobody_else(it, message)
     }
 
-    /// No node could take it but those that refused.
+    /// No node could take it but those that refused. A call that has a node stays in its version.
     fn nobody_else(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
+        let failed = it.failed.and_then(|failed| it.snapshot.at(failed, None));
+        let version = failed.map(|id| it.snapshot.node(id).version);
         let left = self.takers(it, message).iter().filter(|id| {
             let node = it.snapshot.node(**id);
-            it.failed.is_none() || !node.suspect
+            let is_of_version = is_first(message) || version.is_none_or(|it| it == node.version);
+            it.failed.is_none() || (!node.suspect && is_of_version)
         });
         let left = left.count();
         ensure(left == 0, format!("refused although {left} nodes could take it"))

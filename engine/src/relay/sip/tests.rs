@@ -408,12 +408,61 @@ fn new_calls_go_to_the_newest_version_that_takes_them() {
     }
 }
 
+/// `sip.md` 5.8: what is remembered, and nothing else.
+#[test]
+fn a_switchover_moves_neither_hashes_nor_hints() {
+    let hash = "algorithmClass=HeaderConsistentHashBalancerAlgorithm\n";
+    let mut world =
+        World::new(&format!("{TWO_LEGS}{hash}")).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let calls: Vec<String> =
+        (0..8).map(|it| INVITE.replace("8f3ad1", &format!("call{it}"))).collect();
+    let switch_over = |world: &mut World| {
+        let [from, to] = [NODE, "172.16.0.11:5080"].map(|it| node(it).key);
+        world.relay.switch_over(from, to);
+    };
+    let homes: Vec<Verdict> = calls.iter().map(|it| world.client(it)).collect();
+    assert!(homes.iter().any(|it| datagram(NODE)(*it)), "somebody could move");
+    switch_over(&mut world);
+    for (call, home) in calls.iter().zip(homes) {
+        assert_eq!(world.client(call), home);
+    }
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    switch_over(&mut world);
+    for method in ["INFO", "BYE"] {
+        let verdict = world.client(&in_dialog(method, &routes, "sip:bob@172.16.0.10:5080"));
+        assert!(datagram(NODE)(verdict), "{method}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_response_counts_against_its_node_by_code_and_reason() {
+    let codes = "responsesStatusCodeNodeRemoval=503\n";
+    let reason = "responseReasonNodeRemoval=Media failure\n";
+    let cases = [
+        ("", "503 Busy", 1),
+        ("", "486 Busy", 0),
+        (reason, "503 Media failure", 1),
+        (reason, "503 Media", 0),
+        (reason, "486 Media failure", 0),
+    ];
+    for (reason, status, want) in cases {
+        let mut world = World::new(&format!("{TWO_LEGS}{codes}{reason}")).with_nodes(&[NODE]);
+        world.client(INVITE);
+        let answer = callee_answer(&world, status);
+        world.from_node(&answer);
+        let told = world.relay.poll_report(world.now, &world.snapshot);
+        let is_right = matches!(told, Some(Report::Seen { errors, .. }) if errors == want);
+        assert!(is_right, "{reason}{status}: {told:?}");
+    }
+}
+
 /// Keys that change how calls are remembered are changed while calls ring.
 #[test]
 fn a_reload_forgets_no_call() {
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
     let calls: Vec<String> =
-        (0..8).map(|it| INVITE.replace("8f3ad1", &format!("call{it}"))).collect();
+        (0..7).map(|it| INVITE.replace("8f3ad1", &format!("call{it}"))).collect();
     let homes: Vec<Verdict> = calls.iter().map(|it| world.client(it)).collect();
     let mut config = TWO_LEGS.to_owned();
     for line in [
@@ -431,7 +480,7 @@ fn a_reload_forgets_no_call() {
             assert_eq!(world.client(&call.replace("INVITE", "CANCEL")), *home, "{line}");
         }
         let calls_of = |it: &Node| world.relay.state.calls.of(world.now, it.key).up();
-        assert_eq!(world.snapshot.nodes().iter().map(calls_of).sum::<u64>(), 8, "{line}");
+        assert_eq!(world.snapshot.nodes().iter().map(calls_of).sum::<u64>(), 7, "{line}");
     }
 }
 
