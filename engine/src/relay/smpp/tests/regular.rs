@@ -60,6 +60,21 @@ fn a_session_binds_sends_receives_and_unbinds() {
 }
 
 #[test]
+fn a_bind_passes_as_it_is() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    // SMPP 5.0, a range, and a parameter that nobody knows.
+    let body = b"RestComm\0secret\0VMA\0\x50\x01\x02^44\0\x14\x2c\0\x02ab";
+    it.say(esme, &request(Command::BIND_RECEIVER, 9, body));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert_eq!((sent.command, &sent.body[..]), (Command::BIND_RECEIVER, &body[..]));
+    let answer = b"smsc\0\x02\x10\0\x01\x50\x14\x2c\0\x01c";
+    it.say(smsc, &response(&sent, Status::OK, answer));
+    assert_eq!(it.heard_one(esme).body, answer);
+}
+
+#[test]
 fn binds_take_turns_over_the_servers_exactly() {
     let mut it = World::new(|_| {});
     let numbers: Vec<u16> = (0..9).map(|_| it.bound().2).collect();
