@@ -193,6 +193,9 @@ impl Wire for Wanted {
     fn close(&mut self, conn: Conn) {
         panic!("{conn:?} is closed");
     }
+    fn hang_up(&mut self, conn: Conn) {
+        self.close(conn);
+    }
     fn abort(&mut self, conn: Conn) {
         panic!("{conn:?} is aborted");
     }

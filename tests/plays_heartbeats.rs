@@ -91,7 +91,7 @@ fn every_command_by_http_is_answered_in_the_words_of_the_original() {
         (r#"{"heartbeat":{"sessionId":1485157008580}}"#, r#"{"heartbeat":"OK"}"#),
         (r#"{"heartbeat":{"sessionId":"1485157008580"}}"#, r#"{"heartbeat":"OK"}"#),
         (r#"{"shutdown":{"sessionId":1485157008580}}"#, r#"{"shutdown":"OK"}"#),
-        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"NOK"}"#),
+        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"OK"}"#),
         (r#"{"stop":{"sessionId":7}}"#, r#"{"stop":"NOK"}"#),
     ] {
         assert_eq!(say(body), (200, want.to_owned()), "{body}");
@@ -138,6 +138,33 @@ fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
     assert!(lb.get("/lbundrain?node=n0").0.contains("200"));
     lb.wait_nodes(1);
     assert!(beats.session() != session && beats.heard().0 >= 2, "as another session");
+}
+
+/// SIGSTOP is what a pause of the virtual machine is to the process.
+#[test]
+fn nodes_outlive_a_time_in_which_the_balancer_stood_still() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let (nodes, beats) = two_json_nodes(&lb);
+    let mut sip = lb.announced(Node::bind("n2"));
+    sip.answers_calls();
+    lb.wait_nodes(3);
+    lb.signal(nix::sys::signal::Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_for("twice nodeTimeout", || (stopped.elapsed() > Duration::from_secs(3)).then_some(()));
+    lb.signal(nix::sys::signal::Signal::SIGCONT);
+    let caller = lb.caller("alice");
+    for _ in 0..3 {
+        let mut call = caller.call("sip:bob@example.com");
+        caller.exchange(&mut call, "BYE");
+    }
+    lb.wait_log("The process stood still for ");
+    let heard = beats[0].heard().1;
+    wait_for("heartbeats", || (beats[0].heard().1 > heard + 3).then_some(()));
+    assert!(!lb.log().contains("removed"), "{}", lb.log());
+    assert_eq!(nodes.iter().map(|it| it.count("INVITE")).sum::<usize>() + sip.count("INVITE"), 3);
+    // Who went meanwhile is found out as ever.
+    sip.fall_silent();
+    lb.wait_nodes(2);
 }
 
 #[test] // R4, 23

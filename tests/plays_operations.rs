@@ -15,7 +15,10 @@ fn call(lb: &Balancer) {
 
 #[test] // 1
 fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
-    let setup = Setup::two_entry().set("shutdownTimeout", "100");
+    let setup = Setup::two_entry()
+        .set("shutdownTimeout", "100")
+        .set("httpPort", "HTTP")
+        .set("smppPort", "SMPP");
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let lb = setup.start();
         let ports = format!(
@@ -24,30 +27,56 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
             lb.internal.port()
         );
         lb.wait_log(&ports);
-        for line in
-            ["Node registry starting...", "Node expiration task created", "Node registry started"]
-        {
-            lb.wait_log(line);
-        }
+        let opened = [lb.http(), lb.smpp()].map(|it| it.port());
+        assert_in_order(
+            &lb,
+            &[
+                "Node registry starting...",
+                "Node expiration task created",
+                "Node registry started",
+                "Release ID: Trunkline ",
+                &ports,
+                &format!("HTTP LB listening on port {}", opened[0]),
+                &format!("Load balancer statistic on port : {}", lb.statistic.port()),
+                &format!("SMPP started at 127.0.0.1 : {}", opened[1]),
+            ],
+        );
         let _nodes = lb.answering_nodes(1);
         call(&lb);
         lb.signal(signal);
         assert!(lb.wait_exit().success(), "{signal}");
-        for line in [
-            "Stopping the sip forwarder",
-            "Sip forwarder SIP stack stopped",
-            "Stopping the node registry",
-            "Node registry stopped.",
-        ] {
-            lb.wait_log(line);
-        }
-        for address in [lb.external, lb.internal, lb.statistic] {
+        assert_in_order(
+            &lb,
+            &[
+                "Stopping the sip forwarder",
+                "Removing the following Listening Point",
+                "Removing the sip provider",
+                "Sip forwarder SIP stack stopped",
+                "Stopping the http forwarder",
+                "Stopping the SMPP balancer",
+                "SMPP stopped at 127.0.0.1",
+                "Unregistering the node registry",
+                "Unregistering the node adapter",
+                "Stopping the node registry",
+                "Node Expiration Task cancelled true",
+                "Node registry stopped.",
+            ],
+        );
+        for address in [lb.external, lb.internal, lb.statistic, lb.http(), lb.smpp()] {
             assert!(
                 UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok(),
                 "{address}"
             );
         }
     }
+}
+
+/// Waits for the last of these lines; then all are there, and in this order.
+fn assert_in_order(lb: &Balancer, lines: &[&str]) {
+    lb.wait_log(lines[lines.len() - 1]);
+    let log = lb.log();
+    let places: Vec<_> = lines.iter().map(|it| log.find(it)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} in\n{log}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use tests::Transport::{Tcp, Tls, Udp, Ws, Wss};
 use tests::{
-    Balancer, Dialog, Node, Peer, Received, Setup, Transport, first_to_get, param, who_got,
+    Balancer, Dialog, Node, Peer, Received, Setup, Transport, first_to_get, param, wait_for,
+    who_got,
 };
 
 const SECURE: [Transport; 3] = [Tls, Ws, Wss];
@@ -72,9 +73,7 @@ fn single_entry(terminates: bool) -> (Balancer, Vec<Node>) {
     let (address, transports) = if terminates {
         (nodes[0].address(), "udp+tcp")
     } else {
-        // Probes go by UDP: here to the number of the TLS port.
-        answer_probes(nodes[0].address_of(Tls));
-        (nodes[0].address_of(Tls), "udp+tls")
+        (nodes[0].address_of(Tls), "tls")
     };
     let lb = Setup::single_entry()
         .certified()
@@ -84,22 +83,6 @@ fn single_entry(terminates: bool) -> (Balancer, Vec<Node>) {
         .start();
     lb.wait_nodes(1);
     (lb, nodes)
-}
-
-/// Says 200 to everything, until the process ends.
-fn answer_probes(at: std::net::SocketAddr) {
-    let socket = std::net::UdpSocket::bind(at).unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok((count, source)) = socket.recv_from(&mut buffer) {
-            let probe = tests::Message::parse(&buffer[..count]).unwrap();
-            let mut ok = tests::Message::new("SIP/2.0 200 OK");
-            for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
-                ok = ok.with(name, probe.header(name));
-            }
-            socket.send_to(&ok.to_bytes(), source).unwrap();
-        }
-    });
 }
 
 #[test] // 47, 48
@@ -361,6 +344,55 @@ fn a_node_that_does_not_speak_tls_is_left_for_one_that_does() {
         let mut dialog = caller.call("sip:bob@example.com");
         assert_eq!(who_got(&nodes, &dialog.call_id, "INVITE"), [1]);
         caller.exchange(&mut dialog, "BYE");
+    }
+}
+
+#[test]
+fn a_node_in_the_file_is_found_alive_on_each_transport_and_dead_when_it_is_gone() {
+    for transport in SECURE {
+        let mut nodes = vec![Node::bind("n0")];
+        nodes[0].answers_calls();
+        let at = nodes[0].address_of(transport);
+        let lb = Setup::every_transport()
+            .set("staticNodes", &format!("{at}/{}", transport.lower()))
+            .set("probeInterval", "500")
+            .set("probeTimeout", "400")
+            .set("probeFall", "1")
+            .start();
+        lb.wait_nodes(1);
+        let caller = lb.caller_over(transport, "alice");
+        whole_call(&caller, &nodes, transport.lower());
+        nodes[0].die();
+        let answer = wait_for("the node to be dead", || {
+            let request = caller.request("OPTIONS", "sip:bob@example.com");
+            caller.send(&request);
+            let is_answer = |it: &Received| it.call_id() == request.call_id();
+            let answer = caller.expect_where("an answer", is_answer);
+            answer.start.contains("No nodes available").then_some(answer)
+        });
+        assert_eq!(answer.status(), 500, "{transport:?}");
+    }
+}
+
+#[test]
+fn behind_a_tls_gateway_wss_comes_without_tls_and_ws_with_it() {
+    let mut node = Node::bind("n0");
+    let ports = [Wss, Ws].map(|it| node.address_of(it).port().to_string());
+    // To the node WSS is plain, too: what it announces as WSS is where it speaks WebSocket alone.
+    node.set_property("wssPort", &ports[1]);
+    node.set_property("wsPort", &ports[0]);
+    let lb = Setup::every_transport().set("gov.nist.javax.sip.USE_TLS_GATEWAY", "true").start();
+    node.announce(&[lb.internal]);
+    lb.wait_nodes(1);
+    node.answers_calls();
+    for (said, spoken) in [(Wss, Ws), (Ws, Wss)] {
+        let caller = Peer::bind("alice").over(spoken).through(lb.external_of(said));
+        let got = whole_call(&caller, std::slice::from_ref(&node), said.lower());
+        assert_eq!(got.link.transport(), spoken);
+        let name = format!("SIP/2.0/{} ", said.lower().to_uppercase());
+        assert!(got.vias()[..2].iter().all(|it| it.starts_with(&name)), "{:?}", got.vias());
+        let param = format!(";transport={};", said.lower());
+        assert!(got.record_routes().iter().all(|it| it.contains(&param)), "{got:?}");
     }
 }
 

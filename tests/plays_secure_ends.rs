@@ -2,16 +2,10 @@
 //! node that does not read.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 
 use tests::Transport::{Tls, Ws, Wss};
-use tests::{Balancer, Node, PATIENCE, Setup, wait_for};
-
-fn tcp(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
+use tests::{Balancer, Dialog, Node, Setup, tcp, wait_for};
 
 /// The next call, over each transport.
 fn still_serves(lb: &Balancer, nodes: &[Node]) {
@@ -78,4 +72,42 @@ fn whoever_does_not_hear_that_it_is_left_is_cut_off() {
     assert_eq!(lb.event("websocket_broken"), 2);
     drop(silent);
     still_serves(&lb, &nodes);
+}
+
+#[test] // RFC 5626 §5.3
+fn requests_for_a_connection_that_is_gone_hear_430_and_who_came_after_hears_nothing() {
+    let lb = Setup::every_transport().set("shards", "2").start();
+    let mut nodes = lb.nodes(1);
+    nodes[0].transport = Wss;
+    let node = &nodes[0];
+    let connections = || lb.sum_of("trunkline_shard_connections");
+    for round in 0..6 {
+        let mut caller = lb.caller_over(Wss, &format!("gone{round}"));
+        let invite = caller
+            .request("INVITE", "sip:bob@example.com")
+            .set("Contact", format!("<sip:c@g{round}.invalid;transport=wss>"));
+        caller.send(&invite);
+        let got = node.expect_in(invite.call_id(), "INVITE");
+        let ok = node.reply(&got, 200, "OK");
+        caller.expect("200 INVITE");
+        let before = connections();
+        caller.close();
+        wait_for("its end", || (connections() < before).then_some(()));
+        // Some of them get its number, on the same shard.
+        let newcomers: Vec<_> =
+            (0..4).map(|it| lb.caller_over(Wss, &format!("new{round}x{it}"))).collect();
+        for newcomer in &newcomers {
+            let request = newcomer.request("OPTIONS", "sip:bob@example.com");
+            newcomer.send(&request);
+            let got = node.expect_in(request.call_id(), "OPTIONS");
+            node.reply(&got, 200, "OK");
+            newcomer.expect("200 OPTIONS");
+        }
+        let mut theirs = Dialog::of_callee(node, &got, &ok);
+        node.send(&theirs.request("BYE"));
+        node.expect_in(invite.call_id(), "430 BYE");
+        for newcomer in newcomers {
+            assert_eq!(newcomer.record().len(), 1, "{:?}", newcomer.record());
+        }
+    }
 }

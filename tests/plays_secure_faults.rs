@@ -3,31 +3,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection};
 use tests::Transport::{Tls, Ws, Wss};
-use tests::{Balancer, Node, PATIENCE, Setup, Signed, is_installed, keys, run, wait_for};
-
-fn tcp(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// Everything until the end of the connection, a reset included.
-fn rest(stream: &mut impl Read) -> Vec<u8> {
-    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        all.extend_from_slice(&buffer[..count]);
-    }
-    all
-}
+use tests::{
+    Balancer, Node, SecureClient, Setup, Signed, is_installed, keys, rest, run, tcp, wait_for,
+};
 
 /// The next call, over each transport.
 fn still_serves(lb: &Balancer, nodes: &[Node], after: &str) {
@@ -215,41 +201,36 @@ fn a_client_that_never_reads_is_closed_and_costs_no_more_than_its_queue() {
         (lb.event("slow_closed") == 1).then_some(())
     });
     assert!(lb.dropped("slow_peer") >= 1);
+    let heard = rest(&mut stream);
+    assert_eq!(heard[heard.len() - 4..], [0x88, 2, 0x03, 0xf0], "1008, behind what was queued");
     still_serves(&lb, &nodes, "a slow reader");
 }
 
 #[test]
-fn connections_are_limited_by_source_and_in_all() {
-    let lb = Setup::every_transport().set("sourceConnectionsMax", "3").start();
-    let nodes = lb.answering_nodes(1);
-    let held: Vec<TcpStream> = (0..3).map(|_| lb.upgraded()).collect();
-    assert_eq!(rest(&mut tcp(lb.external_of(Ws))), b"");
-    lb.wait_event("refused_source", 1);
-    drop(held);
-    wait_for("room", || {
-        let mut stream = tcp(lb.external_of(Ws));
-        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let nothing = stream.read(&mut [0; 1]);
-        nothing.is_err().then_some(()) // still open
-    });
-    drop(nodes);
+fn connections_are_limited_by_source_and_in_all_whichever_shard_has_them() {
+    let refused_source = |lb: &Balancer| lb.event("refused_source");
+    let refused = |lb: &Balancer| lb.sum_of("trunkline_shard_refused_connections_total");
+    let cases: [(&str, &dyn Fn(&Balancer) -> u64); 2] =
+        [("sourceConnectionsMax", &refused_source), ("connectionsMax", &refused)];
+    for (key, refusals) in cases {
+        let lb = Setup::every_transport().set("shards", "4").set(key, "5").start();
+        let held: Vec<TcpStream> = (0..5).map(|_| lb.upgraded()).collect();
+        for _ in 0..8 {
+            assert_eq!(rest(&mut tcp(lb.external_of(Ws))), b"", "{key}");
+        }
+        wait_for("refusals", || (refusals(&lb) == 8).then_some(()));
+        drop(held);
+        wait_for("room", || {
+            let mut stream = tcp(lb.external_of(Ws));
+            stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let nothing = stream.read(&mut [0; 1]);
+            nothing.is_err().then_some(()) // still open
+        });
+    }
 }
 
 fn terms(own: Option<&Signed>) -> Arc<ClientConfig> {
     Arc::new(keys().client(own))
-}
-
-/// Shakes hands and asks; the error of the handshake, or what came back.
-fn ask(config: Arc<ClientConfig>, to: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let connection = ClientConnection::new(config, name).unwrap();
-    let mut stream = StreamOwned::new(connection, tcp(to));
-    let request = tests::Peer::bind("x").over(Tls).request("OPTIONS", "sip:bob@example.com");
-    stream.write_all(&request.to_bytes()).map_err(|it| it.to_string())?;
-    let mut buffer = vec![0; 4096];
-    let count = stream.read(&mut buffer).map_err(|it| it.to_string())?;
-    buffer.truncate(count);
-    Ok(buffer)
 }
 
 #[test]
@@ -265,15 +246,17 @@ fn clients_show_certificates_where_they_must() {
         ("Enabled", false, true, false),
         ("Want", true, true, false),
         ("Disabled", true, true, true),
+        ("Default", true, true, true),
         ("DisabledAll", true, true, true),
     ] {
         let lb =
             Setup::every_transport().set("gov.nist.javax.sip.TLS_CLIENT_AUTH_TYPE", policy).start();
         let _nodes = lb.answering_nodes(1);
-        let to = lb.external_of(Tls);
         for (own, expected) in [(None, nobody), (Some(&trusted), friend), (Some(&stranger), foe)] {
-            let got = ask(terms(own), to, "lb.test");
-            assert_eq!(got.is_ok(), expected, "{policy}: {got:?}");
+            for transport in [Tls, Wss] {
+                let got = SecureClient::ask(&terms(own), lb.external_of(transport));
+                assert_eq!(got.is_ok(), expected, "{policy} {transport:?}: {got:?}");
+            }
         }
     }
 }
@@ -309,7 +292,7 @@ fn sessions_resume_on_every_shard_and_after_a_reload_of_certificates() {
     let nodes = lb.answering_nodes(1);
     let config = terms(None);
     for _ in 0..8 {
-        ask(config.clone(), lb.external_of(Tls), "lb.test").unwrap();
+        SecureClient::ask(&config, lb.external_of(Tls)).unwrap();
     }
     wait_for("resumed sessions", || (lb.event("tls_resumed") >= 6).then_some(()));
 
@@ -324,23 +307,19 @@ fn sessions_resume_on_every_shard_and_after_a_reload_of_certificates() {
     let soon = keys().sign("lb.test", |it| {
         it.not_after = rcgen::date_time_ymd(2099, 1, 1);
     });
+    let years = days(&metrics) / 365.0;
+    assert!(years > 100.0, "{metrics}");
     fs::write(&store, &soon.pem).unwrap();
     lb.wait_log("Certificates have been read again");
-    let shown = {
-        let connection = ClientConnection::new(terms(None), "lb.test".try_into().unwrap()).unwrap();
-        let mut stream = StreamOwned::new(connection, tcp(lb.external_of(Tls)));
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).unwrap();
-        }
-        stream.conn.peer_certificates().unwrap()[0].clone()
-    };
+    let shown = SecureClient::ask(&terms(None), lb.external_of(Tls)).unwrap().shown();
     assert_eq!(shown, soon.certificate, "new connections see the new one");
+    assert!(days(&lb.metrics()) < 100.0 * 365.0, "{}", lb.metrics());
     caller.exchange(&mut dialog, "BYE");
     assert_eq!(nodes[0].count("BYE"), 1, "the old connection lives on");
 
     fs::write(&store, "broken").unwrap();
     lb.wait_log("Certificates cannot be read again");
-    ask(config, lb.external_of(Tls), "lb.test").unwrap();
+    SecureClient::ask(&config, lb.external_of(Tls)).unwrap();
 }
 
 #[test]
@@ -441,6 +420,9 @@ fn key_stores_of_java_and_openssl_open_and_mistakes_are_named() {
     fs::write(keys().path("old.pem"), &old.pem).unwrap();
     let lb = set("old.pem", "").start();
     assert!(lb.has_logged("has expired"), "{}", lb.log());
+    let metrics = lb.metrics();
+    let line = metrics.lines().find(|it| it.starts_with("trunkline_certificate_days{"));
+    assert!(line.unwrap().rsplit(' ').next().unwrap().starts_with('-'), "{metrics}");
     assert!(Path::new(&path("old.pem")).exists());
 }
 

@@ -264,6 +264,29 @@ fn a_client_on_tls_or_wss_that_never_reads_is_closed_and_others_are_served_meanw
     assert!(lb.dropped("slow_peer") >= 2);
 }
 
+#[test]
+fn a_message_over_the_limit_is_answered_513_before_its_connection_ends() {
+    let lb = Setup::every_transport().set("gov.nist.javax.sip.MAX_MESSAGE_SIZE", "10000").start();
+    let nodes = lb.nodes(1);
+    for (transport, code) in [(Tcp, None), (Tls, None), (Ws, Some(1009)), (Wss, Some(1009))] {
+        let peer = Peer::bind("big").over(transport);
+        let message = peer.request("MESSAGE", "sip:bob@example.com");
+        let message = message.with_body("text/plain", vec![b'x'; 10_001]).to_bytes();
+        let mut client = Client::connect(transport, lb.external_of(transport));
+        match &mut client {
+            // Its head says enough.
+            Client::Bytes(_) => {
+                let head = message.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+                client.send(&message[..head]);
+            }
+            Client::Frames(_) => client.send(&message),
+        }
+        assert_eq!(client.answer(), "SIP/2.0 513 Message Too Large", "{transport:?}");
+        assert_eq!(client.end(), code, "{transport:?}");
+    }
+    assert!(nodes[0].record().iter().all(|it| !it.is("MESSAGE")));
+}
+
 /// A call over a transport, and what the node got of it.
 fn call(lb: &Balancer, nodes: &[Node], caller: &Peer, want: Transport, case: &str) {
     let mut dialog = caller.call("sip:bob@example.com");

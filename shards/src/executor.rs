@@ -13,6 +13,7 @@ use engine::relay::Listener;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use socket2::Socket;
 
+use crate::census::Census;
 use crate::clock::Clock;
 use crate::decide::Decide;
 use crate::driver::{drive_in_executor, drive_on_thread};
@@ -150,6 +151,7 @@ pub fn start<D: Decide>(spec: Spec<D>) -> io::Result<Body<D>> {
     let published = Published::new(Arc::new(view), post.wakers());
     let mut shards = Vec::with_capacity(relays.len());
     let mut pumps = pumps.into_iter();
+    let census = Arc::new(Census::default());
     for (id, ((sockets, relay), mailbox)) in
         (0u8..).zip(sockets.into_iter().zip(relays).zip(mailboxes))
     {
@@ -164,6 +166,7 @@ pub fn start<D: Decide>(spec: Spec<D>) -> io::Result<Body<D>> {
             post: post.clone(),
             outbox: outbox.clone(),
             clock,
+            census: Arc::clone(&census),
         })?);
     }
     let mut body = Body { published, post, inbox, handles: Vec::new() };

@@ -3,9 +3,11 @@
 //! Each read goes through the layers once, into the shard's buffer, and then the way that plain TCP goes;
 //! with WebSocket each message of frames is one SIP message (RFC 7118 §5).
 
+use std::time::Duration;
+
 use engine::relay::{Arrival, Flow};
 use log::debug;
-use protocols::ws::{Closing, Event, Reader};
+use protocols::ws::{Closing, Event, Reader, Violation};
 
 use crate::decide::Decide;
 use crate::layers::{Failure, Progress, Upgraded, echo};
@@ -47,7 +49,10 @@ impl<D: Decide> Shard<D> {
                 debug!("{peer}: {failure:?}");
                 match failure {
                     Failure::Handshake(_) => self.on_failed_handshake(flow),
-                    Failure::Record(_) => self.figures.streams.tls_broken += 1,
+                    Failure::Record(_) => {
+                        self.figures.streams.tls_broken += 1;
+                        self.give_up_node(flow);
+                    }
                 }
                 false
             }
@@ -135,8 +140,15 @@ impl<D: Decide> Shard<D> {
                 Err(violation) => {
                     debug!("{}: {violation:?}", arrival.source);
                     self.figures.streams.websocket_broken += 1;
+                    if let Violation::TooBig { .. } = violation {
+                        let start = reader.refused(rest);
+                        if start.windows(4).any(|it| it == b"\r\n\r\n") {
+                            self.refuse_large(arrival, start);
+                        }
+                    }
                     let code = violation.closing() as u16;
                     self.streams.say(flow, |layers, _, out| layers.farewell(code, out));
+                    self.give_up_node(flow);
                     return false;
                 }
             };
@@ -167,10 +179,8 @@ impl<D: Decide> Shard<D> {
     /// One message of frames: a SIP message, or a keep-alive of line ends (RFC 5626 §3.5.1).
     fn on_message(&mut self, arrival: &Arrival, flow: Flow, message: &[u8]) {
         if message.iter().all(|it| matches!(it, b'\r' | b'\n')) {
-            if message == b"\r\n\r\n"
-                && let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None)
-            {
-                self.relay.dropped(reason);
+            if message == b"\r\n\r\n" {
+                self.answer_ping(flow);
             }
             return;
         }
@@ -205,6 +215,14 @@ impl<D: Decide> Shard<D> {
         }
     }
 
+    /// A node breaks the protocol: what waits for it goes to others.
+    fn give_up_node(&mut self, flow: Flow) {
+        if self.streams.find(flow).is_some_and(|it| it.is_ours) {
+            self.on_failed_upgrade(flow);
+            self.close(flow);
+        }
+    }
+
     /// Leaves a peer, with a word on it where the layers have one.
     pub(crate) fn part(&mut self, flow: Flow, code: u16) {
         self.streams.say(flow, |layers, _, out| layers.farewell(code, out));
@@ -222,11 +240,26 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// A client that does not read: it goes, or what it does not take would pile up for ever.
-    pub(crate) fn give_up_slow(&mut self, flow: Flow) {
-        if self.streams.find(flow).is_some_and(|it| !it.is_ours && it.layers.is_some()) {
-            self.figures.streams.slow_closed += 1;
-            self.part(flow, Closing::Policy as u16);
+    /// A message does not fit in a peer's queue. One that has not caught up for a while does not read: it
+    /// goes, or what it does not take would pile up for ever; from a node that stands still, requests go to
+    /// others. While a connection is being made nobody can read.
+    pub(crate) fn on_full(&mut self, flow: Flow) {
+        let now = self.now;
+        let Some(it) = self.streams.find(flow) else { return };
+        let is_open = matches!(it.phase, Phase::Open | Phase::HalfClosed)
+            && it.layers.as_ref().is_none_or(|it| it.is_open());
+        if !is_open || now.since(*it.full_since.get_or_insert(now)) < FULL_TIME_MAX {
+            return;
         }
+        let (peer, is_ours) = (it.peer, it.is_ours);
+        debug!("{peer}: does not read");
+        self.figures.streams.slow_closed += 1;
+        if is_ours {
+            self.refused(peer);
+        }
+        self.part(flow, Closing::Policy as u16);
     }
 }
+
+/// How long a peer may be a whole queue behind: a segment that was lost twice is there by then.
+const FULL_TIME_MAX: Duration = Duration::from_secs(1);

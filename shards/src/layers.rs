@@ -15,10 +15,11 @@ use protocols::sip::Transport;
 use protocols::ws::{Closing, Opcode, Reader, Role, frame, handshake};
 use rustls::pki_types::ServerName;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection,
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConfig,
+    ServerConnection,
 };
 
-use crate::tcp::{Carried, QUEUE_BYTES_MAX};
+use crate::tcp::{Carried, HELD_BYTES_MAX};
 use crate::tls::Security;
 
 /// The layers of one connection. `None` in its place is plain TCP.
@@ -100,19 +101,19 @@ impl Layers {
     ///
     /// [`NoTls`]: close it.
     pub(crate) fn accepting(
-        transport: Transport,
+        wire: Wire,
         security: Option<&Security>,
         message_bytes_max: usize,
     ) -> Result<Option<Box<Layers>>, NoTls> {
-        let tls = if is_secure(transport) {
-            let config = Arc::clone(security.ok_or(NoTls)?.server(transport));
+        let tls = if wire.has_tls() {
+            let config = Arc::clone(security.ok_or(NoTls)?.server(wire.transport));
             let mut tls = ServerConnection::new(config).map_err(|_| NoTls)?;
             tls.set_buffer_limit(None); // what is sealed goes to the connection's bounded queue at once
             Some(Connection::Server(tls))
         } else {
             None
         };
-        Ok(Self::of(transport, tls, Role::Server, message_bytes_max))
+        Ok(Self::of(wire.transport, tls, Role::Server, message_bytes_max))
     }
 
     /// For a connection that we open.
@@ -121,13 +122,13 @@ impl Layers {
     ///
     /// [`NoTls`]: close it.
     pub(crate) fn connecting(
-        transport: Transport,
+        wire: Wire,
         to: SocketAddr,
         security: Option<&Security>,
         message_bytes_max: usize,
     ) -> Result<Option<Box<Layers>>, NoTls> {
-        let tls = if is_secure(transport) {
-            let config = Arc::clone(security.ok_or(NoTls)?.client(transport));
+        let tls = if wire.has_tls() {
+            let config = Arc::clone(security.ok_or(NoTls)?.client(wire.transport));
             let name = ServerName::IpAddress(to.ip().into());
             let mut tls = ClientConnection::new(config, name).map_err(|_| NoTls)?;
             tls.set_buffer_limit(None);
@@ -135,7 +136,7 @@ impl Layers {
         } else {
             None
         };
-        Ok(Self::of(transport, tls, Role::Client, message_bytes_max))
+        Ok(Self::of(wire.transport, tls, Role::Client, message_bytes_max))
     }
 
     /// TLS alone, for a client of a stream relay.
@@ -216,6 +217,12 @@ impl Layers {
     /// Whether the TLS handshake is still under way.
     pub(crate) fn is_securing(&self) -> bool {
         self.tls.as_ref().is_some_and(|it| it.is_handshaking())
+    }
+
+    /// Whether TLS 1.3 was agreed on: the peer waits for nothing once its own part of the handshake is done.
+    pub(crate) fn is_tls_1_3(&self) -> bool {
+        let version = self.tls.as_ref().and_then(|it| it.protocol_version());
+        version == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Whether bytes must be decrypted first.
@@ -356,7 +363,7 @@ impl Layers {
         message: Vec<u8>,
         carried: &mut Option<Carried>,
     ) -> Result<(), DropReason> {
-        if !self.early.is_empty() && self.early_bytes + message.len() > QUEUE_BYTES_MAX {
+        if !self.early.is_empty() && self.early_bytes + message.len() > HELD_BYTES_MAX {
             return Err(DropReason::SlowPeer);
         }
         self.early_bytes += message.len();
@@ -426,9 +433,25 @@ impl WebSocket {
     }
 }
 
-/// Whether a transport is inside TLS.
-pub(crate) const fn is_secure(transport: Transport) -> bool {
-    matches!(transport, Transport::Tls | Transport::Wss)
+/// A transport as it is carried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    /// As messages name it.
+    pub(crate) transport: Transport,
+    /// WS and WSS change places (`USE_TLS_GATEWAY`, `sip.md` 1.3).
+    pub(crate) tls_gateway: bool,
+}
+
+impl Wire {
+    /// Whether it is inside TLS.
+    pub(crate) const fn has_tls(self) -> bool {
+        match self.transport {
+            Transport::Udp | Transport::Tcp => false,
+            Transport::Tls => true,
+            Transport::Ws => self.tls_gateway,
+            Transport::Wss => !self.tls_gateway,
+        }
+    }
 }
 
 /// Whether a transport has frames: clients on it cannot be called.

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod args;
 mod carry;
+pub mod census;
 pub mod clock;
 pub mod control;
 pub mod decide;

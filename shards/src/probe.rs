@@ -1,8 +1,8 @@
 //! Sockets for the OPTIONS probes of static nodes; when to probe and what answers mean is
 //! [`engine::lifecycle::Prober`].
 //!
-//! One UDP socket per address family. On TCP each probe has a connection of its own: a node that still
-//! accepts is part of what is asked.
+//! One UDP socket per address family. On streams each probe has a connection of its own: a node that still
+//! accepts, and shakes hands, is part of what is asked.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -13,8 +13,13 @@ use engine::lifecycle::{Local, ProbeAction, Prober};
 use engine::node::NodeKey;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use protocols::sip::Transport;
+use protocols::sip::stream::{Frame, Framer};
 use protocols::time::Time;
+use protocols::ws::{Closing, Event};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::layers::{Layers, Upgraded, Wire};
+use crate::tls::Security;
 
 /// The probing sockets.
 #[derive(Debug)]
@@ -25,12 +30,29 @@ pub struct Sockets {
     last: u64,
 }
 
+/// How TLS is spoken to nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Tls<'s> {
+    /// Terms; without them, not at all.
+    pub security: Option<&'s Security>,
+    /// `USE_TLS_GATEWAY`.
+    pub gateway: bool,
+}
+
 #[derive(Debug)]
 struct Stream {
     node: NodeKey,
+    peer: SocketAddr,
     socket: TcpStream,
-    bytes: Vec<u8>,
-    sent: usize,
+    /// TLS and WebSocket; `None` on plain TCP.
+    layers: Option<Box<Layers>>,
+    /// Empty once it is on its way.
+    request: Vec<u8>,
+    is_connected: bool,
+    /// As it goes on the wire.
+    unsent: Vec<u8>,
+    framer: Framer,
+    /// What came, out of TLS, and is no whole message yet.
     received: Vec<u8>,
 }
 
@@ -76,7 +98,14 @@ impl Sockets {
     }
 
     /// Sends one probe.
-    pub fn send(&mut self, now: Time, action: ProbeAction, prober: &mut Prober, epoll: &Epoll) {
+    pub fn send(
+        &mut self,
+        now: Time,
+        action: ProbeAction,
+        tls: Tls<'_>,
+        prober: &mut Prober,
+        epoll: &Epoll,
+    ) {
         let sent = match action.transport {
             Transport::Udp => {
                 let socket = if action.to.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -86,8 +115,7 @@ impl Sockets {
                     Err(error) => error.kind() == ErrorKind::WouldBlock,
                 })
             }
-            Transport::Tcp => self.connect(&action, epoll).is_ok(),
-            Transport::Tls | Transport::Ws | Transport::Wss => false,
+            _ => self.connect(&action, tls, epoll).is_ok(),
         };
         if !sent {
             prober.handle_failure(now, action.node);
@@ -114,13 +142,22 @@ impl Sockets {
         }
     }
 
-    fn connect(&mut self, action: &ProbeAction, epoll: &Epoll) -> std::io::Result<()> {
+    fn connect(
+        &mut self,
+        action: &ProbeAction,
+        tls: Tls<'_>,
+        epoll: &Epoll,
+    ) -> std::io::Result<()> {
         // The last probe's connection, if it is still there, has had its time.
         self.streams.retain(|_, it| it.node != action.node);
-        let domain = Domain::for_address(action.to);
+        let peer = action.to;
+        let wire = Wire { transport: action.transport, tls_gateway: tls.gateway };
+        let layers = Layers::connecting(wire, peer, tls.security, DATAGRAM_BYTES_MAX)
+            .map_err(|_| ErrorKind::Unsupported)?;
+        let domain = Domain::for_address(peer);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        match socket.connect(&action.to.into()) {
+        match socket.connect(&peer.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
@@ -130,9 +167,13 @@ impl Sockets {
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLOUT, self.last))?;
         let stream = Stream {
             node: action.node,
+            peer,
             socket,
-            bytes: action.bytes.clone(),
-            sent: 0,
+            layers,
+            request: action.bytes.clone(),
+            is_connected: false,
+            unsent: Vec::new(),
+            framer: Framer::new(DATAGRAM_BYTES_MAX),
             received: Vec::new(),
         };
         self.streams.insert(self.last, stream);
@@ -141,61 +182,148 @@ impl Sockets {
 
     fn handle_stream(&mut self, now: Time, token: u64, prober: &mut Prober, epoll: &Epoll) {
         let Some(stream) = self.streams.get_mut(&token) else { return };
-        match stream.advance() {
-            Ok(Progress::Waiting { asked }) => {
-                if asked {
-                    let mut event = EpollEvent::new(EpollFlags::EPOLLIN, token);
-                    let _ = epoll.modify(stream.socket.as_fd(), &mut event);
-                }
+        let node = stream.node;
+        match stream.advance(|message| prober.handle_response(now, message)) {
+            Ok(false) => {
+                let has_more = !stream.unsent.is_empty();
+                let flags = if has_more { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+                let _ = epoll.modify(stream.socket.as_fd(), &mut EpollEvent::new(flags, token));
             }
-            Ok(Progress::Answered) => {
-                if let Some(stream) = self.streams.remove(&token) {
-                    prober.handle_response(now, &stream.received);
-                }
-            }
+            Ok(true) => drop(self.streams.remove(&token)),
             Err(_) => {
-                if let Some(stream) = self.streams.remove(&token) {
-                    prober.handle_failure(now, stream.node);
-                }
+                self.streams.remove(&token);
+                prober.handle_failure(now, node);
             }
         }
     }
-}
-
-enum Progress {
-    Waiting { asked: bool },
-    Answered,
 }
 
 impl Stream {
-    /// Sends, then reads to the end of a response's head; provisional responses are as good as any.
-    fn advance(&mut self) -> std::io::Result<Progress> {
-        let is_temporary = |error: &std::io::Error| {
-            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-        };
-        if let Some(rest) = self.bytes.get(self.sent..).filter(|it| !it.is_empty()) {
-            match self.socket.write(rest) {
-                Ok(count) => self.sent += count,
-                Err(error) if is_temporary(&error) => {}
+    /// Shakes hands, asks, and hands on what is answered. `true`: a final response was among it.
+    fn advance(&mut self, mut hear: impl FnMut(&[u8])) -> std::io::Result<bool> {
+        if !self.is_connected {
+            if let Some(error) = self.socket.take_error()? {
+                return Err(error);
+            }
+            self.is_connected = true;
+            if let Some(layers) = &mut self.layers {
+                layers.start(self.peer, &mut self.unsent);
+            }
+        }
+        let is_final = self.read(&mut hear)?;
+        if self.layers.as_ref().is_none_or(|it| it.is_open()) && !self.request.is_empty() {
+            let request = std::mem::take(&mut self.request);
+            match &mut self.layers {
+                None => self.unsent = request,
+                Some(layers) => layers.seal(&request, &mut self.unsent),
+            }
+        }
+        if is_final && let Some(layers) = &mut self.layers {
+            layers.farewell(Closing::Normal as u16, &mut self.unsent);
+        }
+        self.write()?;
+        Ok(is_final)
+    }
+
+    fn write(&mut self) -> std::io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.socket.write(&self.unsent) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-            return Ok(Progress::Waiting { asked: self.sent == self.bytes.len() });
         }
-        let mut buffer = [0; 4096];
-        match self.socket.read(&mut buffer) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(count) => self.received.extend_from_slice(buffer.get(..count).unwrap_or_default()),
-            Err(error) if is_temporary(&error) => {}
-            Err(error) => return Err(error),
-        }
-        if self.received.windows(4).any(|it| it == b"\r\n\r\n") {
-            return Ok(Progress::Answered);
-        }
-        if self.received.len() > DATAGRAM_BYTES_MAX {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        Ok(Progress::Waiting { asked: false })
+        Ok(())
     }
+
+    /// Reads once; what is left makes another event.
+    fn read(&mut self, hear: &mut impl FnMut(&[u8])) -> std::io::Result<bool> {
+        let mut buffer = [0; 4096];
+        let came = match self.socket.read(&mut buffer) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer.get(..count).unwrap_or_default(),
+            Err(error) if is_temporary(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let broken = || std::io::Error::from(ErrorKind::InvalidData);
+        match &mut self.layers {
+            Some(layers) if layers.has_tls() => {
+                layers
+                    .decrypt(came, self.peer, &mut self.received, &mut self.unsent)
+                    .map_err(|_| broken())?;
+            }
+            _ => self.received.extend_from_slice(came),
+        }
+        let (used, is_final) = match &mut self.layers {
+            Some(layers) if layers.has_frames() => {
+                cut_frames(layers, &mut self.received, &mut self.unsent, hear).ok_or_else(broken)?
+            }
+            _ => cut(&mut self.framer, &self.received, hear).ok_or_else(broken)?,
+        };
+        self.received.drain(..used);
+        Ok(is_final)
+    }
+}
+
+/// Hands on the messages that stand whole at the front of a stream: how many bytes they took, and whether a
+/// final response was among them. `None`: it is no SIP.
+fn cut(framer: &mut Framer, stream: &[u8], hear: &mut impl FnMut(&[u8])) -> Option<(usize, bool)> {
+    let (mut at, mut is_final) = (0, false);
+    while let Some(rest) = stream.get(at..).filter(|it| !it.is_empty() && !is_final) {
+        match framer.frame(rest).ok()? {
+            Frame::NeedMore => break,
+            Frame::Blank { bytes } | Frame::Ping { bytes } => at += bytes,
+            Frame::Message(message) => {
+                at += message.len();
+                hear(message);
+                is_final = is_final_response(message);
+            }
+        }
+    }
+    Some((at, is_final))
+}
+
+/// The same behind a WebSocket handshake. `None`: it is no WebSocket.
+fn cut_frames(
+    layers: &mut Layers,
+    stream: &mut [u8],
+    out: &mut Vec<u8>,
+    hear: &mut impl FnMut(&[u8]),
+) -> Option<(usize, bool)> {
+    let (mut at, mut is_final) = (0, false);
+    if layers.is_upgrading() {
+        match layers.upgrade(stream, out) {
+            Upgraded::NeedMore => return Some((0, false)),
+            Upgraded::Open { consumed } => at = consumed,
+            Upgraded::Refused(_) => return None,
+        }
+    }
+    let mut reader = layers.take_reader()?;
+    while let Some(rest) = stream.get_mut(at..).filter(|it| !it.is_empty() && !is_final) {
+        let (consumed, event) = reader.read(rest).ok()?;
+        at += consumed;
+        match event {
+            Event::NeedMore => break,
+            Event::Fragment | Event::Pong => {}
+            Event::Ping(payload) => layers.pong(payload, out),
+            Event::Message(message) => {
+                hear(message);
+                is_final = is_final_response(message);
+            }
+            Event::Close { .. } => return None,
+        }
+    }
+    layers.put_reader(reader);
+    Some((at, is_final))
+}
+
+fn is_final_response(message: &[u8]) -> bool {
+    message.strip_prefix(b"SIP/2.0 ").is_some_and(|status| !status.starts_with(b"1"))
+}
+
+fn is_temporary(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// The address that the kernel would send from. Nothing is sent.

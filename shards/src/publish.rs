@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::snapshot::Snapshot;
+use protocols::sip::Transport;
 use protocols::time::Time;
 
+use crate::census::Most;
+use crate::layers::Wire;
 use crate::sys::EventFd;
 use crate::tls::Security;
 
@@ -43,7 +46,9 @@ pub struct Tuning {
     pub couples_datagrams: bool,
     /// Close a stream that stays silent this long.
     pub stream_idle: Duration,
-    /// Most stream connections of one shard.
+    /// WSS is carried without TLS, and WS with it.
+    pub tls_gateway: bool,
+    /// Most stream connections, of all shards; of each pump of one shard.
     pub connections_max: usize,
     /// Most of them that one source address may have opened; 0 is any number.
     pub source_connections_max: usize,
@@ -51,6 +56,18 @@ pub struct Tuning {
     pub handshake_time: Duration,
     /// Longest message on a stream.
     pub message_bytes_max: usize,
+}
+
+impl Tuning {
+    /// How many connections may be.
+    pub(crate) const fn most(&self) -> Most {
+        Most { all: self.connections_max, source: self.source_connections_max }
+    }
+
+    /// How a transport is carried.
+    pub(crate) const fn wire(&self, transport: Transport) -> Wire {
+        Wire { transport, tls_gateway: self.tls_gateway }
+    }
 }
 
 /// The publisher's side.

@@ -22,6 +22,7 @@ use crate::control::{Ports, View};
 use crate::listeners::{OpenError, SocketOptions, everywhere, open_port};
 use crate::publish::Published;
 use crate::pump::{Door, Driven, Pump, PumpSetup, Pumped};
+use crate::tcp;
 use crate::tls::StreamProtocol;
 
 /// The stream relays as the control thread holds them.
@@ -182,7 +183,11 @@ impl Terms<'_> {
             return Ok(None);
         }
         match open_port(address, self.shards, self.options) {
-            Ok(sockets) => Ok(Some(sockets)),
+            Ok(sockets) => {
+                // Connections that are accepted inherit it.
+                sockets.iter().for_each(|it| drop(tcp::probe_idle(it)));
+                Ok(Some(sockets))
+            }
             Err(OpenError { error, .. }) if config.unwritten_ports.contains(&port) => {
                 warn!("{name} forwarder could not be restarted. Port {port}: {error}");
                 Ok(None)
@@ -251,8 +256,8 @@ impl Driven for Http {
         Http::configure(self, Arc::clone(settings));
     }
 
-    fn handle_snapshot(&mut self, snapshot: &Snapshot) {
-        Http::handle_snapshot(self, snapshot);
+    fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
+        Http::handle_snapshot(self, now, snapshot, wire);
     }
 
     fn handle_stopping(&mut self, _now: Time, wire: &mut impl Wire) {
@@ -284,7 +289,8 @@ impl Driven for Smpp {
         self.reload(now, (**settings).clone(), snapshot, wire);
     }
 
-    fn handle_snapshot(&mut self, _snapshot: &Snapshot) {} // it looks with each event
+    // It looks with each event.
+    fn handle_snapshot(&mut self, _now: Time, _snapshot: &Snapshot, _wire: &mut impl Wire) {}
 
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire) {
         self.stop(now, wire);

@@ -15,6 +15,7 @@ use hdrhistogram::Histogram;
 use protocols::time::Time;
 use socket2::Socket;
 
+use crate::census::Census;
 use crate::clock::{Clock, TimerId, Wheel};
 use crate::decide::Decide;
 use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
@@ -47,6 +48,8 @@ pub struct Setup<D: Decide> {
     pub outbox: Outbox<D>,
     /// The process's.
     pub clock: Clock,
+    /// The process's.
+    pub census: Arc<Census>,
 }
 
 /// One shard.
@@ -79,6 +82,7 @@ pub struct Shard<D: Decide> {
     pub(crate) figures: Figures,
     pub(crate) residence: Histogram<u64>,
     pub(crate) clock: Clock,
+    pub(crate) census: Arc<Census>,
     events: Option<Events>,
     due: Vec<TimerId>,
     timer: TimerFd,
@@ -140,6 +144,7 @@ impl<D: Decide> Shard<D> {
             post,
             outbox,
             clock,
+            census,
         } = setup;
         let (epoll, timer) = (Epoll::new()?, TimerFd::new()?);
         epoll.add(timer.as_raw_fd(), Token::Timer.pack(), libc::EPOLLIN)?;
@@ -156,9 +161,8 @@ impl<D: Decide> Shard<D> {
         relay.configure(Arc::clone(&view.current().settings));
         for (index, pump) in (0u8..).zip(&mut pumps) {
             pump.watch(&epoll, Token::Pump { index, token: 0 }.pack())?;
-            pump.handle_snapshot(&view.current().snapshot);
         }
-        Ok(Shard {
+        let mut shard = Shard {
             id,
             relay,
             now: clock.now(),
@@ -182,6 +186,7 @@ impl<D: Decide> Shard<D> {
             figures: Figures::default(),
             residence: residence(),
             clock,
+            census,
             events: Some(Events::new(EVENTS_PER_TURN)),
             due: Vec::new(),
             timer,
@@ -192,7 +197,9 @@ impl<D: Decide> Shard<D> {
             alarm: None,
             is_stopping: false,
             pumped: 0,
-        })
+        };
+        shard.show_pumps_the_table();
+        Ok(shard)
     }
 
     /// What it goes by in its own matters.
@@ -341,10 +348,15 @@ impl<D: Decide> Shard<D> {
         self.snapshot = Arc::clone(&view.snapshot);
         self.security.clone_from(&view.security);
         self.relay.handle_snapshot(&self.snapshot);
-        for pump in &mut self.pumps {
-            pump.handle_snapshot(&self.snapshot);
-        }
+        self.show_pumps_the_table();
         self.relay.configure(Arc::clone(&view.settings));
+    }
+
+    fn show_pumps_the_table(&mut self) {
+        let snapshot = Arc::clone(&self.snapshot);
+        for index in 0..self.pumps.len() {
+            self.lend(index, |pump, lent| pump.handle_snapshot(lent, &snapshot));
+        }
     }
 
     /// Takes leave of the peers when the end is near.

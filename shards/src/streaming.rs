@@ -6,10 +6,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use engine::relay::{Arrival, Flow, Listener, ListenerId};
-use protocols::sip::stream::{Frame, Framer};
+use engine::relay::{Arrival, DropReason, Flow, Listener, ListenerId};
+use protocols::sip::stream::{Frame, Framer, FramingError};
 use protocols::ws::Closing;
 
+use crate::census::{Full, Place};
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::Layers;
@@ -45,42 +46,44 @@ impl<D: Decide> Shard<D> {
 
     fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
         let tuning = self.tuning();
-        if self.streams.len() >= tuning.connections_max {
-            self.figures.refused_connections += 1;
-            return;
-        }
-        let most = tuning.source_connections_max;
-        if most > 0 && self.streams.of_source(peer.ip()) >= most {
-            self.figures.streams.refused_source += 1;
-            return;
-        }
+        let place = match self.census.admit(Some(peer.ip()), tuning.most()) {
+            Ok(place) => place,
+            Err(Full::All) => {
+                self.figures.refused_connections += 1;
+                return;
+            }
+            Err(Full::Source) => {
+                self.figures.streams.refused_source += 1;
+                return;
+            }
+        };
         let Some(transport) = self.listening(listener).map(|it| it.listener.transport) else {
             return;
         };
-        let security = self.security.as_deref();
-        let Ok(layers) = Layers::accepting(transport, security, tuning.message_bytes_max) else {
+        let (wire, security) = (tuning.wire(transport), self.security.as_deref());
+        let Ok(layers) = Layers::accepting(wire, security, tuning.message_bytes_max) else {
             self.figures.streams.tls_failed += 1;
             return;
         };
         self.figures.accepted += 1;
-        self.open(listener, socket, peer, Phase::Open, layers);
+        self.open(listener, socket, peer, Phase::Open, layers, place);
     }
 
     /// Opens a connection for a leg. `None`: it failed at once, which is noted like a later failure.
     pub(crate) fn connect(&mut self, from: ListenerId, to: SocketAddr) -> Option<Flow> {
-        if self.streams.len() >= self.tuning().connections_max {
+        let Ok(place) = self.census.admit(None, self.tuning().most()) else {
             self.figures.refused_connections += 1;
             return None;
-        }
+        };
         let Listener { address, transport, .. } = self.listening(from)?.listener;
-        let limit = self.tuning().message_bytes_max;
-        let security = self.security.as_deref();
-        let Ok(layers) = Layers::connecting(transport, to, security, limit) else {
+        let tuning = self.tuning();
+        let (wire, security) = (tuning.wire(transport), self.security.as_deref());
+        let Ok(layers) = Layers::connecting(wire, to, security, tuning.message_bytes_max) else {
             self.figures.streams.tls_failed += 1;
             return None;
         };
         match tcp::connect(address, to) {
-            Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers),
+            Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers, place),
             Err(_) => {
                 self.refused(to);
                 None
@@ -95,6 +98,7 @@ impl<D: Decide> Shard<D> {
         peer: SocketAddr,
         phase: Phase,
         layers: Option<Box<Layers>>,
+        place: Place,
     ) -> Option<Flow> {
         let framer = Framer::new(self.tuning().message_bytes_max);
         let fd = socket.as_raw_fd();
@@ -105,6 +109,7 @@ impl<D: Decide> Shard<D> {
             return None;
         }
         if let Some(it) = self.streams.find(flow) {
+            it.place = Some(place);
             let most = if it.is_ours { NODE_SILENT_MAX } else { CLIENT_SILENT_MAX };
             let _ = notice_death(&it.socket, most);
         }
@@ -321,14 +326,16 @@ impl<D: Decide> Shard<D> {
                 Ok(Frame::Blank { bytes }) => at += bytes,
                 Ok(Frame::Ping { bytes }) => {
                     at += bytes;
-                    if let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None) {
-                        self.relay.dropped(reason);
-                    }
+                    self.answer_ping(flow);
                 }
                 Ok(Frame::Message(message)) => {
                     at += message.len();
                     self.figures.stream_messages += 1;
                     self.handle(arrival, message);
+                }
+                Err(FramingError::TooLarge { .. }) => {
+                    self.refuse_large(arrival, rest);
+                    return None;
                 }
                 Err(_) => {
                     self.refuse(arrival, rest);
@@ -339,10 +346,27 @@ impl<D: Decide> Shard<D> {
         Some(at)
     }
 
+    /// Answers a keep-alive of line ends (RFC 5626 §3.5.1).
+    pub(crate) fn answer_ping(&mut self, flow: Flow) {
+        if let Err(reason) = self.streams.enqueue(flow, b"\r\n", &mut None) {
+            self.relay.dropped(reason);
+            if reason == DropReason::SlowPeer {
+                self.on_full(flow);
+            }
+        }
+    }
+
     /// Framing is lost: the relay counts the rest as malformed, and answers if it can read that much.
     pub(crate) fn refuse(&mut self, arrival: &Arrival, rest: &[u8]) {
         self.figures.stream_messages += 1;
         self.handle(arrival, rest);
+    }
+
+    /// The same for the start of a message above the limit: the relay sees as much as is refused (513).
+    pub(crate) fn refuse_large(&mut self, arrival: &Arrival, start: &[u8]) {
+        let mut whole = start.to_vec();
+        whole.resize(start.len().max(self.tuning().message_bytes_max.saturating_add(1)), b' ');
+        self.refuse(arrival, &whole);
     }
 
     /// Sends what waits on connections. Those that turn out to be dead give their requests back.

@@ -8,8 +8,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
@@ -17,6 +17,7 @@ use protocols::sip::stream::Framer;
 use protocols::time::Time;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::census::Place;
 use crate::layers::Layers;
 use crate::sys::choose_port_late;
 
@@ -31,6 +32,8 @@ pub struct Carried {
     pub attempts: u8,
     /// Where it was to go.
     pub hop: Hop,
+    /// Why it has not got there, once that is known.
+    pub reason: DropReason,
 }
 
 /// One connection.
@@ -60,6 +63,10 @@ pub struct Connection {
     is_listed: bool,
     /// When a message last came or was handed over to go.
     pub(crate) used: Option<Time>,
+    /// When `unsent` was full, if it has not been empty since.
+    pub(crate) full_since: Option<Time>,
+    /// That it counts.
+    pub(crate) place: Option<Place>,
 }
 
 /// The life of a connection.
@@ -97,8 +104,6 @@ pub struct Streams {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: ahash::HashMap<(ListenerId, SocketAddr), u32>,
-    /// How many connections each source has opened.
-    by_source: ahash::HashMap<IpAddr, usize>,
     /// Slots with bytes to send since the last flush.
     listed: Vec<u32>,
     /// Buffers that no connection needs at the moment.
@@ -119,7 +124,6 @@ impl Streams {
             slots: Vec::new(),
             free: Vec::new(),
             by_peer: ahash::HashMap::default(),
-            by_source: ahash::HashMap::default(),
             listed: Vec::new(),
             spare: Vec::new(),
         }
@@ -181,17 +185,11 @@ impl Streams {
             waiting: VecDeque::new(),
             is_listed: false,
             used: None,
+            full_since: None,
+            place: None,
         });
-        if phase != Phase::Connecting {
-            *self.by_source.entry(peer.ip()).or_default() += 1;
-        }
         self.by_peer.insert((listener, peer), slot);
         Some(Flow { shard: self.shard, slot, generation: it.generation })
-    }
-
-    /// How many connections a source has opened here.
-    pub fn of_source(&self, source: IpAddr) -> usize {
-        self.by_source.get(&source).copied().unwrap_or(0)
     }
 
     /// The connection that a flow names, if it still is the same.
@@ -228,15 +226,35 @@ impl Streams {
         bytes: &[u8],
         carried: &mut Option<Carried>,
     ) -> Result<(), DropReason> {
+        let is_full = |it: &Connection| {
+            let is_connecting = it.phase == Phase::Connecting;
+            let most = if is_connecting { HELD_BYTES_MAX } else { QUEUE_BYTES_MAX };
+            !it.unsent.is_empty() && it.unsent.len() + bytes.len() > most
+        };
+        let it = self.find(flow).ok_or(DropReason::ConnectionGone)?;
+        // A turn may bring more than a queue for a peer that reads as fast as anyone. What is dead takes
+        // one more: it gives everything back when it is closed.
+        if is_full(it)
+            && self.flush(flow) == Flushed::Blocked
+            && self.find(flow).is_some_and(|it| is_full(it))
+        {
+            return Err(DropReason::SlowPeer);
+        }
+        self.queue(flow, bytes, carried)
+    }
+
+    /// As [`Streams::enqueue`], however much waits already.
+    fn queue(
+        &mut self,
+        flow: Flow,
+        bytes: &[u8],
+        carried: &mut Option<Carried>,
+    ) -> Result<(), DropReason> {
         let it = self
             .slots
             .get_mut(flow.slot as usize)
-            .filter(|it| it.generation == flow.generation && flow.shard == self.shard)
             .and_then(|it| it.connection.as_mut())
             .ok_or(DropReason::ConnectionGone)?;
-        if !it.unsent.is_empty() && it.unsent.len() + bytes.len() > QUEUE_BYTES_MAX {
-            return Err(DropReason::SlowPeer);
-        }
         if it.unsent.capacity() == 0 {
             it.unsent = self.spare.pop().unwrap_or_default();
         }
@@ -281,8 +299,8 @@ impl Streams {
     pub(crate) fn release_held(&mut self, flow: Flow) {
         let held = self.find(flow).and_then(|it| it.layers.as_mut()).map(|it| it.take_held());
         for (bytes, mut carried) in held.into_iter().flatten() {
-            // It was bounded by the same limit.
-            let _ = self.enqueue(flow, &bytes, &mut carried);
+            // It was bounded, and the handshakes are over.
+            let _ = self.queue(flow, &bytes, &mut carried);
         }
     }
 
@@ -334,6 +352,7 @@ impl Streams {
         it.waiting = left;
         if outcome == Flushed::Done {
             it.unsent.clear();
+            it.full_since = None;
             let buffer = std::mem::take(&mut it.unsent);
             recycle(&mut self.spare, buffer);
         } else if sent > 0 {
@@ -381,14 +400,6 @@ impl Streams {
         if let Some(layers) = &mut it.layers {
             undelivered.extend(layers.take_held().into_iter().filter_map(|(_, carried)| carried));
         }
-        if !it.is_ours
-            && let Some(count) = self.by_source.get_mut(&it.peer.ip())
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&it.peer.ip());
-            }
-        }
         let (unsent, partial) = (std::mem::take(&mut it.unsent), std::mem::take(&mut it.partial));
         recycle(&mut self.spare, unsent);
         recycle(&mut self.spare, partial);
@@ -428,10 +439,19 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 ///
 /// An option that the kernel does not know.
 pub fn notice_death(socket: &TcpStream, unacknowledged_max: Duration) -> io::Result<()> {
-    let socket = SockRef::from(socket);
+    probe_idle(socket)?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(unacknowledged_max))
+}
+
+/// The same for connections that carry nothing: what is sent on others has times of its own, and a peer may
+/// shut its window for longer. Connections inherit it of their listener.
+///
+/// # Errors
+///
+/// An option that the kernel does not know.
+pub fn probe_idle(socket: &impl AsFd) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
-    socket.set_tcp_keepalive(&probes.with_retries(PROBES))?;
-    socket.set_tcp_user_timeout(Some(unacknowledged_max))
+    SockRef::from(socket).set_tcp_keepalive(&probes.with_retries(PROBES))
 }
 
 /// Starts to connect to `to` from the address that `listener` is bound to, on any port.
@@ -468,6 +488,8 @@ const PROBES: u32 = 4;
 pub const SLOTS_MAX: u32 = 1 << 24;
 /// Bytes that may wait for one peer; a message more and the peer is slow.
 pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// While it is being connected to: as much as another left behind that did not read, and then some.
+pub const HELD_BYTES_MAX: usize = 2 * QUEUE_BYTES_MAX;
 /// What a peer that is being left may still say: more than any window that was open to it then.
 const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Spare buffers of a shard, and the largest that is kept: at most 4 MiB, if once they were needed.
@@ -500,6 +522,7 @@ mod tests {
             bytes: text.as_bytes().to_vec(),
             attempts: 0,
             hop: Hop::Stream { from: ListenerId(0), to: address },
+            reason: DropReason::ConnectionGone,
         }
     }
 
@@ -573,6 +596,25 @@ mod tests {
         theirs.read_to_end(&mut received).unwrap();
         assert_eq!(undelivered.len(), accepted - received.len() / 10_000, "whole messages only");
         assert!(undelivered.len() >= 24, "{}", undelivered.len());
+    }
+
+    #[test]
+    fn more_than_a_queue_in_one_turn_does_not_make_a_reader_slow() {
+        let mut streams = Streams::new(0);
+        let (ours, mut theirs) = pair();
+        let flow = open(&mut streams, ours);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        let (message, count) = ("m".repeat(10_000), 2 * QUEUE_BYTES_MAX / 10_000);
+        for _ in 0..count {
+            streams.enqueue(flow, message.as_bytes(), &mut None).unwrap();
+        }
+        streams.flush_listed(|_| panic!("alive"));
+        streams.remove(flow, &mut VecDeque::new());
+        assert_eq!(reader.join().unwrap(), count * 10_000);
     }
 
     #[test]

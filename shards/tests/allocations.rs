@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use engine::config::Steering;
 use engine::node::NodeKey;
-use engine::relay::{Arrival, DropReason, Hop, Leg, Listener, Report, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Hop, Leg, Listener, Report, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -63,7 +63,7 @@ impl Decide for Forward {
         &mut self,
         _: &Arrival,
         _: &[u8],
-        _: Hop,
+        _: Failure,
         _: &Snapshot,
         _: &mut Vec<u8>,
     ) -> Verdict {
@@ -126,6 +126,7 @@ fn a_forwarded_datagram_allocates_nothing() {
             coalesce: Duration::ZERO,
             couples_datagrams: true,
             stream_idle: Duration::from_secs(60),
+            tls_gateway: false,
             connections_max: 1,
             source_connections_max: 0,
             handshake_time: Duration::from_secs(1),
@@ -146,6 +147,7 @@ fn a_forwarded_datagram_allocates_nothing() {
         post,
         outbox,
         clock: Clock::start(),
+        census: Arc::default(),
     })
     .unwrap();
     let caller = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -20,6 +20,7 @@ mod peer;
 mod phones;
 mod ports;
 mod registrar;
+mod secure;
 pub mod sim;
 pub mod smpp;
 mod sprayer;
@@ -40,6 +41,7 @@ pub use peer::{Link, Peer, Received, Transport};
 pub use phones::Phones;
 pub use ports::free as free_port;
 pub use registrar::Registrar;
+pub use secure::{SecureClient, rest, tcp};
 pub use sprayer::Sprayer;
 
 /// How long an event may take before the play fails. Generous: the machine may be building elsewhere.

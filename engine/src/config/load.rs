@@ -371,7 +371,6 @@ fn apply(draft: &mut Draft, settings: &[Setting], findings: &mut Vec<Finding>) {
             findings.push(Finding::warning(name, line, text));
         }
     }
-    not_served(settings, findings);
 }
 
 /// What the status of a key that was written has to say.
@@ -380,7 +379,7 @@ fn remark(setting: &Setting, findings: &mut Vec<Finding>) {
     let line = setting.origin.line();
     let name = Some(setting.name.as_str());
     match key.status {
-        Status::Active | Status::Later { .. } => {}
+        Status::Active => {}
         Status::Deprecated { use_instead } => {
             findings.push(Finding::note(name, line, format!("outdated; better: {use_instead}")));
         }
@@ -390,24 +389,6 @@ fn remark(setting: &Setting, findings: &mut Vec<Finding>) {
     }
     if key.names.iter().skip(1).any(|it| *it == setting.name) {
         findings.push(Finding::note(name, line, format!("is read as {}", key.name())));
-    }
-}
-
-/// One warning for everything of one kind that this build does not serve: an old file has dozens.
-fn not_served(settings: &[Setting], findings: &mut Vec<Finding>) {
-    let mut kinds: Vec<(&str, Vec<&Setting>)> = Vec::new();
-    for setting in settings.iter().filter(|it| it.origin != Origin::Default) {
-        let Status::Later { what } = setting.key.status else { continue };
-        match kinds.iter_mut().find(|it| it.0 == what) {
-            Some((_, of_kind)) => of_kind.push(setting),
-            None => kinds.push((what, vec![setting])),
-        }
-    }
-    for (what, of_kind) in kinds {
-        let Some(first) = of_kind.iter().min_by_key(|it| it.origin.line()) else { continue };
-        let names: Vec<&str> = of_kind.iter().map(|it| it.name.as_str()).collect();
-        let text = format!("this build does not serve {what} yet; no effect: {}", names.join(", "));
-        findings.push(Finding::warning(Some(&first.name), first.origin.line(), text));
     }
 }
 

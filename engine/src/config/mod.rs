@@ -100,8 +100,10 @@ pub struct Config {
     pub send_trying: bool,
     /// Lower-case substrings of User-Agent, From and To that are refused.
     pub blocked_values: Vec<String>,
-    /// More of them, from the congestion valve's key.
+    /// The congestion valve's own, dropped silently but in a call (`sip.md` 2.12).
     pub scanners: Vec<String>,
+    /// The congestion valve is among the valves: its scanners count.
+    pub congestion_valve: bool,
     /// Status for blocked requests; `None` drops silently.
     pub blocked_response: Option<u16>,
     /// Names or addresses that are servers for direction, port 5060 by default.
@@ -138,6 +140,8 @@ pub struct Config {
     pub errors_max: u32,
     /// Errors further apart than this do not add up.
     pub error_time: Duration,
+    /// After which a bad node is tried again; `None`: not before it restarts.
+    pub probation: Option<Duration>,
     /// Silence detection; both keys set or off.
     pub silence: Option<Silence>,
     /// Strip rport and received of the node's Via in responses from outside.
@@ -181,9 +185,11 @@ pub struct Config {
     pub calls_max: usize,
     /// How long a node that refused is avoided.
     pub suspect_time: Duration,
-    /// Most stream connections, per shard.
+    /// WSS is carried without TLS, and WS with it (`USE_TLS_GATEWAY`).
+    pub tls_gateway: bool,
+    /// Most stream connections of SIP, of all shards; of HTTP and of SMPP, per shard.
     pub connections_max: usize,
-    /// Most connections that one source address may open, per shard; 0 is unlimited.
+    /// Most connections that one source address may open, to all shards; 0 is unlimited.
     pub source_connections_max: usize,
     /// Kernel receive buffer of UDP sockets, bytes.
     pub udp_receive_buffer_bytes: usize,

@@ -120,7 +120,6 @@ fn write_setting(
         Status::Active => "",
         Status::Deprecated { .. } => "; outdated",
         Status::Ignored { .. } => "; no effect",
-        Status::Later { .. } => "; not served yet",
     };
     let line = format!("{}={text}", key.name());
     writeln!(out, "{line:<48} # {source}{effect}")
@@ -145,9 +144,6 @@ fn write_key(out: &mut String, key: &Key) -> fmt::Result {
         Status::Ignored { why } => {
             comment(out, &format!("{}: accepted without effect: {why}.", key.name()))?;
             return Ok(());
-        }
-        Status::Later { what } => {
-            comment(out, &format!("{} (This build does not serve {what} yet.)", key.help))?;
         }
         Status::Deprecated { use_instead } => {
             comment(out, &format!("{} Outdated; better: {use_instead}.", key.help))?;

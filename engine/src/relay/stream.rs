@@ -109,6 +109,10 @@ pub trait Wire {
     /// Sends what is queued, then closes. No more events for this number.
     fn close(&mut self, conn: Conn);
 
+    /// As [`Wire::close`], where the peer has promised to say no more (`Connection: close`): its end is not
+    /// waited for.
+    fn hang_up(&mut self, conn: Conn);
+
     /// Closes at once with a reset: the peer must not take what it has for complete.
     fn abort(&mut self, conn: Conn);
 }
@@ -137,6 +141,9 @@ pub enum Secure {
 pub enum Gone {
     /// Nobody listens there.
     Refused,
+    /// This process cannot open another connection: it has no descriptor, no port, or no certificate. Says
+    /// nothing of the peer.
+    Shortage,
     /// It could not be opened in time.
     ConnectTimeout,
     /// The TLS handshake failed.

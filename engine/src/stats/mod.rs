@@ -155,7 +155,7 @@ impl Counters {
     }
 
     /// Messages of one kind, `(requests, responses)`.
-    fn messages(&self, transport: Transport, leg: Leg) -> (u64, u64) {
+    pub(crate) fn messages(&self, transport: Transport, leg: Leg) -> (u64, u64) {
         let row = self.messages.get(transport.index()).and_then(|it| it.get(leg as usize));
         row.map_or((0, 0), |[requests, responses]| (*requests, *responses))
     }

@@ -206,6 +206,22 @@ impl Reader {
         Ok((to, event))
     }
 
+    /// The start of the message that [`Violation::TooBig`] refused, as far as it is there: the frame at the
+    /// front of `stream`, unmasked in place, behind the fragments before it.
+    pub fn refused<'s>(&'s mut self, stream: &'s mut [u8]) -> &'s [u8] {
+        let Ok(Some(head)) = Head::read(stream) else { return &[] };
+        let end = head.bytes.saturating_add(head.payload).min(stream.len());
+        let payload = stream.get_mut(head.bytes..end).unwrap_or_default();
+        if let Some(mask) = head.mask {
+            apply_mask(payload, mask);
+        }
+        if self.assembled.is_empty() {
+            return payload;
+        }
+        self.assembled.extend_from_slice(payload);
+        &self.assembled
+    }
+
     /// What can be said before the payload is there.
     fn admit(&self, head: &Head) -> Result<(), Violation> {
         if head.opcode.is_control() {
@@ -540,5 +556,24 @@ mod tests {
         let mut close = Vec::new();
         write_close(Closing::Policy as u16, None, &mut close);
         assert_eq!(events(Role::Client, 10, &[&close]), ["Close { code: Some(1008) }"]);
+    }
+
+    #[test]
+    fn the_start_of_what_is_too_big_can_be_read() {
+        let masked = |first: u8, length: u8, text: &[u8]| {
+            let mut payload = text.to_vec();
+            apply_mask(&mut payload, MASK);
+            [&[first, 0x80 | length][..], &MASK, &payload].concat()
+        };
+        let mut reader = Reader::new(Role::Server, 10);
+        let mut fragment = masked(0x01, 6, b"OPTION");
+        assert!(matches!(reader.read(&mut fragment), Ok((12, Event::Fragment))));
+        let mut rest = masked(0x80, 7, b"S s");
+        assert_eq!(reader.read(&mut rest), Err(Violation::TooBig { bytes: 13 }));
+        assert_eq!(reader.refused(&mut rest), b"OPTIONS s");
+        let mut whole = [masked(0x81, 11, b"OPTIONS sip"), vec![0; 9]].concat();
+        let mut reader = Reader::new(Role::Server, 10);
+        assert_eq!(reader.read(&mut whole), Err(Violation::TooBig { bytes: 11 }));
+        assert_eq!(reader.refused(&mut whole), b"OPTIONS sip", "and not what is behind it");
     }
 }

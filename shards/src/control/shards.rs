@@ -15,6 +15,7 @@ use protocols::sip::Transport;
 use protocols::time::Time;
 
 use crate::admin::Response;
+use crate::tls::Security;
 
 /// The shards as control sees them. Dropping it joins their threads.
 pub trait Shards {
@@ -36,6 +37,9 @@ pub trait Shards {
     /// Looks whether files beside the configuration have changed (certificates): `true` if there is
     /// something to publish. Called as often as the configuration file is looked at.
     fn refresh(&mut self, view: &View) -> bool;
+
+    /// Terms of TLS in force, for what control itself asks nodes.
+    fn security(&self) -> Option<&Security>;
 
     /// Asks every shard for its figures; each answers by [`Said::Figures`]. An answer to an earlier question
     /// is kept, and not announced any more.

@@ -30,7 +30,7 @@ pub trait Driven: StreamRelay + Send + 'static {
     );
 
     /// A new node table is in force.
-    fn handle_snapshot(&mut self, snapshot: &Snapshot);
+    fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire);
 
     /// The process is about to stop: no new connections.
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire);
@@ -94,7 +94,7 @@ pub trait Pumped: Send {
     fn handle_event(&mut self, lent: &mut Lent<'_>, token: u64, flags: u32);
 
     /// A new node table is in force.
-    fn handle_snapshot(&mut self, snapshot: &Arc<Snapshot>);
+    fn handle_snapshot(&mut self, lent: &mut Lent<'_>, snapshot: &Arc<Snapshot>);
 
     /// The process stops: no new connections.
     fn handle_stopping(&mut self, lent: &mut Lent<'_>);

@@ -230,6 +230,10 @@ impl<R: Driven> Pump<R> {
                 break;
             }
             match (&line.socket).read(&mut scratch) {
+                Ok(0) if line.is_cut() => {
+                    self.lines.fail(id, Gone::Reset);
+                    break;
+                }
                 Ok(0) => {
                     line.has_ended = true;
                     self.on_end(lent, id);
@@ -270,6 +274,11 @@ impl<R: Driven> Pump<R> {
         match decrypted {
             Ok(progress) => {
                 line.has_ended |= progress.is_ended;
+                // A session ticket alone is not worth a packet: it goes along with the first answer.
+                let holds_ticket = progress.secured.is_some()
+                    && !is_ours
+                    && layers.is_tls_1_3()
+                    && !progress.is_ended;
                 if progress.secured.is_some() {
                     line.opened();
                     self.figures.tls_handshakes += 1;
@@ -279,7 +288,9 @@ impl<R: Driven> Pump<R> {
                         None => self.tell_connected(lent, id),
                     }
                 }
-                self.lines.list(id);
+                if !holds_ticket {
+                    self.lines.list(id);
+                }
                 if !clear.is_empty() {
                     self.offer(lent, id, &clear);
                 }
@@ -383,6 +394,8 @@ impl<R: Driven> Pump<R> {
                 self.figures.tls_failed += 1;
                 self.lines.remove(id);
             }
+            // What is queued would look whole to who reads to the end.
+            (None, _) if !line.unsent.is_empty() => self.lines.reset(id),
             (None, _) => drop(self.lines.remove(id)),
             (Some(_), Phase::Connecting) => self.lines.fail(id, Gone::ConnectTimeout),
             (Some(_), Phase::Securing) => {
@@ -457,9 +470,12 @@ impl<R: Driven> Pumped for Pump<R> {
         self.settle(lent);
     }
 
-    fn handle_snapshot(&mut self, snapshot: &Arc<Snapshot>) {
+    fn handle_snapshot(&mut self, lent: &mut Lent<'_>, snapshot: &Arc<Snapshot>) {
         self.snapshot = Arc::clone(snapshot);
-        self.relay.handle_snapshot(snapshot);
+        let now = lent.now;
+        let (relay, mut hand, snapshot) = self.both(lent);
+        relay.handle_snapshot(now, snapshot, &mut hand);
+        self.settle(lent);
     }
 
     fn handle_stopping(&mut self, lent: &mut Lent<'_>) {

@@ -27,6 +27,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 pub use self::keeper::Keeper;
 use self::policy::{Anchors, Terms};
 use self::store::{Store, StoreError};
+use crate::layers::is_websocket;
 
 /// What shards need to speak TLS. Immutable: a reload makes the next one, and what is up lives on.
 pub struct Security {
@@ -179,7 +180,7 @@ impl Security {
 
     /// For connections that are accepted.
     pub fn server(&self, transport: Transport) -> &Arc<ServerConfig> {
-        if transport == Transport::Wss { &self.websocket } else { &self.sip }
+        if is_websocket(transport) { &self.websocket } else { &self.sip }
     }
 
     /// For clients of a stream relay.
@@ -200,7 +201,7 @@ impl Security {
 
     /// For connections that we open.
     pub fn client(&self, transport: Transport) -> &Arc<ClientConfig> {
-        if transport == Transport::Wss { &self.to_websocket } else { &self.to_sip }
+        if is_websocket(transport) { &self.to_websocket } else { &self.to_sip }
     }
 }
 

@@ -101,11 +101,6 @@ pub enum Status {
         /// Why nothing is lost.
         why: &'static str,
     },
-    /// Checked, but this build does not serve it yet.
-    Later {
-        /// What it belongs to.
-        what: &'static str,
-    },
 }
 
 /// When a change takes effect.
@@ -243,12 +238,6 @@ impl Key {
 
     pub(super) const fn deprecated(mut self, use_instead: &'static str) -> Key {
         self.status = Status::Deprecated { use_instead };
-        self
-    }
-
-    pub(super) const fn later(mut self, what: &'static str) -> Key {
-        self.status = Status::Later { what };
-        self.reload = Reload::Restart;
         self
     }
 

@@ -57,8 +57,9 @@ pub(super) const PROCESS: &[Key] = &[
     Key::new(
         &["connectionsMax"],
         &["common/connectionsMax"],
-        "65536",
-        "Most connections that one shard holds.",
+        "262144",
+        "Most connections of SIP over streams, with clients and nodes, of all shards. Of HTTP and of SMPP it \
+         is the most that one shard holds.",
         "10000",
         Kind::Size { min: 1, max: 10_000_000, at: |it| &mut it.config.connections_max },
     )
@@ -67,7 +68,7 @@ pub(super) const PROCESS: &[Key] = &[
         &["sourceConnectionsMax"],
         &["common/sourceConnectionsMax"],
         "0",
-        "Most connections that one source address may open to one shard. 0: any number.",
+        "Most connections of SIP that one source address may have open. 0: any number.",
         "1000",
         Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.source_connections_max },
     ),

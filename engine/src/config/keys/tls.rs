@@ -135,11 +135,12 @@ pub(super) const TLS: &[Key] = &[
         &["gov.nist.javax.sip.USE_TLS_GATEWAY"],
         &[],
         "false",
-        "The WebSocket port speaks TLS and the other way round.",
+        "TLS is somebody else's matter in front of us: the WSS ports speak WebSocket without it, connections \
+         that we open too, and the WS ports speak it. What messages say stays WSS and WS.",
         "true",
-        Kind::Unkept { allowed: "true or false", check: |text| value::flag(text).map(drop) },
+        Kind::Flag(|it| &mut it.config.tls_gateway),
     )
-    .later("TLS gateways"),
+    .restart(),
 ];
 
 /// A version by its Java name. Those that nobody has any more are taken: the log says what becomes of them.

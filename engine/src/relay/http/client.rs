@@ -209,9 +209,12 @@ impl Http {
     /// The request is answered: the connection waits for the next one.
     pub(super) fn next_request(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
         let patience = self.settings.http().client_idle;
+        let is_stopping = self.is_stopping;
         let Some(client) = self.slots.client(conn) else { return };
         client.scan = SCAN;
-        if client.has_more && !client.is_full {
+        if is_stopping && !client.has_more {
+            return self.close_client(conn, wire);
+        } else if client.has_more && !client.is_full {
             wire.resume(conn);
         } else if client.is_ended && !client.has_more {
             return self.close_client(conn, wire);
@@ -236,6 +239,13 @@ impl Http {
     pub(super) fn close_client(&mut self, conn: Conn, wire: &mut impl Wire) {
         if self.forget_client(conn, true).is_some() {
             wire.close(conn);
+        }
+    }
+
+    /// Closes behind what is queued, and waits for nothing.
+    pub(super) fn hang_up_client(&mut self, conn: Conn, wire: &mut impl Wire) {
+        if self.forget_client(conn, true).is_some() {
+            wire.hang_up(conn);
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Http {
     sources: ahash::HashMap<IpAddr, u32>,
     counters: HttpCounters,
     sightings: Sightings,
+    /// Nodes of the table in force.
+    known: Vec<NodeKey>,
     buffers: Buffers,
     is_stopping: bool,
     /// When the log last said that there is no node.
@@ -80,6 +82,7 @@ impl Http {
             sources: ahash::HashMap::default(),
             counters: HttpCounters::default(),
             sightings: Sightings::default(),
+            known: Vec::new(),
             buffers: Buffers::default(),
             is_stopping: false,
             complained: None,
@@ -115,9 +118,16 @@ impl Http {
         busy
     }
 
-    /// A new node table is in force: forgets what was counted of nodes that are gone for long.
-    pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+    /// A new node table is in force: forgets what was counted of nodes that are gone for long, and waits for
+    /// none that has left. Looks at all connections if one has.
+    pub fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         self.counters.forget_dead(snapshot);
+        let has_lost = self.known.iter().any(|it| snapshot.find(*it).is_none());
+        self.known.clear();
+        self.known.extend(snapshot.nodes().iter().map(|it| it.key));
+        if has_lost {
+            self.leave_nodes(now, snapshot, wire);
+        }
     }
 
     /// What the control executor must hear: refusals and bad responses at once, life signs a few times a

@@ -28,6 +28,8 @@ pub(super) struct Socket {
     pub(super) is_ended: bool,
     pub(super) is_closed: bool,
     pub(super) is_aborted: bool,
+    /// Closed without waiting for the peer.
+    pub(super) is_hung_up: bool,
     /// Queued and not drained.
     queued: usize,
     /// Received from the peer and not consumed by the relay.
@@ -94,6 +96,11 @@ impl Wire for Recorder {
         self.socket(conn).is_closed = true;
     }
 
+    fn hang_up(&mut self, conn: Conn) {
+        self.socket(conn).is_hung_up = true;
+        self.close(conn);
+    }
+
     fn abort(&mut self, conn: Conn) {
         self.socket(conn).is_aborted = true;
     }
@@ -134,19 +141,27 @@ impl World {
         let unavailable = config.http.unavailable.as_ref();
         let unavailable =
             unavailable.map(|it| SocketAddr::new("192.0.2.80".parse().unwrap(), it.port));
-        World {
+        let mut world = World {
             http: Http::new(Arc::new(HttpSettings::new(config, unavailable)), SHARD),
             wire: Recorder::default(),
             snapshot: Snapshot::new(1, nodes, &[]),
             now: Time::from_millis(1_000),
             connects: true,
             ports: 40_000,
-        }
+        };
+        world.show_table();
+        world
+    }
+
+    fn show_table(&mut self) {
+        self.http.handle_snapshot(self.now, &self.snapshot, &mut self.wire);
+        self.settle();
     }
 
     pub(super) fn nodes(&mut self, nodes: Vec<Node>) {
         let generation = self.snapshot.generation() + 1;
         self.snapshot = Snapshot::new(generation, nodes, &[]).after(&self.snapshot);
+        self.show_table();
     }
 
     /// A client connects to the first listener.

@@ -188,12 +188,17 @@ fn connections_are_limited_in_all_and_by_source() {
 #[test]
 fn stopping_ends_connections_behind_their_answers() {
     let mut world = World::new("", web_nodes(2));
-    let (idle, busy) = (world.open(), world.open());
+    let (idle, busy, begun) = (world.open(), world.open(), world.open());
     let pooled = world.ask(idle, get("/"));
     world.send(pooled, OK);
     let node = world.ask(busy, get("/"));
+    let halfway = world.ask(begun, get("/"));
+    world.send(halfway, &OK[..OK.len() - 1]);
     world.http.handle_stopping(&mut world.wire);
-    assert!(world.is_gone(idle) && !world.is_gone(busy));
+    assert!(world.is_gone(idle) && !world.is_gone(busy) && !world.is_gone(begun));
+    world.send(halfway, "k");
+    assert_eq!(world.take(begun), OK);
+    assert!(world.is_gone(begun), "its answer could not say so any more");
     world.send(node, OK);
     assert!(world.take(busy).contains("\r\nConnection: close\r\n"));
     assert!(world.is_gone(busy) && world.is_gone(node) && world.is_gone(pooled));
@@ -215,6 +220,9 @@ fn fields_of_our_own_are_written_by_key() {
     let client = world.open_at(1).unwrap();
     let node = world.ask(client, get("/"));
     assert!(world.take(node).contains("\r\nX-Forwarded-Proto: https\r\n"));
+    let client = world.open();
+    let node = world.ask(client, "GET / HTTP/1.0\r\n\r\n");
+    assert!(world.take(node).contains("\r\nVia: 1.0 trunkline\r\n"), "as it was received");
 }
 
 #[test]

@@ -63,6 +63,10 @@ impl Wire for Recorder {
         self.connecting.retain(|it| it.0 != conn);
     }
 
+    fn hang_up(&mut self, conn: Conn) {
+        self.close(conn);
+    }
+
     fn abort(&mut self, conn: Conn) {
         self.close(conn);
     }
