@@ -560,7 +560,7 @@ fn who_takes_its_last_bytes_slowly_gets_them_all_and_who_takes_none_is_reset() {
             continue;
         }
         client.set_nonblocking(false).unwrap();
-        bench.now = bench.now + Duration::from_millis(100);
+        bench.now += Duration::from_millis(100);
         bench.turn_until(|it| it.pump.lines.len() == 0);
         let error = client.read_to_end(&mut received).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "no end that looks whole");
