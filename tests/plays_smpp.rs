@@ -1,7 +1,8 @@
 //! SMPP in regular mode through the whole process: the original's tests (`http-smpp-registry.md` 6.2, M1 to
 //! M18). Their times are shortened; where they waited a while, these wait for the event.
 
-use std::net::Ipv4Addr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -272,19 +273,31 @@ fn every_figure_of_a_short_session_is_exact() {
 
 #[test] // M18
 fn each_side_has_its_own_address() {
-    let servers = Smsc::several::<3>();
-    let lb = Setup::smpp(&servers).set("smppHost", "").set("smppExternalHost", "127.0.0.1");
-    let lb = lb.set("smppInternalHost", "127.0.0.2").start();
-    let mut clients = bind_all::<9>(&lb);
-    for client in &mut clients {
-        (0..11).for_each(|_| assert_eq!(client.submit().status, OK));
+    // smppHost is the address towards servers where smppInternalHost is not written.
+    for internal in ["smppInternalHost", "smppHost"] {
+        let servers = Smsc::several::<3>();
+        let lb = Setup::smpp(&servers).set("smppHost", "").set("smppExternalHost", "127.0.0.1");
+        let lb = lb.set(internal, "127.0.0.2").start();
+        let mut clients = bind_all::<9>(&lb);
+        for client in &mut clients {
+            (0..11).for_each(|_| assert_eq!(client.submit().status, OK));
+        }
+        clients.into_iter().for_each(Esme::leave);
+        for server in &servers {
+            assert_eq!((server.binds(), server.count(SUBMIT_SM)), (3, 33), "{internal}");
+            assert_eq!(server.peer(0).ip(), Ipv4Addr::new(127, 0, 0, 2), "{internal}");
+        }
+        lb.wait_no_smpp();
     }
-    clients.into_iter().for_each(Esme::leave);
-    for server in &servers {
-        assert_eq!((server.binds(), server.count(SUBMIT_SM)), (3, 33));
-        assert_eq!(server.peer(0).ip(), Ipv4Addr::new(127, 0, 0, 2));
+}
+
+#[test]
+fn without_its_plain_port_there_is_no_smpp() {
+    let lb = Setup::smpp(&[]).certified().set("smppPort", "").set("smppSslPort", "SMPPS").start();
+    for at in [lb.smpp(), lb.smpps()] {
+        let refused = TcpStream::connect(at).map(drop).map_err(|it| it.kind());
+        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{at}");
     }
-    lb.wait_no_smpp();
 }
 
 #[test] // as on HTTPS: only by a key of its own

@@ -416,6 +416,7 @@ fn load(of: &Statistics<Counters>, age: Duration) -> Load {
     for pump in &of.pumps {
         streams.tls_handshakes += pump.tls_handshakes;
         streams.tls_failed += pump.tls_failed;
+        streams.panicked += pump.panics;
         refused += pump.refused;
     }
     Load {

@@ -106,6 +106,15 @@ fn every_key_that_takes_effect_changes_the_configuration_and_is_named_by_changed
 }
 
 #[test]
+fn the_old_key_for_messages_to_clients_still_counts() {
+    for (text, want) in [("true", SmppToNode::RoundRobin), ("false", SmppToNode::SubmitToAll)] {
+        let loaded = properties(&format!("isUseRrSendSmppRequestToClient={text}\n"));
+        assert_eq!(errors(&loaded), Vec::<String>::new(), "{text}");
+        assert_eq!(loaded.config.smpp.to_node, want, "{text}");
+    }
+}
+
+#[test]
 fn a_key_that_takes_no_effect_changes_nothing_and_says_so_once() {
     for key in keys().filter(|it| !it.takes_effect() && !it.name().ends_with('*')) {
         let loaded = properties(&line_of(key, key.example));
@@ -246,6 +255,8 @@ fn the_guides_sample_starts() {
     assert_eq!(servers, [("127.0.0.1", 10_021), ("127.0.0.1", 10_022), ("127.0.0.1", 10_023)]);
     let millis = [smpp.response, smpp.connection, smpp.enquire, smpp.reconnect];
     assert_eq!(millis.map(|it| it.as_millis()), [10_000, 1000, 50_000, 1000]);
+    let checks = [smpp.check_client_side, smpp.check_server_side];
+    assert_eq!(checks.map(|it| it.as_millis()), [1000, 1000]);
     let warnings = warnings(&loaded).join("\n");
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",

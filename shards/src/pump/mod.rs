@@ -13,6 +13,7 @@ mod tests;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,6 +115,21 @@ impl<R: Driven> Pump<R> {
         (&mut self.relay, Hand { lines: &mut self.lines, around }, &self.snapshot)
     }
 
+    /// Lets the relay handle what a peer did. `None`: it panicked, which is counted: the line that it was about
+    /// must go. Its tables are at worst one connection out of step with ours; the others go on.
+    fn guarded<T>(
+        &mut self,
+        lent: &Lent<'_>,
+        handle: impl FnOnce(&mut R, &mut Hand<'_, '_>, &Snapshot) -> T,
+    ) -> Option<T> {
+        let (relay, mut hand, snapshot) = self.both(lent);
+        let handled = catch_unwind(AssertUnwindSafe(|| handle(relay, &mut hand, snapshot)));
+        if handled.is_err() {
+            self.figures.panics += 1;
+        }
+        handled.ok()
+    }
+
     fn accept(&mut self, lent: &mut Lent<'_>, door: u8) {
         let Some(fd) = self.doors.get(usize::from(door)).map(|it| it.socket.as_raw_fd()) else {
             return;
@@ -183,8 +199,9 @@ impl<R: Driven> Pump<R> {
 
     fn introduce(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
         let Some(peer) = self.lines.find(id).map(|it| it.peer) else { return };
-        let (relay, mut hand, _) = self.both(lent);
-        match relay.handle_open(lent.now, door.into(), peer, &mut hand) {
+        let conn = self
+            .guarded(lent, |relay, hand, _| relay.handle_open(lent.now, door.into(), peer, hand));
+        match conn.flatten() {
             Some(conn) => self.lines.bind(id, conn),
             None => drop(self.lines.remove(id)),
         }
@@ -232,8 +249,11 @@ impl<R: Driven> Pump<R> {
         self.lines.wheel.cancel(timer_of(id));
         self.lines.list(id);
         let Some(conn) = self.lines.find(id).and_then(|it| it.conn) else { return };
-        let (relay, mut hand, _) = self.both(lent);
-        relay.handle_connected(lent.now, conn, &mut hand);
+        let done =
+            self.guarded(lent, |relay, hand, _| relay.handle_connected(lent.now, conn, hand));
+        if done.is_none() {
+            self.lines.fail(id, Gone::Reset);
+        }
     }
 
     /// Reads what came, up to a turn's share. `is_ending`: the end may already be among it.
@@ -338,8 +358,13 @@ impl<R: Driven> Pump<R> {
             kept.extend_from_slice(came);
         }
         let offered = if is_direct { came } else { kept.as_slice() };
-        let (relay, mut hand, snapshot) = self.both(lent);
-        let consumed = relay.handle_bytes(lent.now, conn, offered, snapshot, &mut hand);
+        let consumed = self.guarded(lent, |relay, hand, snapshot| {
+            relay.handle_bytes(lent.now, conn, offered, snapshot, hand)
+        });
+        let Some(consumed) = consumed else {
+            self.lines.recycle(kept);
+            return self.lines.fail(id, Gone::Reset);
+        };
         debug_assert!(consumed <= offered.len(), "the relay consumes what there is");
         if is_direct {
             let rest = came.get(consumed..).unwrap_or(&[]);
@@ -391,8 +416,12 @@ impl<R: Driven> Pump<R> {
             Some(_) if is_paused || line.end_told => {} // later, or known
             Some(conn) => {
                 line.end_told = true;
-                let (relay, mut hand, snapshot) = self.both(lent);
-                relay.handle_end(lent.now, conn, snapshot, &mut hand);
+                let done = self.guarded(lent, |relay, hand, snapshot| {
+                    relay.handle_end(lent.now, conn, snapshot, hand);
+                });
+                if done.is_none() {
+                    self.lines.fail(id, Gone::Reset);
+                }
             }
         }
     }
@@ -438,13 +467,16 @@ impl<R: Driven> Pump<R> {
             let now = lent.now;
             match deferred {
                 Deferred::Gone(conn, why) => {
-                    let (relay, mut hand, snapshot) = self.both(lent);
-                    relay.handle_gone(now, conn, why, snapshot, &mut hand);
+                    self.guarded(lent, |relay, hand, snapshot| {
+                        relay.handle_gone(now, conn, why, snapshot, hand);
+                    });
                 }
                 Deferred::Drained(conn) => {
-                    if self.lines.of(conn).is_some() {
-                        let (relay, mut hand, _) = self.both(lent);
-                        relay.handle_drained(now, conn, &mut hand);
+                    let Some(id) = self.lines.of(conn) else { continue };
+                    let done =
+                        self.guarded(lent, |relay, hand, _| relay.handle_drained(now, conn, hand));
+                    if done.is_none() {
+                        self.lines.fail(id, Gone::Reset);
                     }
                 }
                 Deferred::Resumed(conn) => self.on_resumed(lent, conn),
@@ -542,8 +574,7 @@ impl<R: Driven> Pumped for Pump<R> {
         }
         if self.relay.poll_timeout().is_some_and(|it| it <= lent.now) {
             let now = lent.now;
-            let (relay, mut hand, snapshot) = self.both(lent);
-            relay.handle_timeout(now, snapshot, &mut hand);
+            self.guarded(lent, |relay, hand, snapshot| relay.handle_timeout(now, snapshot, hand));
         }
         self.settle(lent);
         let mut writes = 0;

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::decide::Decide;
 use crate::executor::{self, Body, Seat, Spec};
 use crate::listeners::{SocketOptions, bound, open_listeners};
+use crate::mesh::{Mail, Notice};
 use crate::publish::{Published, Tuning, View};
 use crate::sys::Events;
 use crate::tls::Security;
@@ -113,6 +114,7 @@ impl StreamRelay for Proxy {
             self.leaving = Some(Handover { conn, shard });
             return 0;
         }
+        assert_ne!(bytes, b"!panic", "as it was told");
         if bytes.starts_with(b"!") {
             if let Some(server) = self.forget(conn) {
                 wire.abort(server);
@@ -429,6 +431,33 @@ fn a_server_that_refuses_is_told_and_the_client_reads_our_last_words() {
     client.read_to_string(&mut text).unwrap();
     assert_eq!(text, "gone: Refused");
     drop(rig.counters.lock().unwrap());
+}
+
+#[test]
+fn a_panic_costs_one_connection_and_is_counted() {
+    let rig = Rig::new(1, to(echo()), None, false);
+    let [mut neighbour, mut bad] = [(); 2].map(|()| rig.client());
+    let mut echoes = |text: &[u8; 4]| {
+        neighbour.write_all(text).unwrap();
+        let mut back = [0; 4];
+        neighbour.read_exact(&mut back).unwrap();
+        assert_eq!(&back, text);
+    };
+    echoes(b"once");
+    bad.write_all(b"!panic").unwrap();
+    assert!(matches!(bad.read(&mut [0; 1]), Ok(0) | Err(_)), "it is closed");
+    echoes(b"more");
+    let body = rig.body.as_ref().unwrap();
+    assert!(body.post.send(0, Mail::Statistics { question: 1 }).is_ok());
+    let statistics = loop {
+        match body.inbox.notices.recv_timeout(PATIENCE).unwrap() {
+            Notice::Statistics { statistics, .. } => break statistics,
+            Notice::Ended { .. } => panic!("the shard is gone"),
+            _ => {}
+        }
+    };
+    assert_eq!(statistics.pumps[0].panics, 1);
+    assert_eq!(*rig.counters.lock().unwrap(), [Gone::Reset], "the relay hears of it");
 }
 
 #[test]

@@ -195,6 +195,15 @@ impl Smpp {
             provider.is_waiting = true;
         }
         self.settle(now, conn);
+        let is_mutual = match self.owner_of(conn) {
+            Owner::Session(it) => self.is_waiting(it),
+            Owner::Space(it) => self.spaces.get(it).is_some_and(|it| !it.queue.is_empty()),
+            Owner::Nobody => false,
+        };
+        if is_mutual && let Some(provider) = self.legs.provider_mut(conn) {
+            provider.held = Time::ZERO;
+            self.arm(conn);
+        }
         Step::Blocked
     }
 

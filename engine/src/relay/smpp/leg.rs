@@ -51,7 +51,7 @@ pub(super) struct Session {
     pub(super) is_full: bool,
     /// We do not read from it.
     pub(super) is_paused: bool,
-    /// When that changed last.
+    /// When that changed last; zero if it waits for somebody who may wait for it.
     pub(super) held: Time,
     /// It will send no more.
     pub(super) has_ended: bool,
@@ -88,7 +88,7 @@ pub(super) struct Provider {
     pub(super) is_full: bool,
     /// We do not read from it.
     pub(super) is_paused: bool,
-    /// When that changed last.
+    /// When that changed last; zero if it waits for somebody who may wait for it.
     pub(super) held: Time,
     /// End of INITIAL, BINDING, UNBINDING.
     pub(super) deadline: Option<Time>,
@@ -275,9 +275,9 @@ impl Provider {
 }
 
 /// When the oldest request to a peer gives up. Its answer may have come and wait behind what we do not
-/// read: who is held gets a response time more from the moment in which that last began or ended. No longer,
-/// or two that wait for each other would do so for ever, and not again and again, or what is never answered
-/// would never be.
+/// read: who is held gets a response time more from the moment in which that last began or ended. Not again
+/// and again, or what is never answered would never be; and nothing more where both sides are held, or they
+/// would wait for each other.
 fn gives_up(pending: &Pending, held: Time, response: Duration) -> Option<Time> {
     let deadline = pending.earliest()?;
     Some(deadline.max((held + response).min(deadline + response * EXTENSIONS_MAX)))

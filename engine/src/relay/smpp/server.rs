@@ -170,7 +170,17 @@ impl Smpp {
                 space.queue.push_back(conn);
             }
         }
+        let link = session.link;
         self.settle(now, conn);
+        let is_mutual = match link {
+            Link::Provider(it) => self.is_waiting(it),
+            Link::Space(it) => self.spaces.get(it).is_some_and(|it| it.holds_provider),
+            Link::Nowhere => false,
+        };
+        if is_mutual && let Some(session) = self.legs.session_mut(conn) {
+            session.held = Time::ZERO;
+            self.arm(conn);
+        }
         Step::Blocked
     }
 

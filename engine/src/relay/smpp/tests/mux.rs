@@ -59,6 +59,49 @@ fn the_bind_of_the_balancer_is_a_transceivers() {
         assert_eq!(sent.head(), (TRX, Status::OK, 1));
         assert_eq!(sent.body, b"RestComm\0secret\0\0\x34\0\0\0");
     }
+    // Of SMPP 5.0, a system_type, a range and parameters the type goes to servers, and the version comes back.
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let esme = it.open();
+    let body = b"RestComm\0secret\0VMA\0\x50\x01\x02^44\0\x14\x2c\0\x02ab";
+    it.say(esme, &request(TRX, 7, body));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert_eq!(sent.body, b"RestComm\0secret\0VMA\0\x34\0\0\0");
+    it.say(smsc, &response(&sent, Status::OK, b"smsc\0"));
+    assert_eq!(it.heard_one(esme).body, b"loadbalancer\0\x02\x10\0\x01\x50");
+}
+
+#[test]
+fn numbers_wrap_on_both_legs() {
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 2);
+    for conn in [esmes[0], servers[0]] {
+        let pending = match it.smpp.legs.get_mut(conn).unwrap() {
+            Leg::Session(it) => &mut it.pending,
+            Leg::Provider(it) => &mut it.pending,
+        };
+        *pending = crate::relay::smpp::pending::Pending::starting_at(0x7fff_fffe);
+    }
+    // Requests of two sessions, answered in another order, over the end of our numbers.
+    (1..=2).for_each(|number| esmes.iter().for_each(|esme| it.say(*esme, &submit(number))));
+    let sent = it.heard(servers[0]);
+    let numbers: Vec<u32> = sent.iter().map(|it| it.sequence).collect();
+    assert_eq!(numbers, [0x7fff_fffe, 0x7fff_ffff, 1, 2]);
+    for (one, id) in sent.iter().rev().zip([b"d\0", b"c\0", b"b\0", b"a\0"]) {
+        it.say(servers[0], &response(one, Status::OK, id));
+    }
+    let answers = |it: &mut World, at: usize| -> Vec<(u32, u8)> {
+        it.heard(esmes[at]).iter().map(|it| (it.sequence, it.body[0])).collect()
+    };
+    assert_eq!(answers(&mut it, 0), [(2, b'c'), (1, b'a')]);
+    assert_eq!(answers(&mut it, 1), [(2, b'd'), (1, b'b')]);
+    (1..=8).for_each(|number| it.say(servers[0], &deliver(number, "x")));
+    let asked = it.heard(esmes[0]);
+    let numbers: Vec<u32> = asked.iter().map(|it| it.sequence).collect();
+    assert_eq!(numbers, [0x7fff_fffe, 0x7fff_ffff, 1, 2]);
+    asked.iter().for_each(|one| it.say(esmes[0], &response(one, Status::OK, b"\0")));
+    let answered: Vec<u32> = it.heard(servers[0]).iter().map(|it| it.sequence).collect();
+    assert_eq!(answered, [1, 3, 5, 7]);
 }
 
 #[test]

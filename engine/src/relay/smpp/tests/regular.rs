@@ -60,6 +60,21 @@ fn a_session_binds_sends_receives_and_unbinds() {
 }
 
 #[test]
+fn a_bind_passes_as_it_is() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    // SMPP 5.0, a range, and a parameter that nobody knows.
+    let body = b"RestComm\0secret\0VMA\0\x50\x01\x02^44\0\x14\x2c\0\x02ab";
+    it.say(esme, &request(Command::BIND_RECEIVER, 9, body));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert_eq!((sent.command, &sent.body[..]), (Command::BIND_RECEIVER, &body[..]));
+    let answer = b"smsc\0\x02\x10\0\x01\x50\x14\x2c\0\x01c";
+    it.say(smsc, &response(&sent, Status::OK, answer));
+    assert_eq!(it.heard_one(esme).body, answer);
+}
+
+#[test]
 fn binds_take_turns_over_the_servers_exactly() {
     let mut it = World::new(|_| {});
     let numbers: Vec<u16> = (0..9).map(|_| it.bound().2).collect();
@@ -664,17 +679,37 @@ fn an_answer_that_we_do_not_read_is_not_missing() {
 
 #[test]
 fn two_that_wait_for_each_other_wait_no_longer_than_for_an_answer() {
-    let mut it = World::new(|it| (it.session_window, it.provider_window) = (1, 1));
-    let (esme, smsc, _) = it.bound();
-    it.say(esme, &submit(1));
-    it.say(smsc, &deliver(1, "x"));
-    let (to_smsc, to_esme) = (it.heard_one(smsc), it.heard_one(esme));
-    it.pass_millis(1);
-    it.say(esme, &[submit(2), response(&to_esme, Status::OK, b"\0")].concat());
-    it.say(smsc, &[deliver(2, "x"), response(&to_smsc, Status::OK, b"\0")].concat());
-    assert_eq!(it.wire.paused, [esme, smsc].into());
-    it.pass_millis(3000);
-    assert!(it.wire.paused.is_empty());
+    for is_mux in [false, true] {
+        for esme_first in [false, true] {
+            let change = |it: &mut SmppSettings| {
+                it.servers.truncate(1);
+                (it.session_window, it.provider_window) = (2, 1);
+            };
+            let mut it = if is_mux { World::mux(change) } else { World::new(change) };
+            let (esme, smsc) = if is_mux {
+                let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
+                (esme, servers[0].0)
+            } else {
+                let (esme, smsc, _) = it.bound();
+                (esme, smsc)
+            };
+            it.say(esme, &submit(1));
+            it.say(smsc, &[deliver(1, "x"), deliver(2, "x")].concat());
+            let (to_smsc, to_esme) = (it.heard_one(smsc), it.heard(esme));
+            it.pass_millis(2900);
+            let answer = response(&to_esme[0], Status::OK, b"\0");
+            let from_esme = [submit(2), answer].concat();
+            let from_smsc = [deliver(3, "x"), response(&to_smsc, Status::OK, b"\0")].concat();
+            if esme_first {
+                it.say(esme, &from_esme);
+            }
+            it.say(smsc, &from_smsc);
+            it.say(esme, if esme_first { b"" } else { &from_esme });
+            assert_eq!(it.wire.paused, [esme, smsc].into(), "{is_mux} {esme_first}");
+            it.pass_millis(100);
+            assert!(it.wire.paused.is_empty(), "{is_mux} {esme_first}");
+        }
+    }
 }
 
 #[test]
