@@ -6,41 +6,32 @@
 //! what its relay did not consume and its peer did not take.
 
 mod contract;
+mod doors;
 mod lines;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use engine::relay::Report;
 use engine::relay::stream::{Conn, Gone, UNCONSUMED_BYTES_MAX};
 use engine::snapshot::Snapshot;
 use protocols::time::Time;
-use socket2::Socket;
 
 pub use self::contract::{Driven, Lent, Moved, PumpFigures, Pumped};
+pub use self::doors::Door;
 use self::lines::{
     Deferred, Hand, LINE_TIMERS, Line, LineId, Lines, Phase, Surroundings, timer_of,
 };
-use crate::census::{Census, Most};
+use crate::census::Census;
 use crate::clock::TimerId;
-use crate::layers::Layers;
 use crate::publish::Subscription;
-use crate::sys::{self, Epoll};
+use crate::sys::Epoll;
 use crate::tls::StreamProtocol;
-
-/// A listener of a pump on one shard.
-pub struct Door {
-    /// Where it listens.
-    pub socket: Socket,
-    /// Connections are inside TLS.
-    pub is_secure: bool,
-}
 
 /// What a pump is made of.
 pub struct PumpSetup<R: Driven> {
@@ -128,83 +119,6 @@ impl<R: Driven> Pump<R> {
             self.figures.panics += 1;
         }
         handled.ok()
-    }
-
-    fn accept(&mut self, lent: &mut Lent<'_>, door: u8) {
-        let Some(fd) = self.doors.get(usize::from(door)).map(|it| it.socket.as_raw_fd()) else {
-            return;
-        };
-        for _ in 0..ACCEPTS_PER_TURN {
-            match sys::accept(fd) {
-                Ok((socket, Some(peer))) => self.welcome(lent, door, socket.into(), peer),
-                Ok((_, None)) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return,
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        // The kernel would report the listener again at once, for ever.
-                        lent.epoll.remove(fd);
-                        self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
-                        return;
-                    }
-                    _ => {}
-                },
-            }
-        }
-    }
-
-    fn welcome(&mut self, lent: &mut Lent<'_>, door: u8, socket: TcpStream, peer: SocketAddr) {
-        let source = self.relay.source_connections_max();
-        let most = Most { all: lent.tuning.connections_max, source };
-        let limited = (source > 0).then(|| peer.ip().to_canonical());
-        let place = match self.census.admit(limited, most) {
-            Ok(place) => place,
-            Err(why) => {
-                self.figures.refused += 1;
-                return self.relay.refused(why);
-            }
-        };
-        let is_secure = self.doors.get(usize::from(door)).is_some_and(|it| it.is_secure);
-        let layers = match (is_secure, lent.security) {
-            (false, _) => None,
-            (true, Some(security)) => {
-                Layers::tls_server(Arc::clone(security.stream_server(self.protocol))).ok()
-            }
-            (true, None) => None,
-        };
-        if is_secure && layers.is_none() {
-            self.figures.tls_failed += 1;
-            return;
-        }
-        let phase = if is_secure { Phase::Securing } else { Phase::Open };
-        let Some(id) = self.lines.insert(socket, peer, Some(door), phase, layers) else { return };
-        if let Some(line) = self.lines.find(id) {
-            line.place = Some(place);
-        }
-        self.enter(lent, id, door);
-    }
-
-    /// Watches a line that a client has opened, and tells the relay; inside TLS once that is up.
-    fn enter(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
-        let (_, mut hand, _) = self.both(lent);
-        if !hand.watch(id) {
-            self.lines.remove(id);
-            return;
-        }
-        if self.lines.find(id).is_some_and(|it| it.phase == Phase::Open) {
-            self.introduce(lent, id, door);
-        } else {
-            self.lines.wheel.arm(timer_of(id), lent.now + lent.tuning.handshake_time);
-        }
-    }
-
-    fn introduce(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
-        let Some(peer) = self.lines.find(id).map(|it| it.peer) else { return };
-        let conn = self
-            .guarded(lent, |relay, hand, _| relay.handle_open(lent.now, door.into(), peer, hand));
-        match conn.flatten() {
-            Some(conn) => self.lines.bind(id, conn),
-            None => drop(self.lines.remove(id)),
-        }
     }
 
     fn on_line_event(&mut self, lent: &mut Lent<'_>, id: LineId, flags: u32) {
@@ -450,16 +364,6 @@ impl<R: Driven> Pump<R> {
         }
     }
 
-    fn reopen(&mut self, lent: &Lent<'_>, door: u8) {
-        let Some(it) = self.doors.get(usize::from(door)).filter(|_| !self.is_stopping) else {
-            return;
-        };
-        let token = self.token | u64::from(door) | DOOR;
-        if lent.epoll.add(it.socket.as_raw_fd(), token, libc::EPOLLIN).is_err() {
-            self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
-        }
-    }
-
     /// Tells the relay what it must hear, and what that brings about, up to a turn's share.
     fn settle(&mut self, lent: &mut Lent<'_>) {
         for _ in 0..DEFERRED_PER_TURN {
@@ -615,9 +519,6 @@ impl<R: Driven> Pumped for Pump<R> {
 
 /// Marks the tokens of listeners: no line has so high a slot.
 const DOOR: u64 = 0x00ff_ffff << 32;
-const ACCEPTS_PER_TURN: usize = 64;
-/// How long a listener rests when descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// 256 KiB from one connection before the others have their turn.
 const READS_PER_TURN: usize = 4;
 /// What one event brings about is told in the same turn, within reason.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::spawn;
+use std::time::Duration;
 
 use engine::config::Steering;
 use engine::names::{Answer, Query, Unresolved};
@@ -13,7 +14,7 @@ use engine::relay::{Arrival, DropReason, Failure, Leg, Listener, Verdict};
 use protocols::sip::Transport;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, HandshakeKind, ServerConnection, StreamOwned};
-use socket2::{Domain, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::*;
 use crate::census::Full;

@@ -1,0 +1,119 @@
+//! The listeners of a pump: who comes in, within limits, and how the relay hears of it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::lines::{LineId, Phase, timer_of};
+use super::{DOOR, Driven, Lent, Pump};
+use crate::census::Most;
+use crate::clock::TimerId;
+use crate::layers::Layers;
+use crate::sys;
+
+/// A listener of a pump on one shard.
+pub struct Door {
+    /// Where it listens.
+    pub socket: Socket,
+    /// Connections are inside TLS.
+    pub is_secure: bool,
+}
+
+impl<R: Driven> Pump<R> {
+    /// Takes in who is waiting, up to a turn's share.
+    pub(super) fn accept(&mut self, lent: &mut Lent<'_>, door: u8) {
+        let Some(fd) = self.doors.get(usize::from(door)).map(|it| it.socket.as_raw_fd()) else {
+            return;
+        };
+        for _ in 0..ACCEPTS_PER_TURN {
+            match sys::accept(fd) {
+                Ok((socket, Some(peer))) => self.welcome(lent, door, socket.into(), peer),
+                Ok((_, None)) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return,
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        // The kernel would report the listener again at once, for ever.
+                        lent.epoll.remove(fd);
+                        self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
+                        return;
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn welcome(&mut self, lent: &mut Lent<'_>, door: u8, socket: TcpStream, peer: SocketAddr) {
+        let source = self.relay.source_connections_max();
+        let most = Most { all: lent.tuning.connections_max, source };
+        let limited = (source > 0).then(|| peer.ip().to_canonical());
+        let place = match self.census.admit(limited, most) {
+            Ok(place) => place,
+            Err(why) => {
+                self.figures.refused += 1;
+                return self.relay.refused(why);
+            }
+        };
+        let is_secure = self.doors.get(usize::from(door)).is_some_and(|it| it.is_secure);
+        let layers = match (is_secure, lent.security) {
+            (false, _) => None,
+            (true, Some(security)) => {
+                Layers::tls_server(Arc::clone(security.stream_server(self.protocol))).ok()
+            }
+            (true, None) => None,
+        };
+        if is_secure && layers.is_none() {
+            self.figures.tls_failed += 1;
+            return;
+        }
+        let phase = if is_secure { Phase::Securing } else { Phase::Open };
+        let Some(id) = self.lines.insert(socket, peer, Some(door), phase, layers) else { return };
+        if let Some(line) = self.lines.find(id) {
+            line.place = Some(place);
+        }
+        self.enter(lent, id, door);
+    }
+
+    /// Watches a line that a client has opened, and tells the relay; inside TLS once that is up.
+    pub(super) fn enter(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
+        let (_, mut hand, _) = self.both(lent);
+        if !hand.watch(id) {
+            self.lines.remove(id);
+            return;
+        }
+        if self.lines.find(id).is_some_and(|it| it.phase == Phase::Open) {
+            self.introduce(lent, id, door);
+        } else {
+            self.lines.wheel.arm(timer_of(id), lent.now + lent.tuning.handshake_time);
+        }
+    }
+
+    /// Tells the relay of a line that a client has opened.
+    pub(super) fn introduce(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
+        let Some(peer) = self.lines.find(id).map(|it| it.peer) else { return };
+        let conn = self
+            .guarded(lent, |relay, hand, _| relay.handle_open(lent.now, door.into(), peer, hand));
+        match conn.flatten() {
+            Some(conn) => self.lines.bind(id, conn),
+            None => drop(self.lines.remove(id)),
+        }
+    }
+
+    /// A listener has rested.
+    pub(super) fn reopen(&mut self, lent: &Lent<'_>, door: u8) {
+        let Some(it) = self.doors.get(usize::from(door)).filter(|_| !self.is_stopping) else {
+            return;
+        };
+        let token = self.token | u64::from(door) | DOOR;
+        if lent.epoll.add(it.socket.as_raw_fd(), token, libc::EPOLLIN).is_err() {
+            self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
+        }
+    }
+}
+
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long a listener rests when descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
