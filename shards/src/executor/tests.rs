@@ -563,6 +563,7 @@ fn on_the_one_leg_nodes_on_websocket_are_called_and_clients_are_not() {
     for shards in [1, 2] {
         let rig = rig(shards, Seat::Thread, "127.0.0.1:0", TUNING);
         let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&there).set_read_timeout(Some(PATIENCE)).unwrap();
         let to = there.local_addr().unwrap();
         let (socket, mut buffer) = (rig.udp(), [0; 100]);
         rig.publish(Vec::new(), Routes { from: 2, is_stream: true });
@@ -599,6 +600,7 @@ fn what_a_node_has_no_room_for_is_asked_of_another_or_answered() {
     };
     assert_eq!(answer, b"503");
     let lively = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&lively).set_read_timeout(Some(PATIENCE)).unwrap();
     alone.push(node(Transport::Tcp, lively.local_addr().unwrap(), 1));
     rig.publish(alone, Routes { from: 1, is_stream: true });
     let script = rig.statistics(0);
