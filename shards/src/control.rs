@@ -27,7 +27,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::time::Time;
 
 use self::pace::Pace;
-use self::points::{listening_points, opened_http, opened_smpp, reach, smpp_name, started};
+use self::points::{
+    clusters, listening_points, opened_http, opened_smpp, reach, smpp_name, started,
+};
 pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
@@ -382,6 +384,7 @@ impl<S: Shards> Control<S> {
             && let Some(snapshot) = self.registry.snapshot()
         {
             let rules = Arc::from(self.rules.as_slice());
+            clusters(&snapshot, &self.view);
             self.view.snapshot = Arc::new(snapshot.after(&self.view.snapshot).with_rules(rules));
             self.pace.handle_built(begin, self.clock.now());
             self.is_stale = true;
