@@ -140,6 +140,18 @@ fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
     assert!(beats.session() != session && beats.heard().0 >= 2, "as another session");
 }
 
+#[test]
+fn nodes_by_http_come_back_to_a_balancer_that_was_started_anew() {
+    let first = Setup::two_entry().heartbeats().start();
+    let (_nodes, beats) = two_json_nodes(&first);
+    let port = first.beats().port().to_string();
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    first.wait_exit();
+    let second = Setup::two_entry().heartbeats().set("heartbeatPort", &port).start();
+    second.wait_nodes(2);
+    assert!(beats.iter().all(|it| it.heard().0 == 2), "each has begun anew, once");
+}
+
 /// SIGSTOP is what a pause of the virtual machine is to the process.
 #[test]
 fn nodes_outlive_a_time_in_which_the_balancer_stood_still() {
@@ -210,6 +222,8 @@ fn a_switchover_moves_remembered_calls_on_every_shard() {
     assert_eq!(post(lb.beats(), body).unwrap(), (200, r#"{"switchover":"OK"}"#.to_owned()));
     lb.wait_log("Switchover fromJvmRoute=r0 and toJvmRoute=r1");
     lb.metrics(); // every shard has read its mail by then
+    // Requests and responses, whichever shard they met.
+    assert!(lb.metric("trunkline_residence_seconds_count") >= 12.0, "{}", lb.metrics());
     for (caller, call, home) in &calls {
         let again = caller.request("MESSAGE", "sip:bob@example.com").set("Call-ID", call);
         caller.send(&again);

@@ -43,6 +43,8 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
         );
         let _nodes = lb.answering_nodes(1);
         call(&lb);
+        let loaded = "Balancer algorithm CallIDAffinityBalancerAlgorithm loaded succesfully for cluster version = 0";
+        lb.wait_log(loaded);
         lb.signal(signal);
         assert!(lb.wait_exit().success(), "{signal}");
         assert_in_order(

@@ -10,7 +10,6 @@ mod pace;
 mod points;
 mod shards;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,10 +25,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::time::Time;
-use regex::bytes::RegexBuilder;
 
 use self::pace::Pace;
-use self::points::{listening_points, opened_http, opened_smpp, reach, smpp_name, started};
+use self::points::{
+    clusters, listening_points, opened_http, opened_smpp, reach, smpp_name, started,
+};
 pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
@@ -386,6 +386,7 @@ impl<S: Shards> Control<S> {
             && let Some(snapshot) = self.registry.snapshot()
         {
             let rules = Arc::from(self.rules.as_slice());
+            clusters(&snapshot, &self.view);
             self.view.snapshot = Arc::new(snapshot.after(&self.view.snapshot).with_rules(rules));
             self.pace.handle_built(begin, self.clock.now());
             self.is_stale = true;
@@ -476,25 +477,6 @@ impl<S: Shards> Control<S> {
             }
         };
         self.respond(now, connection, &response);
-    }
-
-    /// Pins users that match to a node, or unpins them: the first match wins, a new one comes last.
-    fn tie(&mut self, regex: String, node: Option<SocketAddr>) -> Response {
-        self.rules.retain(|it| it.pattern.as_str() != regex);
-        if let Some(node) = node {
-            if self.rules.len() >= RULES_MAX {
-                return Response::text(400, format!("At most {RULES_MAX} expressions.\n"));
-            }
-            let built = RegexBuilder::new(&regex).size_limit(REGEX_BYTES_MAX).build();
-            match built {
-                Ok(pattern) => self.rules.push(NodeRule { pattern, node }),
-                Err(error) => return Response::text(400, format!("{error}\n")),
-            }
-        }
-        let rules = Arc::from(self.rules.as_slice());
-        self.view.snapshot = Arc::new(self.view.snapshot.with_other_rules(rules));
-        self.is_stale = true;
-        Response::text(200, "Regex set")
     }
 
     /// A page that needs the shards' figures: asks them, unless they have just been asked.
@@ -600,10 +582,6 @@ const NOTICES_PER_TURN: usize = 4096;
 const FIGURES_TIME_MAX: Duration = Duration::from_secs(1);
 /// Shards do not ring for figures: while some are on their way we look ourselves.
 const FIGURES_PERIOD: Duration = Duration::from_millis(2);
-/// One for each customer that has a node of its own.
-const RULES_MAX: usize = 1024;
-/// A compiled expression; the largest that anyone writes by hand is far below.
-const REGEX_BYTES_MAX: usize = 1 << 20;
 /// After the end of the drain, for shards to wind up.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Anyone who reaches the internal leg can send rubbish; the log must not grow by it.

@@ -1,12 +1,15 @@
 //! What of the listening points control itself needs to know.
 
+use std::collections::BTreeSet;
+
 use engine::config::{Config, LegConfig};
 use engine::names::Reach;
-use engine::node::Ports as SipPorts;
+use engine::node::{Ports as SipPorts, Version};
+use engine::snapshot::Snapshot;
 use log::info;
 use protocols::sip::Transport;
 
-use super::Ports;
+use super::{Ports, View};
 
 /// What names of foreign hosts may lead to: what we have a listener for.
 pub(super) fn reach(config: &Config) -> Reach {
@@ -57,6 +60,17 @@ pub(super) fn opened_smpp(ports: &Ports, config: &Config) {
     info!("{name} started at {host} : {port}");
     if let Some(port) = ports.smpp_tls {
         info!("{name} uses port : {port} for TLS clients.");
+    }
+}
+
+/// `Balancer algorithm CallIDAffinityBalancerAlgorithm loaded succesfully for cluster version = 0`: for each
+/// version that comes up, spelled as it always was.
+pub(super) fn clusters(snapshot: &Snapshot, view: &View) {
+    let is_new = |it: &Version| !view.snapshot.has_version(*it);
+    let versions = snapshot.nodes().iter().map(|it| it.version).filter(is_new);
+    for version in versions.collect::<BTreeSet<_>>() {
+        let (algorithm, version) = (view.config.algorithm, version.0);
+        info!("Balancer algorithm {algorithm} loaded succesfully for cluster version = {version}");
     }
 }
 
