@@ -529,7 +529,7 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_cou
     let at = |it: &TcpListener, version| node(Transport::Tcp, it.local_addr().unwrap(), version);
     let nodes = vec![at(&still, 0), at(&alive, 1)];
     let key = nodes[0].key;
-    rig.publish(nodes, Routes { from: 1, is_stream: true });
+    rig.publish(nodes.clone(), Routes { from: 1, is_stream: true });
     let (socket, message) = (rig.udp(), sip(&format!("node {}", "x".repeat(30_000))));
     let mut sent = 0;
     while rig.statistics(0).figures.streams.slow_closed == 0 {
@@ -540,15 +540,21 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_cou
     assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
     let drops = rig.statistics(0).counters.drops;
     assert!(drops.iter().all(|it| *it == DropReason::SlowPeer), "{drops:?}");
+    // Once it is believed again, it is connected to again.
+    rig.publish(nodes, Routes { from: 1, is_stream: true });
+    socket.send(&sip("node again")).unwrap();
+    while rig.statistics(0).figures.connections < 2 {}
     rig.stop();
-    let [first, second] = [still, alive].map(|it| {
+    let all = |listener: &TcpListener| {
         let mut all = Vec::new();
-        it.accept().unwrap().0.read_to_end(&mut all).unwrap();
-        (all.len() / message.len()) as u64
-    });
+        listener.accept().unwrap().0.read_to_end(&mut all).unwrap();
+        all
+    };
+    let [first, second] = [&still, &alive].map(|it| (all(it).len() / message.len()) as u64);
     assert!(second > 0);
     let dropped = drops.len() as u64;
     assert_eq!(first + second + dropped, sent, "{first} at the one that stood still");
+    assert_eq!(all(&still), sip("node again"));
 }
 
 #[test]
