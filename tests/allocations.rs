@@ -8,7 +8,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use engine::balance::{ALGORITHMS, Shard};
@@ -187,11 +187,17 @@ impl Wire for Wanted {
         self.0.push(conn);
     }
 
+    fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
+        true
+    }
     fn pause(&mut self, _conn: Conn) {}
     fn resume(&mut self, _conn: Conn) {}
     fn end(&mut self, _conn: Conn) {}
     fn close(&mut self, conn: Conn) {
         panic!("{conn:?} is closed");
+    }
+    fn hang_up(&mut self, conn: Conn) {
+        self.close(conn);
     }
     fn abort(&mut self, conn: Conn) {
         panic!("{conn:?} is aborted");

@@ -9,6 +9,7 @@ use tests::{Setup, wait_for};
 use tools::agent::{AgentConfig, Death, Polling, start};
 use tools::caller::{CallerConfig, Pace};
 use tools::node::NodeConfig;
+use tools::report::Failure;
 
 #[test]
 fn calls_survive_a_node_that_is_killed_and_restarted_three_times() {
@@ -52,6 +53,8 @@ fn calls_survive_a_node_that_is_killed_and_restarted_three_times() {
     assert_eq!(report.calls.malformed, 0);
     assert!(report.calls.completed >= 3_500, "{report}");
     for lost in &report.calls.lost {
+        let was_up = matches!(lost.failure, Failure::ByeTimeout | Failure::ByeRefused(_));
+        assert!(!was_up, "a call that was up has no end: {lost:?}");
         // A call that began just before the kill may still have been on its way.
         let slack = Duration::from_millis(600);
         let is_excused = windows.iter().any(|(killed, expired)| {

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tests::Transport::{Tcp, Tls, Udp, Ws, Wss};
 use tests::{Balancer, Dialog, Node, Peer, Setup, wait_for};
 
 /// A tiny xorshift generator: the same seed, the same run.
@@ -109,17 +110,20 @@ fn seeds(lb: &Balancer, caller: &Peer, node: &Node) -> Vec<Vec<u8>> {
         b"\r\n\r\n".to_vec(),
         b"GET /lbstat HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc".to_vec(),
         b"GET /lbinfo?x=%41&y HTTP/1.0\r\n\r\n".to_vec(),
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec(),
+        b"\0\0\0\x1b\0\0\0\x09\0\0\0\0\0\0\0\x01x\0y\0\0\x34\0\0\0\0".to_vec(),
+        b"\x16\x03\x01\0\x2f\x01\0\0\x2b\x03\x03hello hello".to_vec(),
+        b"\x81\xfe\0\x80\x01\x02\x03\x04frames".to_vec(),
         b"POST /lbexplain HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
             .to_vec(),
     ];
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/rfc4475");
-    // Those are for the external leg; requests of nodes leave for wherever they say.
     seeds.extend(fs::read_dir(data).unwrap().map(|it| fs::read(it.unwrap().path()).unwrap()));
     seeds
 }
 
 /// Own messages in front, the RFC's behind.
-const OWN: usize = 15;
+const OWN: usize = 19;
 
 fn attack_stream(to: SocketAddr, bytes: &[u8]) {
     let Ok(mut stream) = TcpStream::connect(to) else { return };
@@ -135,12 +139,23 @@ fn it_survives_broken_messages_on_every_port() {
     let seed = std::env::var("SEED").ok().and_then(|it| it.parse().ok()).unwrap_or(0x5eed_0001);
     println!("SEED={seed}");
     let mut random = Random(seed);
-    let lb = Setup::two_entry().set("logLevel", "ERROR").argument("-DlogLevel=INFO").start();
+    let lb = Setup::every_transport()
+        .set("shards", "2")
+        .set("httpPort", "HTTP")
+        .set("smppPort", "SMPP")
+        .set("logLevel", "ERROR")
+        .argument("-DlogLevel=INFO")
+        .start();
     let nodes = lb.nodes(1);
     let caller = lb.caller("alice");
     let seeds = seeds(&lb, &caller, &nodes[0]);
     nodes[0].answers_calls();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Inside of TLS and frames, and in place of them.
+    let layered = [Tls, Ws, Wss].map(|it| lb.caller_over(it, "hostile"));
+    let doors = [lb.external, lb.internal, lb.statistic, lb.http(), lb.smpp()];
+    let layers = [Tls, Ws, Wss].map(|it| [lb.external_of(it), lb.internal_of(it)]);
+    let doors: Vec<SocketAddr> = doors.into_iter().chain(layers.into_iter().flatten()).collect();
 
     let start = Instant::now();
     let (mut sent, mut warm_kib) = (0u64, 0);
@@ -149,10 +164,16 @@ fn it_survives_broken_messages_on_every_port() {
             let _ = udp.send_to(&random.mutate(&seeds), lb.external);
             let _ = udp.send_to(&random.mutate(&seeds[..OWN]), lb.internal);
         }
-        attack_stream(lb.external, &random.mutate(&seeds));
-        attack_stream(lb.internal, &random.mutate(&seeds[..OWN]));
-        attack_stream(lb.statistic, &random.mutate(&seeds[..OWN]));
-        sent += 43;
+        for peer in &layered {
+            peer.send_bytes(lb.external_of(peer.transport), &random.mutate(&seeds));
+        }
+        for door in &doors {
+            // Those of the RFC are for the external leg; requests of nodes leave for wherever they say.
+            let seeds = if *door == lb.external { &seeds } else { &seeds[..OWN] };
+            attack_stream(*door, &random.mutate(seeds));
+        }
+        let _ = lb.upgraded().write_all(&random.mutate(&seeds));
+        sent += 44 + doors.len() as u64;
         if let Some(status) = lb.exit_status() {
             panic!("SEED={seed}: the process ended after {sent} messages: {status}");
         }
@@ -165,9 +186,8 @@ fn it_survives_broken_messages_on_every_port() {
         let known = lb.known();
         (known.len() == 1 && known[0].host_name == "n0").then_some(())
     });
-    for transport in [tests::Transport::Udp, tests::Transport::Tcp] {
-        let mut caller = lb.caller("bob");
-        caller.transport = transport;
+    for transport in [Udp, Tcp, Tls, Ws, Wss] {
+        let caller = lb.caller_over(transport, "bob");
         let mut dialog = caller.call("sip:bob@example.com");
         caller.exchange(&mut dialog, "BYE");
     }

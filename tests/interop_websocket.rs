@@ -6,10 +6,9 @@ use std::process::{Command, Stdio};
 use tests::Transport::{Udp, Ws, Wss};
 use tests::{Phones, Registrar, Setup, Transport, find_program, keys};
 
-/// Both phones register and one calls the other, through a node that speaks one transport alone.
-fn browsers_call_each_other(shards: &str, inner: Transport) {
+/// Both phones register and one calls the other, through nodes that speak one transport alone.
+fn browsers_call_each_other(setup: Setup, inner: Transport) {
     let Some(mut phones) = Phones::start() else { return };
-    let setup = Setup::every_transport().set("shards", shards);
     let lb = setup.set("sip.internalTransport", inner.lower()).start();
     let registrar = Registrar::start(&lb, inner);
     let server = format!("wss://{}/", lb.external_of(Wss));
@@ -42,18 +41,24 @@ fn browsers_call_each_other(shards: &str, inner: Transport) {
 
 #[test]
 fn two_browsers_register_over_wss_and_call_each_other_through_nodes_on_udp() {
-    browsers_call_each_other("1", Udp);
+    browsers_call_each_other(Setup::every_transport(), Udp);
 }
 
 #[test]
 fn they_do_so_from_whichever_shard_has_their_connections() {
-    browsers_call_each_other("4", Udp);
+    browsers_call_each_other(Setup::every_transport().set("shards", "4"), Udp);
+}
+
+#[test]
+fn they_do_so_where_only_secure_websocket_is_open_although_they_call_it_ws() {
+    browsers_call_each_other(Setup::two_entry().certified().set("externalWssPort", "WSS"), Udp);
 }
 
 #[test]
 fn two_browsers_call_each_other_through_nodes_on_websocket_plain_and_secure() {
-    browsers_call_each_other("2", Ws);
-    browsers_call_each_other("2", Wss);
+    for inner in [Ws, Wss] {
+        browsers_call_each_other(Setup::every_transport().set("shards", "2"), inner);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread::spawn;
 
 use serde_json::Value;
-use tests::{Balancer, Dialog, Node, Setup, Transport, trunkctl, wait_for, who_got};
+use tests::{Balancer, Dialog, Node, Peer, Setup, Transport, trunkctl, wait_for, who_got};
 
 /// What `/lbinfo` says of a node.
 fn info(lb: &Balancer, name: &str) -> Value {
@@ -111,6 +111,45 @@ fn at_its_deadline_a_node_is_out_and_its_calls_go_elsewhere() {
     assert_eq!(who_got(&nodes, &call.call_id, "INFO"), [1 - home], "a dead node's calls");
     lb.get(&format!("/lbundrain?node={name}"));
     lb.wait_nodes(2);
+}
+
+/// It announces nothing by itself, and one that is down is there for nobody to see but us.
+#[test]
+fn a_static_node_comes_back_from_its_deadline_and_one_that_is_down_is_shown() {
+    let server = Peer::bind("third-party");
+    server.answers_calls();
+    let gone = Peer::bind("gone");
+    let nodes = format!("{},{}", server.address(), gone.address());
+    drop(gone);
+    let lb = Setup::two_entry()
+        .set("staticNodes", &nodes)
+        .set("probeInterval", "300")
+        .set("probeTimeout", "250")
+        .start();
+    lb.wait_nodes(1);
+    lb.wait_log("not added: it does not answer probes");
+    let name = server.address().to_string();
+    lb.get(&format!("/lbdrain?node={name}&deadline=100ms"));
+    lb.wait_log("removed: the deadline of its drain has passed");
+    lb.wait_nodes(0);
+    lb.get(&format!("/lbundrain?node={name}"));
+    lb.wait_nodes(1);
+    let info = lb.lbinfo();
+    let down = info["down"].as_array().unwrap();
+    assert_eq!((down.len(), &down[0]["state"]), (1, &"down".into()), "{info}");
+    assert_eq!(lb.metric("trunkline_nodes{state=\"down\"}"), 1.0);
+    assert_eq!(lb.log().matches("it does not answer probes").count(), 1);
+}
+
+#[test]
+fn trunkctl_fails_where_the_deadline_comes_before_the_end_of_work() {
+    let lb = Setup::two_entry().start();
+    let _nodes = lb.answering_nodes(1);
+    let _call = lb.caller("alice").call("sip:bob@example.com");
+    let output = ctl(&lb, &["drain", "n0", "--deadline", "1s", "--wait"]);
+    let said = said(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("n0 is out: its deadline has passed with 1 calls"), "{said}");
 }
 
 #[test]

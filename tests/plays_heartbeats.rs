@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tests::{Balancer, JsonBeats, Node, Setup, post, wait_for, who_got};
+use tests::{Balancer, JsonBeats, Node, Peer, Setup, post, wait_for, who_got};
 
 /// Announces a SIP peer by HTTP alone.
 fn json_node(lb: &Balancer, node: &Node, more: &[(&str, &str)]) -> JsonBeats {
@@ -91,7 +91,7 @@ fn every_command_by_http_is_answered_in_the_words_of_the_original() {
         (r#"{"heartbeat":{"sessionId":1485157008580}}"#, r#"{"heartbeat":"OK"}"#),
         (r#"{"heartbeat":{"sessionId":"1485157008580"}}"#, r#"{"heartbeat":"OK"}"#),
         (r#"{"shutdown":{"sessionId":1485157008580}}"#, r#"{"shutdown":"OK"}"#),
-        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"NOK"}"#),
+        (r#"{"switchover":{"fromJvmRoute":"a","toJvmRoute":"b"}}"#, r#"{"switchover":"OK"}"#),
         (r#"{"stop":{"sessionId":7}}"#, r#"{"stop":"NOK"}"#),
     ] {
         assert_eq!(say(body), (200, want.to_owned()), "{body}");
@@ -138,6 +138,33 @@ fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
     assert!(lb.get("/lbundrain?node=n0").0.contains("200"));
     lb.wait_nodes(1);
     assert!(beats.session() != session && beats.heard().0 >= 2, "as another session");
+}
+
+/// SIGSTOP is what a pause of the virtual machine is to the process.
+#[test]
+fn nodes_outlive_a_time_in_which_the_balancer_stood_still() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let (nodes, beats) = two_json_nodes(&lb);
+    let mut sip = lb.announced(Node::bind("n2"));
+    sip.answers_calls();
+    lb.wait_nodes(3);
+    lb.signal(nix::sys::signal::Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_for("twice nodeTimeout", || (stopped.elapsed() > Duration::from_secs(3)).then_some(()));
+    lb.signal(nix::sys::signal::Signal::SIGCONT);
+    let caller = lb.caller("alice");
+    for _ in 0..3 {
+        let mut call = caller.call("sip:bob@example.com");
+        caller.exchange(&mut call, "BYE");
+    }
+    lb.wait_log("The process stood still for ");
+    let heard = beats[0].heard().1;
+    wait_for("heartbeats", || (beats[0].heard().1 > heard + 3).then_some(()));
+    assert!(!lb.log().contains("removed"), "{}", lb.log());
+    assert_eq!(nodes.iter().map(|it| it.count("INVITE")).sum::<usize>() + sip.count("INVITE"), 3);
+    // Who went meanwhile is found out as ever.
+    sip.fall_silent();
+    lb.wait_nodes(2);
 }
 
 #[test] // R4, 23
@@ -311,7 +338,48 @@ fn heartbeat_sources_count_for_every_protocol() {
     let _ = stream.read_to_end(&mut answer); // an end or a reset
     assert_eq!(answer, b"");
     lb.wait_log("is not in heartbeatSources");
+    let sender = Peer::bind("sender");
+    let beat = sender.request("OPTIONS", "sip:x@example.com").with("Mobicents-Heartbeat", "1");
+    sender.send_to(lb.internal, &beat.with_body("text/plain", "ip=127.0.0.1\nudpPort=9\n"));
+    sender.expect("503 OPTIONS"); // an ordinary request for a name that is nowhere
     assert_eq!(lb.known().len(), 0);
+}
+
+/// Where clients and nodes share one leg, SIP heartbeats are ordinary requests: anybody could send them.
+#[test]
+fn in_single_entry_mode_nodes_come_by_http_and_not_by_sip() {
+    let lb = Setup::single_entry().heartbeats().start();
+    let (nodes, _beats) = two_json_nodes(&lb);
+    let caller = lb.caller("alice");
+    for _ in 0..2 {
+        let mut call = caller.call("sip:bob@example.com");
+        caller.exchange(&mut call, "BYE");
+    }
+    assert_eq!(nodes.iter().map(|it| it.count("BYE")).collect::<Vec<_>>(), [1, 1]);
+    let beat = caller.request("OPTIONS", "sip:bob@example.com").with("Mobicents-Heartbeat", "1");
+    caller.send(&beat.with_body("text/plain", "ip=127.0.0.1\nudpPort=9\nhostname=evil\n"));
+    caller.expect("200 OPTIONS");
+    assert_eq!(nodes.iter().map(|it| it.count("OPTIONS")).sum::<usize>(), 1, "it was forwarded");
+    assert_eq!(lb.known().len(), 2);
+}
+
+#[test]
+fn out_of_files_the_port_for_heartbeats_waits_and_comes_back() {
+    let lb = Setup::two_entry().heartbeats().start();
+    let nodes = lb.nodes(1);
+    lb.limit_files(5);
+    let mut waiting = TcpStream::connect(lb.beats()).unwrap();
+    let body = r#"{"heartbeat":{"sessionId":1}}"#;
+    write!(waiting, "POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let (cpu, beats) = (lb.cpu_time(), nodes[0].beats_answered());
+    let begin = Instant::now();
+    wait_for("SIP meanwhile", || (nodes[0].beats_answered() >= beats + 15).then_some(()));
+    let (used, passed) = (lb.cpu_time() - cpu, begin.elapsed());
+    assert!(used < passed / 3, "it spins: {used:?} of {passed:?}");
+    lb.limit_files(1_000);
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with(r#"{"heartbeat":"NOK"}"#), "{answer}");
 }
 
 /// `java.rmi.registry.Registry.lookup("SIPBalancer")` as a JVM sends it, greeting included.

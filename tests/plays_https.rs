@@ -245,3 +245,23 @@ fn a_client_that_speaks_no_tls_or_stops_in_the_middle_of_it_is_let_go() {
     assert_eq!(silent.rest().0, b"");
     assert_eq!(ask(&mut connect(&lb, &client_config()), "/").status(), 200);
 }
+
+#[test] // `http-smpp-registry.md` 1.11: only by a key of its own
+fn clients_are_asked_for_certificates_where_a_key_says_so() {
+    let own = keys().sign("client.test", |_| {});
+    let (known, unknown) = (Arc::new(keys().client(Some(&own))), client_config());
+    let is_served = |lb: &Balancer, config: &Arc<ClientConfig>| {
+        WebStream::connect_secure(lb.https(), config, "lb.test")
+            .is_ok_and(|mut it| it.try_send(get("/")).is_ok() && !it.answer().is_cut)
+    };
+    for (sip, http, admits_unknown) in
+        [("Enabled", "Disabled", true), ("Disabled", "Enabled", false), ("Disabled", "Want", true)]
+    {
+        let setup = secure()
+            .set("gov.nist.javax.sip.TLS_CLIENT_AUTH_TYPE", sip)
+            .set("httpTlsClientAuthType", http);
+        let (lb, _server, _node) = stage(&setup);
+        assert!(is_served(&lb, &known), "{http}");
+        assert_eq!(is_served(&lb, &unknown), admits_unknown, "{http}");
+    }
+}

@@ -15,7 +15,10 @@ fn call(lb: &Balancer) {
 
 #[test] // 1
 fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
-    let setup = Setup::two_entry().set("shutdownTimeout", "100");
+    let setup = Setup::two_entry()
+        .set("shutdownTimeout", "100")
+        .set("httpPort", "HTTP")
+        .set("smppPort", "SMPP");
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let lb = setup.start();
         let ports = format!(
@@ -24,30 +27,56 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
             lb.internal.port()
         );
         lb.wait_log(&ports);
-        for line in
-            ["Node registry starting...", "Node expiration task created", "Node registry started"]
-        {
-            lb.wait_log(line);
-        }
+        let opened = [lb.http(), lb.smpp()].map(|it| it.port());
+        assert_in_order(
+            &lb,
+            &[
+                "Node registry starting...",
+                "Node expiration task created",
+                "Node registry started",
+                "Release ID: Trunkline ",
+                &ports,
+                &format!("HTTP LB listening on port {}", opened[0]),
+                &format!("Load balancer statistic on port : {}", lb.statistic.port()),
+                &format!("SMPP Load Balancer started at 0.0.0.0 : {}", opened[1]),
+            ],
+        );
         let _nodes = lb.answering_nodes(1);
         call(&lb);
         lb.signal(signal);
         assert!(lb.wait_exit().success(), "{signal}");
-        for line in [
-            "Stopping the sip forwarder",
-            "Sip forwarder SIP stack stopped",
-            "Stopping the node registry",
-            "Node registry stopped.",
-        ] {
-            lb.wait_log(line);
-        }
-        for address in [lb.external, lb.internal, lb.statistic] {
+        assert_in_order(
+            &lb,
+            &[
+                "Stopping the sip forwarder",
+                "Removing the following Listening Point",
+                "Removing the sip provider",
+                "Sip forwarder SIP stack stopped",
+                "Stopping the http forwarder",
+                "Stopping the SMPP balancer",
+                "SMPP Load Balancer stopped at 0.0.0.0",
+                "Unregistering the node registry",
+                "Unregistering the node adapter",
+                "Stopping the node registry",
+                "Node Expiration Task cancelled true",
+                "Node registry stopped.",
+            ],
+        );
+        for address in [lb.external, lb.internal, lb.statistic, lb.http(), lb.smpp()] {
             assert!(
                 UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok(),
                 "{address}"
             );
         }
     }
+}
+
+/// Waits for the last of these lines; then all are there, and in this order.
+fn assert_in_order(lb: &Balancer, lines: &[&str]) {
+    lb.wait_log(lines[lines.len() - 1]);
+    let log = lb.log();
+    let places: Vec<_> = lines.iter().map(|it| log.find(it)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} in\n{log}");
 }
 
 #[test]
@@ -243,7 +272,7 @@ fn a_broken_file_keeps_the_old_configuration_and_a_new_port_is_refused_by_name()
 }
 
 #[test] // hot reload
-fn node_timeout_and_algorithm_keys_change_at_run_time() {
+fn the_key_of_an_algorithm_changes_at_run_time() {
     let mut lb = Setup::two_entry()
         .algorithm("UserBasedAlgorithm")
         .set("sipHeaderAffinityKey", "To")
@@ -260,6 +289,54 @@ fn node_timeout_and_algorithm_keys_change_at_run_time() {
         caller.ask("INFO", "sip:same@example.com");
         nodes.iter().all(|it| it.count("INFO") > 0).then_some(())
     });
+}
+
+/// Each of them shows in what the process does, not only in its log.
+#[test] // hot reload
+fn what_the_file_says_of_nodes_is_applied_while_the_process_runs() {
+    let mut lb = Setup::two_entry()
+        .set("nodeTimeout", "600000")
+        .set("responsesStatusCodeNodeRemoval", "503")
+        .set("maxNumberResponsesWithError", "100")
+        .start();
+    let mut nodes = lb.answering_nodes(2);
+    lb.reload(&[("logLevel", "DEBUG")]);
+    nodes[0].set_property("load", "7");
+    lb.wait_log("changed: load[] ->[7]");
+
+    let caller = lb.caller("alice");
+    lb.reload(&[("algorithmClass", "ActiveStandbyAlgorithm")]);
+    wait_for("one node for all", || {
+        let count = || nodes.iter().map(|it| it.count("MESSAGE")).collect::<Vec<_>>();
+        let before = count();
+        for _ in 0..3 {
+            caller.ask("MESSAGE", "sip:bob@example.com");
+        }
+        let after = count();
+        (after[0] - before[0] == 3 || after[1] - before[1] == 3).then_some(())
+    });
+
+    lb.reload(&[
+        ("algorithmClass", "CallIDAffinityBalancerAlgorithm"),
+        ("maxNumberResponsesWithError", "0"),
+    ]);
+    lb.wait_log("Changed and applied: algorithmClass, maxNumberResponsesWithError");
+    nodes[1].answers(|it| if it.is("ACK") { vec![] } else { vec![it.reply(503, "No")] });
+    wait_for("the first error to count", || {
+        caller.send(&caller.request("INFO", "sip:bob@example.com"));
+        lb.known().iter().any(|it| it.host_name == "n1" && it.is_bad).then_some(())
+    });
+
+    nodes[0].fall_silent();
+    lb.reload(&[("nodeTimeout", "500")]);
+    lb.wait_log("removed. Last timestamp: ");
+    lb.wait_nodes(1);
+    let server = Peer::bind("third-party");
+    server.answers_calls();
+    lb.reload(&[("staticNodes", &server.address().to_string())]);
+    lb.wait_node("the static node", |it| it.host_name == "127.0.0.1");
+    lb.reload(&[("staticNodes", "")]);
+    lb.wait_log("removed: the configuration names it no longer");
 }
 
 #[test] // 6

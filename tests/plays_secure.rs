@@ -156,15 +156,39 @@ fn answers_go_apart(lb: &Balancer, outer: Transport, inner: Transport) {
 
 #[test] // 50, 51
 fn worst_case_with_tls_ended_here() {
-    let setup = || {
-        Setup::two_entry()
-            .certified()
-            .set("externalTlsPort", "TLS")
-            .set("internalTlsPort", "INTERNAL_TLS")
-            .set("terminateTLSTraffic", "true")
-    };
-    bye_goes_elsewhere(&worst_case(setup()), Tls, Tcp);
-    answers_go_apart(&worst_case(setup()), Tls, Tcp);
+    for (outer, inner) in [(Tls, Tcp), (Wss, Ws)] {
+        let setup = || Setup::every_transport().set("terminateTLSTraffic", "true");
+        bye_goes_elsewhere(&worst_case(setup()), outer, inner);
+        answers_go_apart(&worst_case(setup()), outer, inner);
+    }
+}
+
+#[test] // RFC 3261 §16.6(4), §26.2
+fn a_sips_call_keeps_its_scheme_on_every_leg_that_is_secure() {
+    for (ends_here, inner, scheme) in [("false", Tls, "<sips:"), ("true", Tcp, "<sip:")] {
+        let lb = Setup::every_transport().set("terminateTLSTraffic", ends_here).start();
+        let mut nodes = lb.nodes(1);
+        nodes[0].transport = inner;
+        let node = &nodes[0];
+        let caller = lb.caller_over(Tls, "alice");
+        let contact = format!("<sips:alice@{}>", caller.address_of(Tls));
+        let invite = caller.request("INVITE", "sips:bob@example.com").set("Contact", contact);
+        caller.send(&invite);
+        let got = node.expect("INVITE");
+        assert_eq!((got.link.transport(), got.uri()), (inner, "sips:bob@example.com"));
+        for (route, start) in got.record_routes().iter().zip([scheme, "<sips:"]) {
+            assert!(route.starts_with(start), "{route}");
+        }
+        let ok = node.reply(&got, 200, "OK");
+        let ok_at_caller = caller.expect("200 INVITE");
+        caller.send(&Dialog::of_caller(&caller, &invite, &ok_at_caller).ack());
+        node.expect("ACK");
+        node.send(&Dialog::of_callee(node, &got, &ok).request("BYE"));
+        let bye = caller.expect("BYE");
+        assert_eq!(bye.link, ok_at_caller.link);
+        caller.reply(&bye, 200, "OK");
+        node.expect("200 BYE");
+    }
 }
 
 #[test] // 52, 53
@@ -239,11 +263,14 @@ fn a_node_calls_a_browser_that_registered_whichever_shard_has_it() {
     let lb = Setup::every_transport().set("shards", "2").start();
     let nodes = lb.nodes(1);
     let node = &nodes[0]; // by UDP, as an application server next door
-    for (round, made_up) in [(0, true), (1, false), (2, true), (3, false)] {
+    // RFC 7118 §4 knows no name but `ws`.
+    for (round, made_up, name) in
+        [(0, true, "wss"), (1, false, "wss"), (2, true, "ws"), (3, false, "ws")]
+    {
         let browser = lb.caller_over(Wss, &format!("browser{round}"));
         let host = if made_up { "z.invalid" } else { "browser.example.com" };
         let register = browser.request("REGISTER", "sip:example.com");
-        let contact = format!("<sip:b@{host};transport=wss>");
+        let contact = format!("<sip:b@{host};transport={name}>");
         browser.send(&register.set("Contact", contact));
         let got = node.expect("REGISTER");
         node.reply(&got, 200, "OK");
@@ -254,7 +281,7 @@ fn a_node_calls_a_browser_that_registered_whichever_shard_has_it() {
         } else {
             let host = got.header("X-Sip-Balancer-InitialRemoteAddr");
             let port = got.header("X-Sip-Balancer-InitialRemotePort");
-            format!("sip:b@{host}:{port};transport=wss")
+            format!("sip:b@{host}:{port};transport={name}")
         };
         for _ in 0..3 {
             let invite = node.request("INVITE", &uri).with("Route", lb.node_route(node));

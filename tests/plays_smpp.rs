@@ -1,10 +1,14 @@
 //! SMPP in regular mode through the whole process: the original's tests (`http-smpp-registry.md` 6.2, M1 to
 //! M18). Their times are shortened; where they waited a while, these wait for the event.
 
-use std::net::Ipv4Addr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
 
+use rustls::ClientConfig;
 use tests::smpp::*;
-use tests::{Setup, wait_for};
+use tests::web::WebStream;
+use tests::{Setup, keys, wait_for};
 
 fn bind_all<const COUNT: usize>(lb: &tests::Balancer) -> [Esme; COUNT] {
     [(); COUNT].map(|()| Esme::bound(lb.smpp()))
@@ -269,17 +273,45 @@ fn every_figure_of_a_short_session_is_exact() {
 
 #[test] // M18
 fn each_side_has_its_own_address() {
-    let servers = Smsc::several::<3>();
-    let lb = Setup::smpp(&servers).set("smppHost", "").set("smppExternalHost", "127.0.0.1");
-    let lb = lb.set("smppInternalHost", "127.0.0.2").start();
-    let mut clients = bind_all::<9>(&lb);
-    for client in &mut clients {
-        (0..11).for_each(|_| assert_eq!(client.submit().status, OK));
+    // smppHost is the address towards servers where smppInternalHost is not written.
+    for internal in ["smppInternalHost", "smppHost"] {
+        let servers = Smsc::several::<3>();
+        let lb = Setup::smpp(&servers).set("smppHost", "").set("smppExternalHost", "127.0.0.1");
+        let lb = lb.set(internal, "127.0.0.2").start();
+        let mut clients = bind_all::<9>(&lb);
+        for client in &mut clients {
+            (0..11).for_each(|_| assert_eq!(client.submit().status, OK));
+        }
+        clients.into_iter().for_each(Esme::leave);
+        for server in &servers {
+            assert_eq!((server.binds(), server.count(SUBMIT_SM)), (3, 33), "{internal}");
+            assert_eq!(server.peer(0).ip(), Ipv4Addr::new(127, 0, 0, 2), "{internal}");
+        }
+        lb.wait_no_smpp();
     }
-    clients.into_iter().for_each(Esme::leave);
-    for server in &servers {
-        assert_eq!((server.binds(), server.count(SUBMIT_SM)), (3, 33));
-        assert_eq!(server.peer(0).ip(), Ipv4Addr::new(127, 0, 0, 2));
+}
+
+#[test]
+fn without_its_plain_port_there_is_no_smpp() {
+    let lb = Setup::smpp(&[]).certified().set("smppPort", "").set("smppSslPort", "SMPPS").start();
+    for at in [lb.smpp(), lb.smpps()] {
+        let refused = TcpStream::connect(at).map(drop).map_err(|it| it.kind());
+        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{at}");
     }
-    lb.wait_no_smpp();
+}
+
+#[test] // as on HTTPS: only by a key of its own
+fn clients_are_asked_for_certificates_where_a_key_says_so() {
+    let servers = Smsc::several::<1>();
+    let lb = Setup::smpp(&servers).certified().set("smppSslPort", "SMPPS");
+    let lb = lb.set("smppTlsClientAuthType", "Enabled").start();
+    let own = keys().sign("esme.test", |_| {});
+    let is_served = |config: ClientConfig| {
+        WebStream::connect_secure(lb.smpps(), &Arc::new(config), "lb.test").is_ok_and(|mut it| {
+            let nobody = Pdu::new(ENQUIRE_LINK, 1, b"").to_bytes(); // is answered in any state
+            it.try_send(nobody).is_ok() && it.bytes(16).is_ok()
+        })
+    };
+    assert!(is_served(keys().client(Some(&own))));
+    assert!(!is_served(keys().client(None)));
 }

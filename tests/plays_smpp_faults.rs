@@ -359,11 +359,13 @@ fn a_server_that_is_throttling_is_slowed_and_no_other() {
         // From now on the busy one has one request at a time, and does not answer it.
         servers[0].answers(SUBMIT_SM, Reply::Nothing);
         let before = servers.each_ref().map(|it| it.count(SUBMIT_SM));
-        assert_eq!(before, [10, 10]);
+        assert_eq!(before.iter().sum::<usize>(), 20);
+        // It rests longer each time: seven requests would take it more than six seconds.
+        assert!((1..=6).contains(&before[0]), "{before:?}");
         let asked: Vec<u32> = (0..100).map(|_| client.request(SUBMIT_SM, &body)).collect();
-        servers[1].wait_count(SUBMIT_SM, before[1] + 90);
+        servers[1].wait_count(SUBMIT_SM, before[1] + 98);
         let held = servers[0].count(SUBMIT_SM) - before[0];
-        assert!((1..=2).contains(&held), "{held} at the one that is busy");
+        assert!(held <= 2, "{held} at the one that is busy");
         let answered = asked.len() - held;
         let responses = SUBMIT_SM | RESPONSE;
         wait_for("the other's answers", || {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use engine::balance::{ALGORITHMS, Shard};
 use engine::registry::{Registry, Rules};
 use engine::relay::sip::Relay;
-use engine::relay::{Arrival, Hop, Leg, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Hop, Leg, Verdict};
 use engine::snapshot::Snapshot;
 use engine::stats::{Beats, Load, Process, Residence, Scrape, metrics};
 use protocols::sip::Transport;
@@ -581,7 +581,10 @@ impl World {
         let snapshot = Arc::clone(&shard.snapshot);
         let verdict = match failed {
             None => shard.relay.handle(&arrival, bytes, &snapshot, &mut out),
-            Some(_) => shard.relay.undelivered(&arrival, bytes, hop, &snapshot, &mut out),
+            Some(_) => {
+                let failed = Failure { hop, reason: DropReason::ConnectionGone };
+                shard.relay.undelivered(&arrival, bytes, failed, &snapshot, &mut out)
+            }
         };
         let mut reports = Vec::new();
         while let Some(report) = shard.relay.poll_report(now, &snapshot) {
@@ -870,7 +873,7 @@ impl World {
             ),
             (
                 "messages",
-                tally.beats + tally.requests + tally.responses,
+                tally.beats + tally.requests + tally.responses + tally.again,
                 tally.forwards + tally.replies + tally.resolves + tally.drops,
             ),
         ];

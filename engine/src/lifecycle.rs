@@ -105,6 +105,7 @@ impl Prober {
     }
 
     /// Probes exactly these nodes from now on, new ones at once; see [`crate::registry::Registry::probed`].
+    /// What is known of the others is told again: the registry may have forgotten it.
     pub fn configure(
         &mut self,
         now: Time,
@@ -128,6 +129,9 @@ impl Prober {
             });
             target.timer = target.timer.min(now + probe.interval); // it may have been longer
             self.timers.insert((target.timer, key));
+            if let Some(pulse) = target.pulse {
+                self.pulses.entry(key).or_insert(pulse);
+            }
             self.targets.insert(key, target);
         }
         self.pulses.retain(|key, _| self.targets.contains_key(key));
@@ -486,7 +490,11 @@ mod tests {
         );
         assert_eq!(it.poll_action(now).map(|it| it.node), Some(NodeKey(2)), "at once");
         assert_eq!(it.poll_action(now), None);
-        assert_eq!(it.targets[&NODE].pulse, Some(Pulse::Live));
+        assert_eq!(
+            it.poll_pulse(),
+            Some((NODE, Pulse::Live)),
+            "for a registry that has forgotten it"
+        );
         it.configure(now, PROBE, [].into_iter());
         assert_eq!(it.poll_timeout(), None);
     }

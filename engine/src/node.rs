@@ -100,6 +100,21 @@ pub enum Bad {
     Full,
 }
 
+impl Bad {
+    /// All of them.
+    pub const ALL: [Bad; 4] = [Bad::Errors, Bad::Silence, Bad::Response, Bad::Full];
+
+    /// As figures name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Bad::Errors => "errors",
+            Bad::Silence => "silence",
+            Bad::Response => "response",
+            Bad::Full => "full",
+        }
+    }
+}
+
 /// One live node, as a snapshot holds it. Built by the registry, never edited in place.
 #[derive(Clone, Debug)]
 pub struct Node {

@@ -133,6 +133,8 @@ pub struct Snapshot {
     by_ip: ahash::HashMap<IpAddr, Vec<NodeId>>,
     remembered: ahash::HashSet<SocketAddr>,
     clusters: Vec<Cluster>,
+    /// Per family and transport, for calls that may begin and for those that have: [`Snapshot::newest`].
+    newest: [[[Version; 2]; 5]; 2],
     fingerprint: u64,
     /// By [`NodeId`].
     seniority: Vec<u64>,
@@ -170,6 +172,11 @@ impl Snapshot {
         it.seniority = vec![0; nodes.len()];
         it.web = Web::new(&nodes);
         it.nodes = nodes;
+        for (family, of_family) in (0..).zip(&mut it.newest) {
+            for (transport, newest) in (0..).zip(of_family) {
+                *newest = newest_of(&it.clusters, &it.nodes, family, transport);
+            }
+        }
         it
     }
 
@@ -316,6 +323,16 @@ impl Snapshot {
         self.clusters.last().map_or(Version(0), |it| it.version)
     }
 
+    /// The cluster of a message that names none: the newest version that can take it. Where nobody wants
+    /// new calls it is the newest that serves old ones; without any, the latest.
+    ///
+    /// A newest version whose nodes are all leaving or bad, or lack the port, must not cost the calls that
+    /// an older one would take. Suspect nodes count where no version has another.
+    #[allow(clippy::indexing_slicing)] // families, transports and flags index arrays of their own size
+    pub fn newest(&self, in_dialog: bool, family: Family, transport: Transport) -> Version {
+        self.newest[family as usize][transport.index()][usize::from(in_dialog)]
+    }
+
     /// Whether the version has a live node.
     pub fn has_version(&self, version: Version) -> bool {
         self.clusters.binary_search_by_key(&version, |it| it.version).is_ok()
@@ -370,6 +387,30 @@ impl Snapshot {
         };
         &lists[family as usize][transport.index()]
     }
+}
+
+/// The newest version for calls that may begin, and for those that have.
+#[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
+fn newest_of(
+    clusters: &[Cluster],
+    nodes: &[Node],
+    family: usize,
+    transport: usize,
+) -> [Version; 2] {
+    // Nodes of one list are all suspect, or none is.
+    let is_calm = |list: &Candidates| {
+        let first = list.ids().first().and_then(|it| nodes.get(usize::from(it.0)));
+        first.is_some_and(|it| !it.suspect)
+    };
+    let best = |lists: fn(&Cluster) -> &[[Candidates; 5]; 2]| {
+        let newest_with = |wanted: &dyn Fn(&Candidates) -> bool| {
+            clusters.iter().rev().find(|it| wanted(&lists(it)[family][transport]))
+        };
+        newest_with(&is_calm).or_else(|| newest_with(&|it| !it.ids().is_empty()))
+    };
+    let usable = best(|it| &it.usable).or(clusters.last());
+    let eligible = best(|it| &it.eligible).or(usable);
+    [eligible, usable].map(|it| it.map_or(Version(0), |it| it.version))
 }
 
 /// Whether a node may begin calls, suspicion aside.
@@ -452,8 +493,43 @@ mod tests {
                 assert_eq!(it.node(*id).key, *key, "{case:?}");
             }
         }
+        let newest = [
+            (Family::V4, Transport::Udp, 1),
+            (Family::V4, Transport::Tcp, 1),
+            (Family::V6, Transport::Udp, 0),
+            (Family::V4, Transport::Tls, 1),
+        ];
+        for (family, transport, want) in newest {
+            for in_dialog in [false, true] {
+                let got = it.newest(in_dialog, family, transport);
+                assert_eq!(got, Version(want), "{family:?} {transport:?} {in_dialog}");
+            }
+        }
         assert_eq!(it.latest(), Version(1));
         assert!(it.has_version(Version(0)) && !it.has_version(Version(2)));
+    }
+
+    /// What version 1 beside a version 0 must be for new calls, and dialogs, to go to the other.
+    #[test]
+    fn the_newest_version_is_one_that_can_take_the_message() {
+        type Case = (&'static str, fn(&mut Node), [i32; 2]);
+        let cases: [Case; 5] = [
+            ("well", |_| {}, [1, 1]),
+            ("leaving", |it| it.graceful = true, [0, 1]),
+            ("bad", |it| it.bad = Some(Bad::Errors), [0, 1]),
+            ("suspect", |it| it.suspect = true, [0, 0]),
+            ("without the port", |it| it.ports.0[Transport::Udp.index()] = None, [0, 0]),
+        ];
+        let newest =
+            |it: &Snapshot| [false, true].map(|it_| it.newest(it_, Family::V4, Transport::Udp).0);
+        for (name, change, want) in cases {
+            let mut newer = node_at(node(2).ip, 1);
+            change(&mut newer);
+            identify(&mut newer);
+            assert_eq!(newest(&table(vec![node(1), newer.clone()])), want, "{name}");
+            assert_eq!(newest(&table(vec![newer])), [1, 1], "{name}, alone");
+        }
+        assert_eq!(newest(&table(Vec::new())), [0, 0]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod idle;
 mod wrk;
 
 use contender::{CONTENDERS, Contender};
+use wrk::Security;
 
 /// Compare HTTP balancers: CPU per request, latency, memory.
 #[derive(FromArgs)]
@@ -69,7 +70,7 @@ struct Load {
 #[derive(Clone, Copy)]
 enum Kind {
     /// wrk. CPU per request, microseconds.
-    Requests { path: &'static str, is_secure: bool, pace: wrk::Pace, connections: u32 },
+    Requests { path: &'static str, security: Security, pace: wrk::Pace, connections: u32 },
     /// WebSocket messages come back. CPU per message that passes, microseconds.
     Messages,
     /// Connections wait. Resident memory of each, bytes.
@@ -87,8 +88,21 @@ const LOADS: &[Load] = &[
     requests("16k-paced", "16 KiB, 4 000/s", "/16k", wrk::Pace::Rate(4_000), 0.85),
     requests("1m", "1 MiB", "/1m", wrk::Pace::FlatOut, 1.0),
     requests("close", "200 B, a connection each", SMALL, wrk::Pace::Close, 0.9),
-    secure("tls", "200 B, TLS", wrk::Pace::FlatOut, 1.0),
-    secure("tls-close", "200 B, a TLS handshake each", wrk::Pace::Close, 0.9),
+    secure("tls", "200 B, TLS", Security::Tls, wrk::Pace::FlatOut, 1.0),
+    secure(
+        "tls-anew",
+        "200 B, a full TLS handshake each",
+        Security::TlsAnew,
+        wrk::Pace::Close,
+        0.9,
+    ),
+    secure(
+        "tls-resumed",
+        "200 B, a resumed TLS session each",
+        Security::Tls,
+        wrk::Pace::Close,
+        0.9,
+    ),
     Load { name: "ws", title: "WebSocket message", kind: Kind::Messages, target: 1.0 },
     Load {
         name: "idle",
@@ -105,12 +119,18 @@ const fn requests(
     pace: wrk::Pace,
     target: f64,
 ) -> Load {
-    let kind = Kind::Requests { path, is_secure: false, pace, connections: 64 };
+    let kind = Kind::Requests { path, security: Security::Plain, pace, connections: 64 };
     Load { name, title, kind, target }
 }
 
-const fn secure(name: &'static str, title: &'static str, pace: wrk::Pace, target: f64) -> Load {
-    let kind = Kind::Requests { path: SMALL, is_secure: true, pace, connections: 64 };
+const fn secure(
+    name: &'static str,
+    title: &'static str,
+    security: Security,
+    pace: wrk::Pace,
+    target: f64,
+) -> Load {
+    let kind = Kind::Requests { path: SMALL, security, pace, connections: 64 };
     Load { name, title, kind, target }
 }
 
@@ -178,8 +198,8 @@ fn measure(
         used.run.as_secs_f64() * 1e6 / count.max(1) as f64
     };
     match kind {
-        Kind::Requests { path, is_secure, pace, connections } => {
-            let ask = wrk::Ask { path, is_secure, pace, connections, seconds: arguments.seconds };
+        Kind::Requests { path, security, pace, connections } => {
+            let ask = wrk::Ask { path, security, pace, connections, seconds: arguments.seconds };
             let answer = wrk::run(arguments.generator_cpu, directory, &ask)?;
             Ok(Sample {
                 cost: micros(answer.requests),
@@ -299,10 +319,11 @@ fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "http-haproxy.cfg",
     "http-nginx.conf",
     "http-nodes.conf",
     "http-trunkline.properties",
     "http.lua",
+    "wrk-anew.cnf",
 ];

@@ -10,14 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, Listener, ListenerId, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Verdict};
+use protocols::sip::Transport;
 use protocols::time::Time;
 
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::is_websocket;
 use crate::mesh::{Delivery, Mail, Notice, Search};
-use crate::shard::{PARKED_TIMER, Parked, Shard};
+use crate::shard::{Listening, PARKED_TIMER, Parked, Shard};
 use crate::tcp::{Carried, Phase};
 use crate::udp::{BATCH, Letter, Next, Outgoing, is_refusal, take_error};
 
@@ -191,20 +192,40 @@ impl<D: Decide> Shard<D> {
         hop: Hop,
         origin: Option<Origin<'_>>,
     ) {
-        if let Some(flow) = self.streams.towards(from, to) {
+        if let Some(flow) = self.connection_to(from, to) {
             return self.enqueue(flow, bytes, hop, origin);
         }
-        let is_for_node = origin.is_some_and(|it| it.is_for_node);
         let Some(listener) = self.listening(from).map(|it| it.listener) else {
             return self.fail(DropReason::NoListener, hop, origin);
         };
         // A client may have connected to another shard; to nodes each shard has a connection of its own.
-        if listener.leg == Leg::External && !is_for_node && self.post.shards() > 1 {
+        if self.is_client(&listener, to) && self.post.shards() > 1 {
             let carried = origin.map(|it| self.keep(it, hop));
             let bytes = bytes.to_vec();
             return self.pass_on(Search { from, to, origin: self.id, bytes, carried });
         }
         self.call(&listener, from, to, bytes, hop, origin);
+    }
+
+    /// The connection to a peer, where there is one. Clients on secure WebSocket call it `ws`, too.
+    fn connection_to(&self, from: ListenerId, to: SocketAddr) -> Option<Flow> {
+        let found = self.streams.towards(from, to);
+        let plain = self.listening.get(usize::from(from.0))?.listener;
+        if found.is_some() || plain.transport != Transport::Ws {
+            return found;
+        }
+        let is_secure = |it: &Listening| {
+            (it.listener.leg, it.listener.transport) == (plain.leg, Transport::Wss)
+                && it.listener.address.is_ipv4() == plain.address.is_ipv4()
+        };
+        let at = self.listening.iter().position(is_secure)?;
+        self.streams.towards(ListenerId(u8::try_from(at).ok()?), to)
+    }
+
+    /// Whether a peer on a listener's leg is none of the nodes, which share the only leg in single-entry
+    /// mode.
+    fn is_client(&self, listener: &Listener, to: SocketAddr) -> bool {
+        listener.leg == Leg::External && self.snapshot.at(to, None).is_none()
     }
 
     /// Connects to a peer, unless it is a client that cannot be called (RFC 7118 §5).
@@ -217,9 +238,7 @@ impl<D: Decide> Shard<D> {
         hop: Hop,
         origin: Option<Origin<'_>>,
     ) {
-        let is_for_node = origin.is_some_and(|it| it.is_for_node);
-        let is_client = listener.leg == Leg::External && !is_for_node;
-        let flow = if is_client && is_websocket(listener.transport) {
+        let flow = if is_websocket(listener.transport) && self.is_client(listener, to) {
             None
         } else {
             self.connect(from, to)
@@ -236,14 +255,15 @@ impl<D: Decide> Shard<D> {
         let next = (self.id + 1) % shards.max(1);
         match self.post.send(next, Mail::Seek(Box::new(search))) {
             Ok(()) => self.figures.hops += 1,
-            Err(_) => self.relay.dropped(DropReason::QueueFull),
+            Err(Mail::Seek(search)) => self.lose(DropReason::QueueFull, search.carried),
+            Err(_) => {}
         }
     }
 
     /// Another shard's search for a client's connection, or our own that comes back.
     pub(crate) fn seek_mail(&mut self, search: Search) {
         let Search { from, to, origin: who, .. } = search;
-        let found = self.streams.towards(from, to);
+        let found = self.connection_to(from, to);
         if found.is_none() && who != self.id {
             return self.pass_on(search);
         }
@@ -267,19 +287,9 @@ impl<D: Decide> Shard<D> {
             it.used = Some(self.now);
         }
         let Err(reason) = self.streams.enqueue(flow, bytes, &mut carried) else { return };
+        self.lose(reason, carried);
         if reason == DropReason::SlowPeer {
             self.on_full(flow);
-        }
-        let is_gone = self.streams.find(flow).is_none_or(|it| it.phase != Phase::Open);
-        match carried {
-            // Over UDP it comes again, and may fit then.
-            Some(carried) if is_gone || carried.arrival.flow.is_some() => {
-                self.failed.push_back(carried);
-            }
-            carried => {
-                self.relay.dropped(reason);
-                self.streams.recycle(carried.map(|it| it.bytes).unwrap_or_default());
-            }
         }
     }
 
@@ -289,16 +299,20 @@ impl<D: Decide> Shard<D> {
             bytes: self.streams.copy(origin.bytes),
             attempts: origin.attempts,
             hop,
+            reason: DropReason::ConnectionGone,
         }
     }
 
     /// The next hop cannot be reached: decide again, or count what is lost.
     fn fail(&mut self, reason: DropReason, hop: Hop, origin: Option<Origin<'_>>) {
-        match origin {
-            Some(origin) => {
-                let carried = self.keep(origin, hop);
-                self.failed.push_back(carried);
-            }
+        let carried = origin.map(|it| self.keep(it, hop));
+        self.lose(reason, carried);
+    }
+
+    /// A message has not got where it was to go: decide again, or count what is lost.
+    fn lose(&mut self, reason: DropReason, carried: Option<Carried>) {
+        match carried {
+            Some(carried) => self.failed.push_back(Carried { reason, ..carried }),
             None => self.relay.dropped(reason),
         }
     }
@@ -309,7 +323,8 @@ impl<D: Decide> Shard<D> {
         let delivery = Delivery { hop, bytes: bytes.to_vec(), carried };
         match self.post.send(shard, Mail::Deliver(Box::new(delivery))) {
             Ok(()) => self.figures.hops += 1,
-            Err(_) => self.relay.dropped(DropReason::QueueFull),
+            Err(Mail::Deliver(delivery)) => self.lose(DropReason::QueueFull, delivery.carried),
+            Err(_) => {}
         }
     }
 
@@ -332,13 +347,14 @@ impl<D: Decide> Shard<D> {
         for _ in 0..RETRIES_PER_TURN {
             let Some(mut carried) = self.failed.pop_front() else { return };
             if carried.attempts >= ATTEMPTS_MAX {
-                self.relay.dropped(DropReason::ConnectionGone);
+                self.relay.dropped(carried.reason);
             } else {
                 self.figures.retried += 1;
                 carried.arrival.now = self.now;
-                let Carried { arrival, bytes, attempts, hop } = &carried;
+                let Carried { arrival, bytes, attempts, hop, reason } = &carried;
+                let failed = Failure { hop: *hop, reason: *reason };
                 self.decide(arrival, bytes, attempts + 1, |relay, snapshot, out| {
-                    relay.undelivered(arrival, bytes, *hop, snapshot, out)
+                    relay.undelivered(arrival, bytes, failed, snapshot, out)
                 });
             }
             self.streams.recycle(carried.bytes);
@@ -378,6 +394,7 @@ impl<D: Decide> Shard<D> {
                 bytes: self.streams.copy(&request.bytes),
                 attempts: request.attempts,
                 hop: Hop::Datagram { from, to },
+                reason: DropReason::ConnectionGone,
             });
             self.recent.recycle(request);
         }
@@ -482,7 +499,7 @@ impl<D: Decide> Shard<D> {
         for Parked { mut arrival, bytes, attempts, .. } in waiting {
             arrival.now = self.now;
             self.decide(&arrival, &bytes, attempts + 1, |relay, snapshot, out| {
-                relay.handle(&arrival, &bytes, snapshot, out)
+                relay.resume(&arrival, &bytes, snapshot, out)
             });
             self.streams.recycle(bytes);
         }

@@ -84,6 +84,12 @@ impl Wheel {
         }
     }
 
+    /// When a timer is due; `None`: it is off.
+    #[cfg(test)]
+    pub fn deadline(&self, id: TimerId) -> Option<Time> {
+        self.entries.get(id.0 as usize).map(|it| it.deadline).filter(|it| *it != Time::ZERO)
+    }
+
     /// When [`Wheel::expire`] must be called next; `None`: no timer is set. May be earlier than any
     /// deadline, never later than the earliest by more than [`TICK`].
     pub fn poll_timeout(&self) -> Option<Time> {

@@ -158,6 +158,7 @@ impl<S: Shards> Control<S> {
         let heartbeats = Heartbeats::open(&config, epoch_ms(), &epoll)?;
         info!("Node expiration task created");
         info!("Node registry started");
+        info!("Release ID: {} {}", crate::service::NAME, env!("CARGO_PKG_VERSION"));
         let own = config.internal.host.as_deref().or(config.host.as_deref()).and_then(literal);
         let probes = probe::Sockets::open(own, &epoll);
         let local = probes.local(registry.probed().next().map(|it| it.1));
@@ -216,6 +217,7 @@ impl<S: Shards> Control<S> {
 
     fn run(mut self) -> u8 {
         let mut events = [EpollEvent::empty(); 64];
+        let mut turn = self.clock.now();
         loop {
             self.handle_shards();
             self.handle_timeouts();
@@ -224,9 +226,21 @@ impl<S: Shards> Control<S> {
                 self.stop();
                 return code;
             }
-            // An interruption counts as no event.
-            let count = self.epoll.wait(&mut events, self.wait()).unwrap_or(0);
+            let wait = self.wait();
+            let timeout = EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX);
+            // A process that was stopped and goes on is interrupted here: what has arrived meanwhile is
+            // read before anybody's time is over.
+            let count = self.epoll.wait(&mut events, timeout);
+            let count = count.or_else(|_| self.epoll.wait(&mut events, EpollTimeout::ZERO));
+            let count = count.unwrap_or(0);
             let now = self.clock.now();
+            let late = now.since(turn + wait);
+            if late > (self.view.config.node_timeout / 4).max(LATE_MIN) {
+                warn!("The process stood still for {} ms", late.as_millis());
+                self.registry.handle_stall(now);
+                self.heartbeats.handle_stall(now);
+            }
+            turn = now;
             for event in events.iter().take(count) {
                 match event.data() {
                     SIGNALS => self.handle_signals(now),
@@ -243,6 +257,7 @@ impl<S: Shards> Control<S> {
                     token if Heartbeats::owns(token) => {
                         let registry = &mut self.registry;
                         self.heartbeats.handle_ready(now, token, &self.epoll, registry);
+                        self.log_events();
                     }
                     token => self.handle_http(now, token),
                 }
@@ -251,7 +266,7 @@ impl<S: Shards> Control<S> {
     }
 
     /// How long there is nothing to do.
-    fn wait(&self) -> EpollTimeout {
+    fn wait(&self) -> Duration {
         let now = self.clock.now();
         let gathering = self.gathering.as_ref().map(|it| it.deadline.min(now + FIGURES_PERIOD));
         let next = [
@@ -266,10 +281,10 @@ impl<S: Shards> Control<S> {
             self.registry.has_changed().then(|| self.pace.poll_timeout()),
             self.view.stopping.map(|it| it + STOP_GRACE),
         ];
-        let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
+        let next = next.into_iter().flatten().min().map_or(WAIT_MAX, |it| it.since(now));
         // Rounded up: waking before the time would be a busy loop.
-        let millis = next.since(now).as_nanos().div_ceil(1_000_000);
-        EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+        let millis = next.min(WAIT_MAX).as_nanos().div_ceil(1_000_000);
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
     fn handle_shards(&mut self) {
@@ -283,6 +298,7 @@ impl<S: Shards> Control<S> {
                         self.refused_logged = Some(now);
                         warn!("Heartbeat refused: {refused}");
                     }
+                    self.log_events();
                 }
                 Some(Said::Resolve { shard, query }) => {
                     let addressee = self.shards.addressee(shard);
@@ -329,6 +345,7 @@ impl<S: Shards> Control<S> {
         if let Some(kubernetes) = &mut self.kubernetes {
             kubernetes.handle_events(now, &mut self.registry);
         }
+        self.log_events();
         self.registry.handle_timeout(now);
         while let Some(action) = self.prober.poll_action(now) {
             let gateway = self.view.config.tls_gateway;
@@ -338,9 +355,7 @@ impl<S: Shards> Control<S> {
         while let Some((node, pulse)) = self.prober.poll_pulse() {
             self.registry.handle_pulse(now, node, pulse);
         }
-        while let Some(event) = self.registry.poll_event() {
-            log::log!(event.level(), "{event}");
-        }
+        self.log_events();
         if let Some(server) = &mut self.server {
             server.handle_timeout(now, &self.epoll);
         }
@@ -355,6 +370,12 @@ impl<S: Shards> Control<S> {
         if self.view.stopping.is_some_and(|it| it + STOP_GRACE <= now) {
             warn!("{} shards have not ended", self.shards_running);
             self.exit.get_or_insert(EXIT_OK);
+        }
+    }
+
+    fn log_events(&mut self) {
+        while let Some(event) = self.registry.poll_event() {
+            log::log!(event.level(), "{event}");
         }
     }
 
@@ -513,6 +534,7 @@ impl<S: Shards> Control<S> {
             let transport = transport.as_via();
             info!("Removing the following Listening Point {leg} {transport} {ip} : {port}");
         }
+        info!("Removing the sip provider");
         let ports = *self.shards.ports();
         drop(self.shards);
         info!("Sip forwarder SIP stack stopped");
@@ -528,6 +550,7 @@ impl<S: Shards> Control<S> {
             farewell.wait();
         }
         info!("Unregistering the node registry");
+        info!("Unregistering the node adapter");
         drop(self.heartbeats);
         info!("Stopping the node registry");
         info!("Stopping node registry...");
@@ -567,6 +590,10 @@ fn seed() -> u64 {
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
 const SHARDS: u64 = 2;
+/// The configuration file is looked at more often than that.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// What a busy machine may do to any turn, however short `nodeTimeout` is.
+const LATE_MIN: Duration = Duration::from_millis(100);
 /// Fairness: whatever shards report, signals and administration get their turn.
 const NOTICES_PER_TURN: usize = 4096;
 /// A shard that has not answered by then is busy or stuck; the page shows what it said last.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use engine::names::{Answer, Query, Unresolved};
 use engine::node::NodeKey;
 use engine::relay::sip::{Relay, Settings};
-use engine::relay::{Arrival, DropReason, Hop, Report, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Report, Verdict};
 use engine::snapshot::Snapshot;
 use engine::stats::Counters;
 use protocols::time::Time;
@@ -31,12 +31,23 @@ pub trait Decide: Send + 'static {
         out: &mut Vec<u8>,
     ) -> Verdict;
 
-    /// Decides a message again that could not be delivered to `failed`. Counts its own drops.
+    /// Decides a message again whose name has been asked after. Counts its own drops.
+    fn resume(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        self.handle(arrival, bytes, snapshot, out)
+    }
+
+    /// Decides a message again that could not be delivered. Counts its own drops.
     fn undelivered(
         &mut self,
         arrival: &Arrival,
         bytes: &[u8],
-        failed: Hop,
+        failed: Failure,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict;
@@ -86,11 +97,21 @@ impl Decide for Relay {
         Relay::handle(self, arrival, bytes, snapshot, out)
     }
 
+    fn resume(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        Relay::resume(self, arrival, bytes, snapshot, out)
+    }
+
     fn undelivered(
         &mut self,
         arrival: &Arrival,
         bytes: &[u8],
-        failed: Hop,
+        failed: Failure,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {

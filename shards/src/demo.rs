@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocols::sip::Transport;
+use protocols::time::Time;
 use tools::agent::{self, Agent, AgentConfig, Death, Polling};
 use tools::caller::{CallerConfig, Pace};
 use tools::node::NodeConfig;
@@ -296,7 +297,7 @@ fn tell(balancer: &mut Balancer, ports: &Ports, peers: &Agent) -> Result<Story, 
         let caller = CallerConfig {
             transport,
             duration: Some(DURATION),
-            hold: Duration::from_millis(400),
+            hold: HOLD,
             timeout: Duration::from_secs(8),
             ..CallerConfig::new(ports.external(), Pace::Open(rate))
         };
@@ -355,29 +356,23 @@ fn messages(lbstat: &str) -> u64 {
 /// What happened.
 struct Story {
     report: Report,
-    killed: protocols::time::Time,
+    killed: Time,
     cpu: Duration,
     messages: u64,
 }
 
 impl Story {
-    /// Calls lost that were placed when the dead node was known to be dead, or before it died and
-    /// after it was answered.
-    fn lost_after_expiry(&self) -> usize {
-        self.lost().filter(|it| !self.is_hit(it)).count()
+    /// Calls lost that the dead node had no part in.
+    fn lost_without_cause(&self) -> usize {
+        self.lost().filter(|it| !is_hit(it.started, self.killed)).count()
     }
 
     fn lost(&self) -> impl Iterator<Item = &Lost> {
         self.report.calls.lost.iter()
     }
 
-    /// Placed before the balancer could know that the node was gone.
-    fn is_hit(&self, lost: &Lost) -> bool {
-        lost.started < self.killed + NODE_TIMEOUT + Duration::from_millis(500)
-    }
-
     fn failed(&self) -> bool {
-        self.lost_after_expiry() > 0 || self.report.misrouted() > 0
+        self.lost_without_cause() > 0 || self.report.misrouted() > 0
     }
 
     #[allow(clippy::print_stdout)]
@@ -392,11 +387,11 @@ impl Story {
                 node.calls
             );
         }
-        let hit = self.lost().filter(|it| self.is_hit(it)).count();
+        let hit = self.lost().count() - self.lost_without_cause();
         println!(
             "{:<52}{:>10}",
-            "calls lost, set up after the node had expired",
-            self.lost_after_expiry()
+            "calls lost, over before it died or set up after expiry",
+            self.lost_without_cause()
         );
         println!("{:<52}{:>10}", "calls hit by the death before it could be known", hit);
         println!(
@@ -429,6 +424,12 @@ impl Story {
     }
 }
 
+/// Whether a call placed at `started` was up when the node died, or was placed before the balancer could
+/// know that it was gone.
+fn is_hit(started: Time, killed: Time) -> bool {
+    started + CALL_TIME >= killed && started < killed + NODE_TIMEOUT + Duration::from_millis(500)
+}
+
 #[allow(clippy::print_stdout)]
 fn print_stay(ports: &Ports) {
     println!("\nEverything stays up; Ctrl-C ends it. Call it with SIPp, for example:");
@@ -444,3 +445,21 @@ const DURATION: Duration = Duration::from_secs(12);
 const KILL_AT: Duration = Duration::from_secs(4);
 const RESTART_AT: Duration = Duration::from_secs(9);
 const NODE_TIMEOUT: Duration = Duration::from_millis(1_500);
+const HOLD: Duration = Duration::from_millis(400);
+/// A call from its INVITE to the end, with a repetition or two on the way.
+const CALL_TIME: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_calls_that_met_the_dead_node_are_excused() {
+        let killed = Time::from_millis(10_000);
+        for (started, want) in
+            [(0, false), (7_999, false), (8_000, true), (11_999, true), (12_000, false)]
+        {
+            assert_eq!(is_hit(Time::from_millis(started), killed), want, "{started}");
+        }
+    }
+}

@@ -15,7 +15,8 @@ use protocols::sip::Transport;
 use protocols::ws::{Closing, Opcode, Reader, Role, frame, handshake};
 use rustls::pki_types::ServerName;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection,
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConfig,
+    ServerConnection,
 };
 
 use crate::tcp::{Carried, HELD_BYTES_MAX};
@@ -216,6 +217,12 @@ impl Layers {
     /// Whether the TLS handshake is still under way.
     pub(crate) fn is_securing(&self) -> bool {
         self.tls.as_ref().is_some_and(|it| it.is_handshaking())
+    }
+
+    /// Whether TLS 1.3 was agreed on: the peer waits for nothing once its own part of the handshake is done.
+    pub(crate) fn is_tls_1_3(&self) -> bool {
+        let version = self.tls.as_ref().and_then(|it| it.protocol_version());
+        version == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Whether bytes must be decrypted first.

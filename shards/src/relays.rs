@@ -13,15 +13,17 @@ use engine::relay::smpp::{Smpp, SmppSettings};
 use engine::relay::stream::Wire;
 use engine::snapshot::{Family, Snapshot};
 use engine::stats::smpp::SmppCounters;
-use engine::stats::{Counters, HttpCounters};
+use engine::stats::{Counters, HttpCounters, Refusal};
 use log::warn;
 use protocols::time::Time;
 use socket2::Socket;
 
+use crate::census::{Census, Full};
 use crate::control::{Ports, View};
 use crate::listeners::{OpenError, SocketOptions, everywhere, open_port};
 use crate::publish::Published;
 use crate::pump::{Door, Driven, Pump, PumpSetup, Pumped};
+use crate::tcp;
 use crate::tls::StreamProtocol;
 
 /// The stream relays as the control thread holds them.
@@ -182,7 +184,11 @@ impl Terms<'_> {
             return Ok(None);
         }
         match open_port(address, self.shards, self.options) {
-            Ok(sockets) => Ok(Some(sockets)),
+            Ok(sockets) => {
+                // Connections that are accepted inherit it.
+                sockets.iter().for_each(|it| drop(tcp::probe_idle(it)));
+                Ok(Some(sockets))
+            }
             Err(OpenError { error, .. }) if config.unwritten_ports.contains(&port) => {
                 warn!("{name} forwarder could not be restarted. Port {port}: {error}");
                 Ok(None)
@@ -220,12 +226,14 @@ impl<R: Driven> Side<R> {
     ) -> Side<R> {
         let settings = Published::new(Arc::new(settings), Vec::new());
         let mut side = Side { settings, counters: Vec::new() };
+        let census = Arc::new(Census::default());
         for (index, (doors, of_shard)) in doors.into_iter().zip(pumps).enumerate() {
             let counters = Arc::default();
             side.counters.push(Arc::clone(&counters));
             let settings = side.settings.subscribe();
             let relay = make(settings.current(), index);
-            let setup = PumpSetup { relay, source, protocol, doors, settings, counters };
+            let census = Arc::clone(&census);
+            let setup = PumpSetup { relay, source, protocol, doors, settings, counters, census };
             of_shard.push(Box::new(Pump::new(setup)));
         }
         side
@@ -251,8 +259,20 @@ impl Driven for Http {
         Http::configure(self, Arc::clone(settings));
     }
 
-    fn handle_snapshot(&mut self, snapshot: &Snapshot) {
-        Http::handle_snapshot(self, snapshot);
+    fn source_connections_max(&self) -> usize {
+        Http::source_connections_max(self)
+    }
+
+    fn refused(&mut self, why: Full) {
+        let why = match why {
+            Full::All => Refusal::Connections,
+            Full::Source => Refusal::SourceConnections,
+        };
+        Http::refused(self, why);
+    }
+
+    fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
+        Http::handle_snapshot(self, now, snapshot, wire);
     }
 
     fn handle_stopping(&mut self, _now: Time, wire: &mut impl Wire) {
@@ -284,7 +304,14 @@ impl Driven for Smpp {
         self.reload(now, (**settings).clone(), snapshot, wire);
     }
 
-    fn handle_snapshot(&mut self, _snapshot: &Snapshot) {} // it looks with each event
+    fn source_connections_max(&self) -> usize {
+        0
+    }
+
+    fn refused(&mut self, _why: Full) {} // the pump counts it
+
+    // It looks with each event.
+    fn handle_snapshot(&mut self, _now: Time, _snapshot: &Snapshot, _wire: &mut impl Wire) {}
 
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire) {
         self.stop(now, wire);

@@ -21,6 +21,8 @@ pub struct File {
     path: PathBuf,
     overrides: Vec<(String, String)>,
     stamp: Option<Stamp>,
+    /// What the last look found, where that was new: who writes may not be done.
+    unsettled: Option<Stamp>,
     next_check: Time,
     current: Arc<Config>,
 }
@@ -51,7 +53,8 @@ impl File {
         remarks(&loaded);
         let current = Arc::new(loaded.config.clone());
         let next_check = now + CHECK_PERIOD;
-        Ok((File { path, overrides, stamp, next_check, current }, loaded))
+        let unsettled = None;
+        Ok((File { path, overrides, stamp, unsettled, next_check, current }, loaded))
     }
 
     /// What is in force.
@@ -65,6 +68,9 @@ impl File {
     }
 
     /// Looks whether the file has changed, if it is time. Returns the new configuration if there is one.
+    ///
+    /// A changed file is applied when the next look finds it as this one did: half of a file may well be a
+    /// configuration, and one without nodes.
     pub fn handle_timeout(&mut self, now: Time) -> Option<Arc<Config>> {
         if now < self.next_check {
             return None;
@@ -72,7 +78,13 @@ impl File {
         self.next_check = now + CHECK_PERIOD;
         let stamp = stamp(&self.path);
         if stamp == self.stamp || stamp.is_none() {
+            self.unsettled = None;
             return None; // A file that is gone for a moment is being replaced.
+        }
+        if stamp != self.unsettled {
+            self.unsettled = stamp;
+            self.next_check = now + SETTLING_TIME;
+            return None;
         }
         self.reload()
     }
@@ -80,6 +92,7 @@ impl File {
     /// Reads the file again, changed or not.
     pub fn reload(&mut self) -> Option<Arc<Config>> {
         self.stamp = stamp(&self.path);
+        self.unsettled = None;
         info!("Configuration file changed, applying changes.");
         let loaded = match read(&self.path, &self.overrides) {
             Ok(loaded) => loaded,
@@ -190,6 +203,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// As often as the original looked.
 const CHECK_PERIOD: Duration = Duration::from_secs(2);
+/// From one write of an editor, or of a copy over a slow line, to the next.
+const SETTLING_TIME: Duration = Duration::from_millis(500);
 /// A thousand times the longest file there is.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -224,20 +239,24 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_is_noticed_within_two_seconds_and_applied_once() {
+    fn a_changed_file_is_noticed_within_two_seconds_and_applied_once_it_is_whole() {
         let path = file("reload", START);
         let (mut it, _) = File::open(path.clone(), Vec::new(), Time::ZERO).unwrap();
         let at = Time::from_millis;
-        std::fs::write(&path, START.replace("5000", "6000").replace("5060", "5070")).unwrap();
-        assert_eq!(it.handle_timeout(at(1_999)), None, "not looked yet");
-        assert!(it.poll_timeout() <= at(2_000));
-        let config = it.handle_timeout(at(2_000)).expect("it has changed");
+        let whole = START.replace("5000", "6000").replace("5060", "5070");
+        for (millis, bytes) in [(2_000, 20), (2_500, 40), (3_000, whole.len())] {
+            std::fs::write(&path, &whole[..bytes]).unwrap();
+            assert_eq!(it.handle_timeout(at(millis - 1)), None, "not looked yet");
+            assert_eq!(it.poll_timeout(), at(millis));
+            assert_eq!(it.handle_timeout(at(millis)), None, "{bytes} bytes: it may go on");
+        }
+        let config = it.handle_timeout(at(3_500)).expect("it has changed");
         assert_eq!(config.node_timeout, Duration::from_secs(6));
         let udp = protocols::sip::Transport::Udp;
         assert_eq!(config.external.ports.of(udp), Some(5060), "the listener stays");
-        assert_eq!(it.handle_timeout(at(4_000)), None, "applied already");
+        assert_eq!(it.handle_timeout(at(5_500)), None, "applied already");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(it.handle_timeout(at(6_000)), None);
+        assert_eq!(it.handle_timeout(at(7_500)), None);
     }
 
     #[test]

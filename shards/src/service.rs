@@ -47,7 +47,7 @@ pub struct Service {
     known: Known,
     clock: Clock,
     /// When CPU was last looked at, and how much had been used.
-    cpu: Cell<(Instant, Duration)>,
+    cpu: Cell<CpuLook>,
 }
 
 /// Opens every listener and starts the shards.
@@ -120,7 +120,7 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         Spec { listeners: listeners.clone(), sockets, relays, pumps, cpus, view, clock, seat };
     let body = executor::start(spec).map_err(|error| error.to_string())?;
     info!("{count} shards, {} listeners each", listeners.len());
-    let cpu = Cell::new((Instant::now(), cpu_time()));
+    let cpu = Cell::new(CpuLook { at: Instant::now(), used: cpu_time(), percent: 0 });
     Ok(Service {
         body: Some(body),
         listeners,
@@ -272,7 +272,7 @@ impl Shards for Service {
         let scrape = Scrape {
             now: facts.now,
             process: Process {
-                name: "Trunkline",
+                name: NAME,
                 version: env!("CARGO_PKG_VERSION"),
                 cpu_percent: if page == Page::Health { 0 } else { self.cpu_percent() },
                 resident_bytes: resident_bytes(),
@@ -357,15 +357,42 @@ impl Service {
         counters
     }
 
-    /// Since the last look, of all cores.
+    /// Of all cores.
     fn cpu_percent(&self) -> u32 {
-        let (now, used) = (Instant::now(), cpu_time());
-        let (then, used_then) = self.cpu.replace((now, used));
-        let cores = affinity().len().max(1);
-        let wall = now.duration_since(then).as_millis().max(1) * cores as u128;
-        u32::try_from(used.saturating_sub(used_then).as_millis() * 100 / wall).unwrap_or(0)
+        let now = CpuLook { at: Instant::now(), used: cpu_time(), percent: 0 };
+        let look = self.cpu.get().next(now, affinity().len());
+        self.cpu.set(look);
+        look.percent
     }
 }
+
+/// Of the product.
+pub(crate) const NAME: &str = "Trunkline";
+
+/// The process's use of CPUs, as it was looked at last.
+#[derive(Clone, Copy)]
+struct CpuLook {
+    at: Instant,
+    used: Duration,
+    percent: u32,
+}
+
+impl CpuLook {
+    /// The look that counts from `now` on: several pages within [`CPU_PERIOD`] show one figure, since what is
+    /// used between two of them is mostly their own making.
+    fn next(self, now: CpuLook, cores: usize) -> CpuLook {
+        let wall = now.at.saturating_duration_since(self.at);
+        if wall < CPU_PERIOD {
+            return self;
+        }
+        let used = now.used.saturating_sub(self.used).as_millis() * 100;
+        let percent = used / (wall.as_millis() * cores.max(1) as u128);
+        CpuLook { percent: u32::try_from(percent).unwrap_or(0), ..now }
+    }
+}
+
+/// In steps of the kernel's 10 ms this is exact to a percent.
+const CPU_PERIOD: Duration = Duration::from_secs(1);
 
 /// What each shard said last, in order of their numbers: one that is too busy to answer in time is shown as
 /// it was, with its age, and not left out.
@@ -389,6 +416,7 @@ fn load(of: &Statistics<Counters>, age: Duration) -> Load {
     for pump in &of.pumps {
         streams.tls_handshakes += pump.tls_handshakes;
         streams.tls_failed += pump.tls_failed;
+        streams.panicked += pump.panics;
         refused += pump.refused;
     }
     Load {
@@ -476,6 +504,23 @@ mod tests {
             figures: Figures { datagrams, ..Figures::default() },
             pumps: Vec::new(),
         })
+    }
+
+    #[test]
+    fn the_use_of_cpus_is_that_of_a_second_or_more() {
+        let start = Instant::now();
+        let look = |millis: u64, used: u64| CpuLook {
+            at: start + Duration::from_millis(millis),
+            used: Duration::from_millis(used),
+            percent: 0,
+        };
+        let mut it = look(0, 0);
+        for (millis, used, want) in
+            [(999, 999, 0), (1_000, 1_000, 50), (1_001, 1_011, 50), (11_000, 2_000, 5)]
+        {
+            it = it.next(look(millis, used), 2);
+            assert_eq!(it.percent, want, "{millis}");
+        }
     }
 
     #[test]

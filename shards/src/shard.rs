@@ -161,9 +161,8 @@ impl<D: Decide> Shard<D> {
         relay.configure(Arc::clone(&view.current().settings));
         for (index, pump) in (0u8..).zip(&mut pumps) {
             pump.watch(&epoll, Token::Pump { index, token: 0 }.pack())?;
-            pump.handle_snapshot(&view.current().snapshot);
         }
-        Ok(Shard {
+        let mut shard = Shard {
             id,
             relay,
             now: clock.now(),
@@ -198,7 +197,9 @@ impl<D: Decide> Shard<D> {
             alarm: None,
             is_stopping: false,
             pumped: 0,
-        })
+        };
+        shard.show_pumps_the_table();
+        Ok(shard)
     }
 
     /// What it goes by in its own matters.
@@ -347,10 +348,15 @@ impl<D: Decide> Shard<D> {
         self.snapshot = Arc::clone(&view.snapshot);
         self.security.clone_from(&view.security);
         self.relay.handle_snapshot(&self.snapshot);
-        for pump in &mut self.pumps {
-            pump.handle_snapshot(&self.snapshot);
-        }
+        self.show_pumps_the_table();
         self.relay.configure(Arc::clone(&view.settings));
+    }
+
+    fn show_pumps_the_table(&mut self) {
+        let snapshot = Arc::clone(&self.snapshot);
+        for index in 0..self.pumps.len() {
+            self.lend(index, |pump, lent| pump.handle_snapshot(lent, &snapshot));
+        }
     }
 
     /// Takes leave of the peers when the end is near.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
 use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
@@ -32,6 +32,8 @@ pub struct Carried {
     pub attempts: u8,
     /// Where it was to go.
     pub hop: Hop,
+    /// Why it has not got there, once that is known.
+    pub reason: DropReason,
 }
 
 /// One connection.
@@ -437,10 +439,19 @@ fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 ///
 /// An option that the kernel does not know.
 pub fn notice_death(socket: &TcpStream, unacknowledged_max: Duration) -> io::Result<()> {
-    let socket = SockRef::from(socket);
+    probe_idle(socket)?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(unacknowledged_max))
+}
+
+/// The same for connections that carry nothing: what is sent on others has times of its own, and a peer may
+/// shut its window for longer. Connections inherit it of their listener.
+///
+/// # Errors
+///
+/// An option that the kernel does not know.
+pub fn probe_idle(socket: &impl AsFd) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
-    socket.set_tcp_keepalive(&probes.with_retries(PROBES))?;
-    socket.set_tcp_user_timeout(Some(unacknowledged_max))
+    SockRef::from(socket).set_tcp_keepalive(&probes.with_retries(PROBES))
 }
 
 /// Starts to connect to `to` from the address that `listener` is bound to, on any port.
@@ -511,6 +522,7 @@ mod tests {
             bytes: text.as_bytes().to_vec(),
             attempts: 0,
             hop: Hop::Stream { from: ListenerId(0), to: address },
+            reason: DropReason::ConnectionGone,
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use engine::config::Steering;
 use engine::node::NodeKey;
-use engine::relay::{Arrival, DropReason, Hop, Leg, Listener, Report, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Hop, Leg, Listener, Report, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -63,7 +63,7 @@ impl Decide for Forward {
         &mut self,
         _: &Arrival,
         _: &[u8],
-        _: Hop,
+        _: Failure,
         _: &Snapshot,
         _: &mut Vec<u8>,
     ) -> Verdict {

@@ -261,7 +261,7 @@ pub(crate) fn json(bytes: &[u8]) {
         }
     };
     command(bytes);
-    match post::body(bytes) {
+    match post::Request::default().handle_bytes(bytes) {
         Ok(Some(body)) => {
             assert!(body.len() <= bytes.len());
             command(&body);
@@ -271,7 +271,8 @@ pub(crate) fn json(bytes: &[u8]) {
     }
     let mut request = Vec::new();
     post::request(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), bytes, &mut request);
-    let read = post::body(&request).unwrap_or_else(|it| panic!("{it}"));
+    let read = post::Request::default().handle_bytes(&request);
+    let read = read.unwrap_or_else(|it| panic!("{it}"));
     assert_eq!(read.as_deref(), Some(bytes), "what we post can be read");
 }
 

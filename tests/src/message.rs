@@ -252,6 +252,14 @@ fn split_list(value: &str) -> Vec<&str> {
     parts
 }
 
+/// Bytes of body that a head promises, however broken the rest of it is.
+pub(crate) fn content_length(head: &[u8]) -> usize {
+    let head = String::from_utf8_lossy(head).replace("\r\n ", " ").replace("\r\n\t", " ");
+    let mut fields = head.split("\r\n").filter_map(|it| it.split_once(':'));
+    let said = fields.find(|(name, _)| is_same(name.trim(), "Content-Length"));
+    said.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
+}
+
 fn is_same(a: &str, b: &str) -> bool {
     long(a).eq_ignore_ascii_case(long(b))
 }

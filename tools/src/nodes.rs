@@ -103,7 +103,8 @@ fn left(node: &Value) -> String {
 fn table(info: &Value) -> String {
     let mut rows: Vec<[String; 6]> = Vec::new();
     let text = |it: &Value| it.as_str().unwrap_or_default().to_owned();
-    for node in all(info) {
+    let down = of(info, "down").as_array();
+    for node in all(info).chain(down.into_iter().flatten()) {
         let properties = of(node, "properties").as_object();
         let ports = properties.into_iter().flatten().filter_map(|(key, port)| {
             Some(format!("{}:{}", key.strip_suffix("Port")?, port.as_str()?))
@@ -194,6 +195,7 @@ mod tests {
         let absent = json!({ "hostName": "n2", "ip": "10.0.0.2", "order": { "state": "out" } });
         let info = json!({
             "Nodes info": { "nodesIPv4": [node()], "nodesIPv6": [] }, "absent": [absent],
+            "down": [json!({ "hostName": "n3", "ip": "10.0.0.3", "version": 0, "state": "down" })],
         });
         let table = table(&info);
         let words = |row: usize| -> Vec<&str> {
@@ -202,6 +204,7 @@ mod tests {
         assert_eq!(words(0), ["NAME", "IP", "PORTS", "VERSION", "STATE", "LEFT"]);
         let row = ["n1", "10.0.0.1", "heartbeat:2222", "udp:5060", "0", "draining", "3", "calls,"];
         assert_eq!(words(1)[..8], row);
-        assert_eq!(words(2), ["n2", "10.0.0.2", "out,", "absent"]);
+        assert_eq!(words(2)[..4], ["n3", "10.0.0.3", "0", "down"]);
+        assert_eq!(words(3), ["n2", "10.0.0.2", "out,", "absent"]);
     }
 }

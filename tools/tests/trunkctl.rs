@@ -72,6 +72,11 @@ fn explain_follows_a_message_to_its_node() {
     }
     let (said, _, code) = run(&["explain", path], INVITE);
     assert!(code == 0 && said.contains("500"), "without a node: {said}");
+    let fixed = "-DstaticNodes=10.8.8.8:5080,localhost:5082";
+    let (said, _, code) = run(&["explain", path, fixed], INVITE);
+    for want in ["10.8.8.8: candidate", "127.0.0.1: candidate", "forward: datagram to"] {
+        assert!(code == 0 && said.contains(want), "static nodes are taken to live: {said}");
+    }
     let wrong: [(&[&str], &str, &str); 5] = [
         (&["explain", path], "", "no SIP message"),
         (&["explain"], INVITE, "either FILE or --at"),

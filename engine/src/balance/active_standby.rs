@@ -76,6 +76,11 @@ impl Algorithm for ActiveStandby {
     ) -> Option<NodeId> {
         self.active(query, snapshot).or(named).or_else(|| self.pick(query, snapshot))
     }
+
+    fn configure(&mut self, config: &Config) {
+        self.order = Order::of(config);
+        self.active.table = None;
+    }
 }
 
 /// Addresses in the order written. Names have no place in it: they are resolved elsewhere.

@@ -34,6 +34,14 @@ impl Association {
         }
     }
 
+    /// Takes over what has changed. Associations stay.
+    pub(crate) fn configure(&mut self, config: &Config) {
+        self.memory.configure(config.calls_max, config.call_idle);
+        self.rotation.configure(config.ramp_up);
+        self.ramp_up = config.ramp_up;
+        self.group_failover = config.group_failover;
+    }
+
     /// The node of the association, made now if there is none.
     ///
     /// `stays` tells whether an association may keep its live node for this message; `heirs` are the

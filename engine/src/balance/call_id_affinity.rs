@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::association::Association;
 use super::rendezvous::key_of;
 use super::{Algorithm, Entry, Promises, Query};
+use crate::config::Config;
 use crate::node::NodeKey;
 use crate::snapshot::{NodeId, Snapshot};
 
@@ -44,6 +45,10 @@ impl Algorithm for CallIdAffinity {
     fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
         self.0.switch_over(from, to);
     }
+
+    fn configure(&mut self, config: &Config) {
+        self.0.configure(config);
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +63,7 @@ mod tests {
         SHARD, ack, build, cancel, config, in_dialog, node, node_at, number, query, response,
         snapshot,
     };
-    use crate::config::{Config, RampUp};
+    use crate::config::RampUp;
     use crate::node::{Bad, Node, Version};
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::association::Association;
 use super::rendezvous::key_of;
 use super::{Algorithm, Entry, Promises, Query};
+use crate::config::Config;
 use crate::node::NodeKey;
 use crate::snapshot::{NodeId, Snapshot};
 
@@ -57,6 +58,11 @@ impl Algorithm for ClusterSubdomainAffinity {
     fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
         self.calls.switch_over(from, to);
     }
+
+    fn configure(&mut self, config: &Config) {
+        self.calls.configure(config);
+        self.partners = Partners::new(&config.subclusters);
+    }
 }
 
 /// Who takes over from whom. An address in no group has no partners; one in two groups belongs to the
@@ -84,7 +90,6 @@ impl Partners {
 mod tests {
     use super::*;
     use crate::balance::testing::{build, config, in_dialog, node, number, query, snapshot};
-    use crate::config::Config;
 
     fn ips(numbers: &[u16]) -> Vec<IpAddr> {
         numbers.iter().map(|it| node(*it).ip).collect()

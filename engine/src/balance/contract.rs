@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -11,7 +12,7 @@ use super::testing::{
     snapshot,
 };
 use super::{ALGORITHMS, Algorithm, Entry, Query, Shard};
-use crate::config::Config;
+use crate::config::{Config, RampUp};
 use crate::node::{Bad, Node, Version};
 use crate::snapshot::{Family, NodeId, Snapshot};
 
@@ -104,6 +105,36 @@ fn whatever_happens_only_nodes_that_can_take_the_message_are_chosen() {
                 if is_fresh && let Some(id) = picked {
                     assert!(eligible.contains(&id), "{case}: {id:?} of {eligible:?}");
                 }
+            }
+        }
+    }
+}
+
+/// A reload while calls ring: their CANCELs follow their INVITEs, and nothing is forgotten.
+#[test]
+fn whatever_else_is_configured_the_calls_stay() {
+    let changes: [fn(&mut Config); 7] = [
+        |it| it.call_idle *= 2,
+        |it| it.calls_max *= 3,
+        |it| it.calls_max = 60,
+        |it| it.group_failover = true,
+        |it| it.subclusters = vec![vec![node(1).ip, node(2).ip]],
+        |it| it.early_dialog_worst_case = true,
+        |it| it.ramp_up = Some(RampUp { period: Duration::from_secs(9), weight_max: 7 }),
+    ];
+    let table = snapshot(1, (1..=5).map(node).collect());
+    for (name, _, mut algorithm) in instances() {
+        let calls: Vec<[u8; 1]> = (0..50).map(|it| [it]).collect();
+        let homes: Vec<_> = calls.iter().map(|it| algorithm.pick(&query(it), &table)).collect();
+        for (number, change) in (0..).zip(changes) {
+            let before = algorithm.active_calls();
+            let mut changed = config();
+            change(&mut changed);
+            algorithm.configure(&changed);
+            assert_eq!(algorithm.active_calls(), before, "{name} change {number}");
+            for (call, home) in calls.iter().zip(&homes) {
+                let found = algorithm.pick(&cancel(call), &table);
+                assert_eq!(found, *home, "{name} change {number} call {call:?}");
             }
         }
     }

@@ -89,6 +89,28 @@ impl<T: Copy + Default> Memory<T> {
         }
     }
 
+    /// Other limits; the calls that they have room for stay. Reads the whole table if its size changes.
+    pub(crate) fn configure(&mut self, calls_max: usize, idle: Duration) {
+        self.idle = idle;
+        let calls_max = calls_max.min(CALLS_MAX);
+        if calls_max == self.calls_max {
+            return;
+        }
+        while self.calls > calls_max {
+            self.evict();
+        }
+        self.calls_max = calls_max;
+        self.entries.reserve_exact(calls_max.saturating_sub(self.entries.len()));
+        self.places = vec![0; calls_max.next_power_of_two()];
+        for at in 0..self.entries.len() {
+            if self.entries[at].used {
+                let place = self.place(self.entries[at].hash);
+                self.entries[at].next_in_place = self.places[place];
+                self.places[place] = link(at);
+            }
+        }
+    }
+
     /// Calls in the table; those that fell idle leave it as messages come.
     pub(crate) fn len(&self) -> usize {
         self.calls
@@ -411,6 +433,29 @@ mod tests {
             assert_eq!(memory.len(), calls_max);
             assert_eq!(memory.entries.capacity(), space);
         }
+    }
+
+    #[test]
+    fn another_size_keeps_the_calls_that_it_has_room_for() {
+        let mut memory = Memory::<()>::new(100, Duration::from_secs(500));
+        for hash in 0..100 {
+            memory.store(at(hash), hash, &node(1));
+        }
+        for (calls_max, kept) in [(1_000, 100), (1_000, 100), (40, 40), (41, 40)] {
+            memory.configure(calls_max, Duration::from_secs(500));
+            let found: Vec<u64> = (0..100).filter(|it| memory.lookup(*it).is_some()).collect();
+            let newest: Vec<u64> = (100 - kept..100).collect();
+            assert_eq!(found, newest, "{calls_max}");
+            assert_eq!(memory.calls_of(node(1).key), newest.len());
+        }
+        for hash in 100..200 {
+            memory.store(at(hash), hash, &node(2));
+            assert!(memory.len() <= 41, "call {hash}");
+            assert!(memory.find(at(hash), hash).is_some(), "call {hash}");
+        }
+        memory.configure(0, Duration::from_secs(500));
+        memory.store(at(200), 200, &node(1));
+        assert_eq!(memory.len(), 0);
     }
 
     #[test]

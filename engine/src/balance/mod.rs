@@ -54,17 +54,6 @@ pub fn build(config: &Config, shard: Shard) -> Box<dyn Algorithm> {
     (entry.build)(config, shard)
 }
 
-/// Whether an instance made for `old` cannot serve `new`: what it remembers is lost with it.
-pub fn must_rebuild(old: &Config, new: &Config) -> bool {
-    let of = |it: &Config| {
-        (
-            (it.algorithm, it.call_idle, it.calls_max, it.group_failover),
-            (it.subclusters.clone(), it.early_dialog_worst_case, it.ramp_up),
-        )
-    };
-    of(old) != of(new)
-}
-
 /// What an algorithm may know of the message.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'m> {
@@ -176,6 +165,10 @@ pub trait Algorithm: Send {
 
     /// Calls of the first node belong to the second from now on (`sip.md` 5.8).
     fn switch_over(&mut self, _from: NodeKey, _to: NodeKey) {}
+
+    /// Takes over what else the configuration says. Whatever is remembered stays: calls that ring while
+    /// the operator changes a limit must not move.
+    fn configure(&mut self, _config: &Config) {}
 }
 
 /// One algorithm: its row drives the configuration, the tests and the manual.

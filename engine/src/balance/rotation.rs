@@ -30,6 +30,11 @@ impl Rotation {
         Rotation { cursors: [[Cursor::new(shard); 5]; 2], ramp_up }
     }
 
+    /// Other weights; every list goes on where it stands.
+    pub(crate) fn configure(&mut self, ramp_up: Option<RampUp>) {
+        self.ramp_up = ramp_up;
+    }
+
     /// The next node in turn.
     #[allow(clippy::indexing_slicing)] // families and transports index arrays of their own size
     pub(crate) fn next(&mut self, query: &Query<'_>, among: &Candidates) -> Option<NodeId> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::association::Association;
 use super::rendezvous::{choose_weighted, key_of};
 use super::{Algorithm, Entry, Promises, Query};
-use crate::config::RampUp;
+use crate::config::{Config, RampUp};
 use crate::node::{Node, NodeKey};
 use crate::snapshot::{NodeId, NodeRule, Snapshot};
 
@@ -91,6 +91,13 @@ impl Algorithm for UserBased {
             users.switch_over(from, to);
         }
     }
+
+    fn configure(&mut self, config: &Config) {
+        if let Some(users) = &mut self.users {
+            users.configure(config);
+        }
+        self.ramp_up = config.ramp_up;
+    }
 }
 
 /// Unlike with CallIDAffinity, a graceful node loses its users' new requests at once, and so does one
@@ -105,7 +112,6 @@ mod tests {
 
     use super::*;
     use crate::balance::testing::{build, config, in_dialog, node, number, query, snapshot};
-    use crate::config::Config;
 
     fn rules(rows: &[(&str, u16)]) -> Arc<[NodeRule]> {
         rows.iter()

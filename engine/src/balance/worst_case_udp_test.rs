@@ -10,6 +10,7 @@ use super::memory::Memory;
 use super::rendezvous::{choose, key_of};
 use super::rotation::Rotation;
 use super::{Algorithm, Entry, Promises, Query};
+use crate::config::Config;
 use crate::node::NodeKey;
 use crate::snapshot::{NodeId, Snapshot, Standing};
 
@@ -108,6 +109,11 @@ impl Algorithm for WorstCase {
     fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
         self.calls.calls_by_node()
     }
+
+    fn configure(&mut self, config: &Config) {
+        self.calls.configure(config.calls_max, config.call_idle);
+        self.early_dialogs = config.early_dialog_worst_case;
+    }
 }
 
 /// ACK, CANCEL and responses belong to a transaction that has its node.
@@ -121,7 +127,6 @@ mod tests {
     use crate::balance::testing::{
         ack, build, cancel, config, in_dialog, node, number, query, response, snapshot,
     };
-    use crate::config::Config;
 
     /// `sip.md` 6.3 item 40.
     #[test]

@@ -18,6 +18,7 @@ pub(super) fn find(
 ) {
     let mut it = Search { config: &draft.config, generation, settings, findings };
     it.listeners();
+    it.wildcards();
     it.families();
     it.ports_used_twice();
     it.ip_load_balancer();
@@ -69,6 +70,45 @@ impl Search<'_> {
         }
     }
 
+    /// What a leg listens on stands in Via and Record-Route, and peers must be able to send there.
+    fn wildcards(&mut self) {
+        let config = self.config;
+        let (common, common_v6) = (config.host.as_ref(), config.ipv6_host.as_ref());
+        let legs = [
+            (&config.external, true, ["externalHost", "externalIpv6Host"]),
+            (&config.internal, false, ["internalHost", "internalIpv6Host"]),
+        ];
+        for (leg, is_external, [name, ipv6_name]) in legs {
+            let v4 = (leg.host.as_ref().or(common), &leg.ports, &leg.balancer, leg.balancer_ports);
+            let v6 = (
+                leg.ipv6_host.as_ref().or(common_v6),
+                &leg.ipv6_ports,
+                &leg.ipv6_balancer,
+                leg.ipv6_balancer_ports,
+            );
+            let publics = [(&config.public_ip, "public-ip"), (&config.public_ipv6, "public-ipv6")];
+            let names = [[name, "host"], [ipv6_name, "ipv6Host"]];
+            for (((host, ports, balancer, shown), (public, public_name)), names) in
+                [v4, v6].into_iter().zip(publics).zip(names)
+            {
+                let Some(host) = host.filter(|it| is_wildcard(it)) else { continue };
+                let is_behind = !balancer.is_empty()
+                    && ports.iter().all(|(transport, _)| shown.of(transport).is_some());
+                if ports.is_empty() || is_behind || (is_external && public.is_some()) {
+                    continue;
+                }
+                let mut text = format!(
+                    "{host} would stand in Via and Record-Route, where nobody can send to; set an \
+                     address of this machine"
+                );
+                if is_external {
+                    text += &format!(", or {}", self.spell(public_name));
+                }
+                self.error(&names, text);
+            }
+        }
+    }
+
     /// A leg has one address of each family, and neither stands in for the other.
     fn families(&mut self) {
         let config = self.config;
@@ -115,8 +155,10 @@ impl Search<'_> {
             }
         }
         if let Some(port) = config.statistic_port {
-            let host = config.host.as_deref().unwrap_or_default();
-            take(host, true, port, "statisticPort".to_owned());
+            // It is open on every address of both families.
+            for host in ["0.0.0.0", "::"] {
+                take(host, true, port, "statisticPort".to_owned());
+            }
         }
         let beats = &config.heartbeats;
         for (port, name) in [
@@ -244,6 +286,15 @@ impl Search<'_> {
                 self.warn(&[&name, group], text);
             }
         }
+        let outer = &config.external;
+        let opens = |it| outer.ports.of(it).or(outer.ipv6_ports.of(it)).is_some();
+        let is_clear = config.internal_transport.map_or(config.terminate_tls, |it| !it.is_secure());
+        if is_clear && (opens(Transport::Tls) || opens(Transport::Wss)) {
+            self.note(
+                &["terminateTLSTraffic", "sip.internalTransport"],
+                "what is addressed to sips: goes on to nodes without TLS, too".to_owned(),
+            );
+        }
         let ports = [
             ("external", "", config.external.ports),
             ("external", "Ipv6", config.external.ipv6_ports),
@@ -318,6 +369,11 @@ impl Search<'_> {
         if config.send_5xx_reason.is_some() && !config.send_5xx {
             let text = format!("does nothing unless {} is true", self.spell("isSend5xxResponse"));
             self.warn(&["isSend5xxResponseReasonHeader"], text);
+        }
+        let scanners = "org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS";
+        if self.written(&[scanners]).is_some() && !config.congestion_valve {
+            let valve = self.spell("gov.nist.javax.sip.SIP_MESSAGE_VALVE");
+            self.warn(&[scanners], format!("does nothing without the valve in {valve}"));
         }
         if config.always_add_rport && config.never_add_received_rport {
             let text = "ALWAYS_ADD_RPORT then only counts over UDP".to_owned();
@@ -469,9 +525,14 @@ fn in_key(transport: Transport) -> &'static str {
 
 /// Whether sockets on both hosts can collide: the same text, or one of them is every address.
 fn share_address(one: &str, other: &str) -> bool {
-    let is_wildcard = |it: &str| it.parse::<IpAddr>().is_ok_and(|it| it.is_unspecified());
     let is_v6 = |it: &str| it.contains(':');
     one == other || (is_v6(one) == is_v6(other) && (is_wildcard(one) || is_wildcard(other)))
+}
+
+/// Whether a socket there takes what is sent to any address.
+fn is_wildcard(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host.parse::<IpAddr>().is_ok_and(|it| it.is_unspecified())
 }
 
 /// Keys that only some algorithms read.

@@ -43,7 +43,7 @@ pub struct HttpConfig {
     /// Most bytes of a request that are kept to send it to another node.
     pub replay_bytes_max: usize,
     /// Most connections of one source address, per shard; 0 is unlimited.
-    pub source_connections_max: u32,
+    pub source_connections_max: usize,
     /// X-Forwarded-For and X-Forwarded-Proto are written.
     pub x_forwarded: bool,
     /// Via is written.

@@ -100,8 +100,10 @@ pub struct Config {
     pub send_trying: bool,
     /// Lower-case substrings of User-Agent, From and To that are refused.
     pub blocked_values: Vec<String>,
-    /// More of them, from the congestion valve's key.
+    /// The congestion valve's own, dropped silently but in a call (`sip.md` 2.12).
     pub scanners: Vec<String>,
+    /// The congestion valve is among the valves: its scanners count.
+    pub congestion_valve: bool,
     /// Status for blocked requests; `None` drops silently.
     pub blocked_response: Option<u16>,
     /// Names or addresses that are servers for direction, port 5060 by default.
@@ -138,6 +140,8 @@ pub struct Config {
     pub errors_max: u32,
     /// Errors further apart than this do not add up.
     pub error_time: Duration,
+    /// After which a bad node is tried again; `None`: not before it restarts.
+    pub probation: Option<Duration>,
     /// Silence detection; both keys set or off.
     pub silence: Option<Silence>,
     /// Strip rport and received of the node's Via in responses from outside.
@@ -243,6 +247,10 @@ pub struct Tls {
     pub cipher_suites: Vec<String>,
     /// What is asked of peers.
     pub peers: PeerCertificates,
+    /// What is asked of clients on HTTPS; what nodes are asked is [`Tls::peers`]' matter.
+    pub http_clients: PeerCertificates,
+    /// What is asked of clients on SMPP over TLS.
+    pub smpp_clients: PeerCertificates,
     /// Nodes that HTTP reaches by TLS are checked as those of SIP are.
     pub checks_web_nodes: bool,
 }
@@ -259,6 +267,16 @@ pub enum PeerCertificates {
     ServersOnly,
     /// Nobody is checked.
     Unchecked,
+}
+
+impl PeerCertificates {
+    /// What it means for clients alone.
+    pub const fn of_clients(self) -> PeerCertificates {
+        match self {
+            PeerCertificates::Unchecked => PeerCertificates::ServersOnly,
+            it => it,
+        }
+    }
 }
 
 /// Which text of a message affinity follows (`sip.md` 3).

@@ -106,6 +106,15 @@ fn every_key_that_takes_effect_changes_the_configuration_and_is_named_by_changed
 }
 
 #[test]
+fn the_old_key_for_messages_to_clients_still_counts() {
+    for (text, want) in [("true", SmppToNode::RoundRobin), ("false", SmppToNode::SubmitToAll)] {
+        let loaded = properties(&format!("isUseRrSendSmppRequestToClient={text}\n"));
+        assert_eq!(errors(&loaded), Vec::<String>::new(), "{text}");
+        assert_eq!(loaded.config.smpp.to_node, want, "{text}");
+    }
+}
+
+#[test]
 fn a_key_that_takes_no_effect_changes_nothing_and_says_so_once() {
     for key in keys().filter(|it| !it.takes_effect() && !it.name().ends_with('*')) {
         let loaded = properties(&line_of(key, key.example));
@@ -246,6 +255,8 @@ fn the_guides_sample_starts() {
     assert_eq!(servers, [("127.0.0.1", 10_021), ("127.0.0.1", 10_022), ("127.0.0.1", 10_023)]);
     let millis = [smpp.response, smpp.connection, smpp.enquire, smpp.reconnect];
     assert_eq!(millis.map(|it| it.as_millis()), [10_000, 1000, 50_000, 1000]);
+    let checks = [smpp.check_client_side, smpp.check_server_side];
+    assert_eq!(checks.map(|it| it.as_millis()), [1000, 1000]);
     let warnings = warnings(&loaded).join("\n");
     for part in [
         "lb.properties:60: warning: algorithmClass: org.mobicens.tools.telestaxproxy",
@@ -496,8 +507,31 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
         ),
         ("statisticPort=5060", "lb.properties:3: error: statisticPort: externalPort has port 5060"),
         (
+            "externalHost=127.0.0.2\nstatisticPort=5060",
+            "lb.properties:4: error: statisticPort: externalPort has port 5060",
+        ),
+        (
+            "externalIpv6Host=::1\nexternalIpv6TcpPort=5062\nstatisticPort=5062",
+            "error: statisticPort: externalIpv6TcpPort has port 5062",
+        ),
+        (
             "internalHost=0.0.0.0\ninternalPort=5060",
             "error: internalPort: externalPort has port 5060",
+        ),
+        (
+            "internalHost=0.0.0.0\ninternalPort=5065",
+            "lb.properties:3: error: internalHost: 0.0.0.0 would stand in Via and Record-Route",
+        ),
+        (
+            "externalHost=0.0.0.0\nexternalIpLoadBalancerAddress=192.0.2.1\n\
+             externalIpLoadBalancerUdpPort=5060",
+            "error: externalHost: 0.0.0.0 would stand in Via and Record-Route, where nobody can send \
+             to; set an address of this machine, or public-ip",
+        ),
+        ("ipv6Host=::\nexternalIpv6UdpPort=5060", "lb.properties:3: error: ipv6Host: :: would"),
+        (
+            "terminateTLSTraffic=true\nexternalTlsPort=5061",
+            "note: terminateTLSTraffic: what is addressed to sips: goes on to nodes without TLS",
         ),
         ("internalHost=127.0.0.2", "warning: internalHost: without any internal port"),
         ("externalSecurePort=5061", "warning: externalSecurePort: stays closed: there is no"),
@@ -556,7 +590,10 @@ fn good_files_have_nothing_to_hear() {
         "",
         "internalPort=5065\n",
         "internalHost=127.0.0.2\ninternalPort=5060\n",
-        "internalHost=0.0.0.0\ninternalPort=5065\nexternalIpv6UdpPort=5065\n",
+        "externalHost=0.0.0.0\npublic-ip=192.0.2.1\ninternalPort=5065\n",
+        "externalHost=0.0.0.0\nexternalIpLoadBalancerAddress=192.0.2.1\n\
+         externalIpLoadBalancerPort=5060\n",
+        "internalPort=5065\nipv6Host=::\npublic-ipv6=2001:db8::1\nexternalIpv6UdpPort=5065\n",
         "externalIpLoadBalancerAddress=192.0.2.1\nexternalIpLoadBalancerPort=5060\n",
         "internalPort=5065\nexternalIpLoadBalancerAddress=192.0.2.1\n\
          externalIpLoadBalancerPort=5060\ninternalIpLoadBalancerAddress=192.0.2.2\n\

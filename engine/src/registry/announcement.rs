@@ -117,9 +117,12 @@ impl Announcement {
         let ip = Some(ip.trim()).filter(|it| !it.is_empty()).ok_or(BeatError::NoIp)?;
         let ip = ip.split_once('%').map_or(ip, |(address, _zone)| address);
         let ip: IpAddr = ip.parse().map_err(|_| BeatError::BadIp)?;
-        let version = match text("version") {
-            Some(it) => it.parse().map_err(|_| BeatError::BadVersion)?,
-            None => 0,
+        // SIP can say what is wrong with it (`sip.md` 4.2); nodes of the other protocols, and pods, cannot
+        // be told and would be lost (`http-smpp-registry.md` 3.1).
+        let version = match text("version").map(str::parse) {
+            Some(Err(_)) if source == Source::Sip => return Err(BeatError::BadVersion),
+            Some(Ok(it)) => it,
+            Some(Err(_)) | None => 0,
         };
         let mut ports = Ports::default();
         for (name, transport) in PORT_PROPERTIES {
@@ -161,6 +164,11 @@ impl Announcement {
         NodeKey(crate::balance::hash(key.0, &services))
     }
 
+    /// Whether it says a version, and not merely none.
+    pub(super) fn states_version(&self) -> bool {
+        states_version(&self.properties)
+    }
+
     /// Bytes that keeping it costs, without overhead.
     pub(super) fn bytes(&self) -> usize {
         let texts: usize =
@@ -189,7 +197,7 @@ pub enum BeatError {
         /// Property that holds it.
         name: &'static str,
     },
-    /// `version` is not an integer.
+    /// `version` is not an integer. Said of SIP heartbeats only: elsewhere it counts as 0.
     BadVersion,
 }
 
@@ -216,6 +224,17 @@ pub(super) fn services(properties: &BTreeMap<String, String>) -> impl Iterator<I
         let text = properties.get(name).map(String::as_str);
         port(text).ok().flatten().map(|port| (index, port))
     })
+}
+
+/// Whether these properties name a version: a number.
+fn states_version(properties: &BTreeMap<String, String>) -> bool {
+    properties.get("version").is_some_and(|it| it.trim().parse::<i32>().is_ok())
+}
+
+/// A version that is none, and counts as 0.
+pub(super) fn odd_version(properties: &BTreeMap<String, String>) -> Option<&str> {
+    let text = properties.get("version").map(|it| it.trim()).filter(|it| !it.is_empty());
+    text.filter(|_| !states_version(properties))
 }
 
 /// The properties that [`Announcement::parse`] would have read these ports from.
@@ -324,6 +343,13 @@ mod tests {
             (NO_NAME, "ID1")
         );
         assert!(!it.properties.contains_key("restcommInstanceId"));
+
+        for source in [Source::Json, Source::Rmi, Source::Kubernetes] {
+            let odd = [("udpPort", "1"), ("version", "v2")];
+            let it = Announcement::from_words(source, words("", "1.2.3.4", &odd)).unwrap();
+            assert_eq!((it.version, odd_version(&it.properties)), (Version(0), Some("v2")));
+            assert!(!it.states_version(), "{source:?}");
+        }
 
         let long = "x".repeat(ANNOUNCEMENT_BYTES_MAX + 1);
         let cases = [

@@ -8,7 +8,7 @@ use super::Rules;
 use super::announcement::{Announcement, Source};
 use super::orders::Ordered;
 use super::voices::Voices;
-use crate::node::{Bad, Node, Origin};
+use crate::node::{Bad, Node, Origin, Version};
 
 /// A node and its record. `node` always shows the flags that the record implies.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Entry {
     sign: Time,
     /// Only static nodes can be known and down.
     up: bool,
+    /// That it is down has been told.
+    missed: bool,
     /// A static node answers 503 to probes.
     full: bool,
     /// It said that it is leaving.
@@ -39,6 +41,8 @@ pub(super) struct Entry {
 /// A node's record, for people.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Health {
+    /// It is a live node; only static ones can be known and down.
+    pub is_live: bool,
     /// Last life sign.
     pub last_sign: Time,
     /// Error responses that count at the moment (`sip.md` 5.6).
@@ -59,6 +63,7 @@ impl Entry {
     pub(super) fn new(now: Time, origin: Origin, said: Announcement) -> Entry {
         Entry {
             up: origin != Origin::Static,
+            missed: false,
             node: node(now, origin, said.clone()),
             voices: Voices::new(now, said),
             sign: now,
@@ -90,6 +95,14 @@ impl Entry {
 
     pub(super) fn handle_sign(&mut self, now: Time) {
         self.sign = self.sign.max(now);
+    }
+
+    /// Nobody could be heard until now: its silence, and that of each of its protocols, begins anew.
+    pub(super) fn handle_stall(&mut self, now: Time) {
+        if self.up {
+            self.handle_sign(now);
+            self.voices.handle_stall(now);
+        }
     }
 
     /// Whether this word is one that was heard before, which says no more than that the node is alive.
@@ -149,6 +162,11 @@ impl Entry {
     /// The session that a protocol named last.
     pub(super) fn session(&self, source: Source) -> Option<&str> {
         self.voices.session(source)
+    }
+
+    /// Its version, unless it is known from `source` alone.
+    pub(super) fn version_but_by(&self, source: Source) -> Option<Version> {
+        self.voices.version_but_by(source)
     }
 
     /// Bytes of all that was said but by one protocol.
@@ -244,21 +262,33 @@ impl Entry {
         if up && !self.up {
             self.handle_restart(now);
         }
+        self.missed |= self.up && !up;
         (self.up, self.full) = (up, full);
         self.sign = if up { now } else { self.sign };
         self.refresh();
     }
 
-    /// Lifts what has lasted long enough. A configured node cannot show us that it restarted: its bad
-    /// mark lifts after `errors_time` instead.
+    /// Whether it is down and nobody has been told yet; now somebody is.
+    pub(super) fn is_missed_anew(&mut self) -> bool {
+        !self.up && !std::mem::replace(&mut self.missed, true)
+    }
+
+    /// Lifts what has lasted long enough. A bad mark lifts where the operator wants bad nodes tried again;
+    /// then one more error is enough. A configured node cannot show us that it restarted: without his word
+    /// its mark lifts after `error_time`.
     pub(super) fn handle_timeout(&mut self, now: Time, rules: &Rules) {
         if self.suspect_until.is_some_and(|until| until <= now) {
             self.suspect_until = None;
         }
-        if self.node.origin != Origin::Heartbeat
-            && self.bad.is_some_and(|(_, since)| since + rules.error_time < now)
+        let is_configured = self.node.origin != Origin::Heartbeat;
+        let time = rules.probation.or(is_configured.then_some(rules.error_time));
+        if let Some((bad, since)) = self.bad
+            && time.is_some_and(|it| since + it < now)
         {
             self.heal();
+            if bad == Bad::Errors && rules.probation.is_some() {
+                self.errors = rules.errors_max;
+            }
         }
         self.refresh();
     }
@@ -270,6 +300,7 @@ impl Entry {
             u32::try_from(periods).unwrap_or(u32::MAX).saturating_add(1).min(it.weight_max)
         });
         Health {
+            is_live: self.up,
             last_sign: self.sign,
             errors: self.errors,
             last_error: self.last_error,

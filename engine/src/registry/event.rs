@@ -1,6 +1,6 @@
 //! One line for every change of the node table, in the words that operators already search for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,6 +27,18 @@ pub enum Event {
     Changed {
         /// The node, after the change.
         node: NodeText,
+        /// In what.
+        difference: Difference,
+    },
+    /// A static node that has never answered probes: it is no live node yet.
+    Down {
+        /// The node.
+        node: NodeText,
+    },
+    /// Events that nobody fetched in time.
+    Lost {
+        /// How many.
+        events: u64,
     },
     /// It is no live node any more.
     Removed {
@@ -85,7 +97,14 @@ pub enum Event {
         /// Where it is.
         from: IpAddr,
     },
-    /// A heartbeat by RMI or HTTP was not believed.
+    /// Its version is no number, and counts as 0.
+    OddVersion {
+        /// The node.
+        node: NodeText,
+        /// What it says.
+        version: String,
+    },
+    /// A heartbeat was not believed.
     HeartbeatRefused {
         /// Who sent it.
         from: IpAddr,
@@ -108,7 +127,7 @@ pub enum Event {
     },
 }
 
-/// Why a heartbeat by RMI or HTTP was not believed.
+/// Why a heartbeat was not believed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Disbelief {
     /// It names no node.
@@ -155,15 +174,108 @@ pub enum Removal {
     Overdue,
 }
 
-impl Event {
-    /// How loud to log it.
-    pub const fn level(&self) -> log::Level {
+/// Name or properties that are not what they were.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Difference(Vec<Changed>);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Changed {
+    name: String,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+impl Difference {
+    /// Between two states of one node.
+    pub(super) fn of(before: &Node, after: &Node) -> Difference {
+        let mut it = Vec::new();
+        if before.host_name != after.host_name {
+            let (before, after) = (before.host_name.clone(), after.host_name.clone());
+            let name = "hostname".to_owned();
+            it.push(Changed { name, before: Some(before), after: Some(after) });
+        }
+        let names: BTreeSet<&String> =
+            before.properties.keys().chain(after.properties.keys()).collect();
+        for name in names.into_iter().filter(|it| !SAID_ELSEWHERE.contains(&it.as_str())) {
+            let [before, after] = [before, after].map(|it| it.properties.get(name).cloned());
+            if before != after {
+                it.push(Changed { name: name.clone(), before, after });
+            }
+        }
+        Difference(it)
+    }
+
+    /// Whether traffic goes another way because of it. Other properties are for algorithms and people, and may
+    /// change with every heartbeat.
+    fn is_of_routing(&self) -> bool {
+        let is_of_routing = |it: &str| {
+            it.ends_with("Port")
+                || ["hostname", "version", "jvmRoute", "Restcomm-Instance-Id"].contains(&it)
+        };
+        self.0.iter().any(|it| is_of_routing(&it.name))
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Changed { name, before, after }) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { ": " } else { ", " })?;
+            write_plain(f, name)?;
+            for (text, side) in [("", before), (" ->", after)] {
+                f.write_str(text)?;
+                f.write_str("[")?;
+                write_plain(f, side.as_deref().unwrap_or_default())?;
+                f.write_str("]")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Removal {
+    /// As figures name it.
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Event::Changed { .. } => log::Level::Debug,
+            Removal::Silent { .. } => "silent",
+            Removal::Stopped => "stopped",
+            Removal::Replaced => "replaced",
+            Removal::Unconfigured => "unconfigured",
+            Removal::Unanswered => "unanswered",
+            Removal::Ordered => "ordered",
+            Removal::Overdue => "overdue",
+        }
+    }
+}
+
+impl Event {
+    /// What happened to a node, and why, as figures name it; every row of it is in [`CHANGES`].
+    pub const fn change(&self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            Event::Added { .. } => ("added", ""),
+            Event::Restarted { .. } => ("restarted", ""),
+            Event::Changed { .. } => ("changed", ""),
+            Event::Graceful { .. } => ("graceful", ""),
+            Event::Draining { .. } => ("draining", ""),
+            Event::Undrained { .. } => ("undrained", ""),
+            Event::Recovered { .. } => ("recovered", ""),
+            Event::Suspect { .. } => ("suspect", ""),
+            Event::Bad { bad, .. } => ("bad", bad.as_str()),
+            Event::Removed { reason, .. } => ("removed", reason.as_str()),
+            _ => return None,
+        })
+    }
+
+    /// How loud to log it.
+    pub fn level(&self) -> log::Level {
+        match self {
+            Event::Changed { difference, .. } if !difference.is_of_routing() => log::Level::Debug,
             Event::Removed { reason: Removal::Silent { .. } | Removal::Unanswered, .. }
+            | Event::Down { .. }
+            | Event::Lost { .. }
             | Event::Bad { .. }
             | Event::Suspect { .. }
             | Event::EmptyHeartbeat { .. }
+            | Event::OddVersion { .. }
             | Event::HeartbeatRefused { .. }
             | Event::NoRoom { .. } => log::Level::Warn,
             _ => log::Level::Info,
@@ -177,7 +289,15 @@ impl fmt::Display for Event {
         match self {
             Event::Added { node } => write!(f, "{TASK}[{node}] added"),
             Event::Restarted { node } => write!(f, "{TASK}[{node}] restarted"),
-            Event::Changed { node } => write!(f, "{TASK}[{node}] changed"),
+            Event::Changed { node, difference } => {
+                write!(f, "{TASK}[{node}] changed{difference}")
+            }
+            Event::Down { node } => {
+                write!(f, "{TASK}[{node}] not added: it does not answer probes")
+            }
+            Event::Lost { events } => {
+                write!(f, "{events} changes of nodes are missing here: there were too many at once")
+            }
             Event::Removed { node, reason: Removal::Silent { last, now, timeout }, .. } => write!(
                 f,
                 "{TASK}[{node}] removed. Last timestamp: {}, current: {} diff={}ms and tolerance={} ms",
@@ -235,6 +355,11 @@ impl fmt::Display for Event {
                 f,
                 "Heartbeat from {from} without any node: it has no connector that we could use"
             ),
+            Event::OddVersion { node, version } => {
+                write!(f, "{TASK}[{node}] version ")?;
+                write_plain(f, version)?;
+                f.write_str(" is not an integer and counts as 0")
+            }
             Event::HeartbeatRefused { from, why } => {
                 write!(f, "Heartbeat from {from} refused: {why}")
             }
@@ -278,10 +403,7 @@ impl fmt::Display for NodeText {
         write_plain(f, &self.host_name)?;
         write!(f, "] ip[{}]", self.ip)?;
         for (name, value) in &self.properties {
-            if !matches!(
-                name.as_str(),
-                "sessionId" | "GRACEFUL_SHUTDOWN" | "hostname" | "hostName" | "ip"
-            ) {
+            if !SAID_ELSEWHERE.contains(&name.as_str()) {
                 f.write_str(" ")?;
                 write_plain(f, name)?;
                 f.write_str("[")?;
@@ -292,6 +414,32 @@ impl fmt::Display for NodeText {
         Ok(())
     }
 }
+
+/// Properties that stand in a line of their own, or in front of the others.
+const SAID_ELSEWHERE: [&str; 5] = ["sessionId", "GRACEFUL_SHUTDOWN", "hostname", "hostName", "ip"];
+
+/// What happens to nodes, and why: the rows of the figure that counts it.
+pub const CHANGES: [(&str, &str); 19] = [
+    ("added", ""),
+    ("restarted", ""),
+    ("changed", ""),
+    ("graceful", ""),
+    ("draining", ""),
+    ("undrained", ""),
+    ("recovered", ""),
+    ("suspect", ""),
+    ("bad", "errors"),
+    ("bad", "silence"),
+    ("bad", "response"),
+    ("bad", "full"),
+    ("removed", "silent"),
+    ("removed", "stopped"),
+    ("removed", "replaced"),
+    ("removed", "unconfigured"),
+    ("removed", "unanswered"),
+    ("removed", "ordered"),
+    ("removed", "overdue"),
+];
 
 fn write_routes(f: &mut fmt::Formatter<'_>, what: &str, from: &str, to: &str) -> fmt::Result {
     write!(f, "{what} fromJvmRoute=")?;
@@ -334,11 +482,21 @@ mod tests {
             timeout: Duration::from_millis(8400),
         };
         let removed = |reason| Event::Removed { node: node(), reason, left: 3 };
+        let changed = |name: &str, before: Option<&str>, after: &str| Changed {
+            name: name.to_owned(),
+            before: before.map(str::to_owned),
+            after: Some(after.to_owned()),
+        };
+        let changes = vec![changed("jvmRoute", Some("a"), "b\r"), changed("tcpPort", None, "5062")];
         let numbers = "Numbers of nodes present in the balancer : 3";
         let cases: &[(Event, String)] = &[
             (Event::Added { node: node() }, " added".into()),
             (Event::Restarted { node: node() }, " restarted".into()),
-            (Event::Changed { node: node() }, " changed".into()),
+            (
+                Event::Changed { node: node(), difference: Difference(changes) },
+                " changed: jvmRoute[a] ->[b\\r], tcpPort[] ->[5062]".into(),
+            ),
+            (Event::Down { node: node() }, " not added: it does not answer probes".into()),
             (
                 removed(silent),
                 " removed. Last timestamp: 1000, current: 9401 diff=8401ms and tolerance=8400 ms"
@@ -359,6 +517,10 @@ mod tests {
             (
                 removed(Removal::Unanswered),
                 format!(" removed: it does not answer probes. {numbers}"),
+            ),
+            (
+                Event::OddVersion { node: node(), version: "2.x\n".to_owned() },
+                " version 2.x\\n is not an integer and counts as 0".into(),
             ),
             (Event::Graceful { node: node() }, " graceful shutdown: no new calls".into()),
             (
@@ -392,6 +554,8 @@ mod tests {
         ];
         for (event, want) in cases {
             assert_eq!(event.to_string(), format!("{text}{want}"));
+            let change = event.change();
+            assert!(change.is_none_or(|it| CHANGES.contains(&it)), "{change:?}");
         }
         let failed = Event::SwitchoverFailed { from: "a".into(), to: "b\r".into() };
         assert_eq!(

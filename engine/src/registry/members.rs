@@ -6,8 +6,8 @@ use protocols::time::Time;
 
 use super::announcement::{self, Announcement, Source};
 use super::entry::Entry;
-use super::{EVENTS_MAX, Event, NodeText, Registry, Removal, Rules};
-use crate::node::{Node, NodeKey, Origin};
+use super::{Difference, EVENTS_MAX, Event, NodeText, Registry, Removal, Rules};
+use crate::node::{Node, NodeKey, Origin, Version};
 use crate::snapshot::NODES_MAX;
 
 impl Registry {
@@ -29,6 +29,16 @@ impl Registry {
             .collect();
         rivals.sort_by_key(|it| *it != key);
         rivals
+    }
+
+    /// The version of a node that states none, but has told it by another protocol: nothing said does not
+    /// contradict what is.
+    pub(super) fn version_elsewhere(&self, said: &Announcement) -> Option<Version> {
+        if said.states_version() {
+            return None;
+        }
+        let known = |it: &NodeKey| self.entries.get(it)?.version_but_by(said.source);
+        self.rivals(said).iter().find_map(known)
     }
 
     /// `jvmRoute`: the last to announce it has it.
@@ -56,11 +66,16 @@ impl Registry {
         let key = entry.node.key;
         self.by_ip.entry(entry.node.ip).or_default().push(key);
         let is_live = entry.is_live();
+        let odd = announcement::odd_version(&entry.node.properties);
+        let odd = odd.map(|it| (it.to_owned(), NodeText::of(&entry.node)));
         self.file_session(None, entry.session(Source::Json).map(|it| (it.to_owned(), key)));
         self.entries.insert(key, entry);
         self.route(now, key);
         if is_live {
             self.welcome(key);
+        }
+        if let Some((version, node)) = odd {
+            self.tell(Event::OddVersion { node, version });
         }
     }
 
@@ -124,7 +139,8 @@ impl Registry {
         } else if (key, &node.host_name, &node.properties)
             != (old, &before.host_name, &before.properties)
         {
-            self.tell_change(Event::Changed { node: text.clone() });
+            let difference = Difference::of(&before, &node);
+            self.tell_change(Event::Changed { node: text.clone(), difference });
         }
         if is_leaving && (restarted || !was_leaving) {
             self.tell_change(Event::Graceful { node: text.clone() });
@@ -177,6 +193,15 @@ impl Registry {
         self.tell_change(Event::Added { node: text });
     }
 
+    /// A static node does not answer and never did.
+    pub(super) fn miss(&mut self, key: NodeKey) {
+        let Some(it) = self.entries.get_mut(&key) else { return };
+        if it.is_missed_anew() {
+            let node = NodeText::of(&it.node);
+            self.tell(Event::Down { node });
+        }
+    }
+
     /// A node that is no member any more: its addresses are remembered.
     pub(super) fn bury(&mut self, now: Time, key: NodeKey, reason: Removal) {
         let Some(it) = self.entries.get(&key) else { return };
@@ -217,8 +242,12 @@ impl Registry {
     }
 
     pub(super) fn tell(&mut self, event: Event) {
+        if let Some(change) = event.change() {
+            *self.changes.entry(change).or_default() += 1;
+        }
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
+            self.lost += 1;
         }
         self.events.push_back(event);
     }

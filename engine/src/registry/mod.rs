@@ -25,7 +25,7 @@ use protocols::time::Time;
 pub use self::announcement::{ANNOUNCEMENT_BYTES_MAX, Announcement, BeatError, Source};
 use self::entry::Entry;
 pub use self::entry::Health;
-pub use self::event::{Disbelief, Event, NodeText, Removal};
+pub use self::event::{CHANGES, Difference, Disbelief, Event, NodeText, Removal};
 use self::orders::Order;
 pub use self::orders::{NotNamed, ORDERS_MAX, Ordered};
 use self::remembered::Remembered;
@@ -57,6 +57,10 @@ pub struct Registry {
     /// Extra servers that are no nodes: what comes from there comes from inside.
     servers: Vec<SocketAddr>,
     events: VecDeque<Event>,
+    /// Events that found no room.
+    lost: u64,
+    /// Since the start, by [`Event::change`].
+    changes: BTreeMap<(&'static str, &'static str), u64>,
     generation: u64,
     changed: bool,
     next_check: Time,
@@ -116,6 +120,8 @@ impl Registry {
             refused: None,
             servers: Vec::new(),
             events: VecDeque::new(),
+            lost: 0,
+            changes: BTreeMap::new(),
             generation: 0,
             changed: true,
         };
@@ -176,7 +182,8 @@ impl Registry {
     /// A node speaks for itself: it joins, or its entry is refreshed.
     ///
     /// Another session id than its protocol named before is another incarnation and clears graceful and
-    /// bad. What other protocols say of the same node is kept beside it. Of a configured
+    /// bad. What other protocols say of the same node is kept beside it; a version that only one of them
+    /// states counts for all. Of a configured
     /// node only flags and properties are believed: its addresses are the operator's word. A node that is
     /// not known and already leaving is ignored.
     ///
@@ -186,9 +193,12 @@ impl Registry {
     pub fn handle_announcement(
         &mut self,
         now: Time,
-        announcement: Announcement,
+        mut announcement: Announcement,
     ) -> Result<(), Refused> {
         check(&announcement)?;
+        if let Some(version) = self.version_elsewhere(&announcement) {
+            announcement.version = version;
+        }
         if self.repeats(now, &announcement) {
             return Ok(());
         }
@@ -259,6 +269,7 @@ impl Registry {
                     other => other,
                 };
             }
+            Report::BadBeat { from, why } => self.refuse(now, from, Disbelief::Words(why)),
             Report::Seen { node, alive, errors, requests, answered } => {
                 self.edit(node, |it, rules| {
                     if alive {
@@ -321,7 +332,7 @@ impl Registry {
         match (was_live, is_live) {
             (false, true) => self.welcome(node),
             (true, false) => self.bury(now, node, Removal::Unanswered),
-            _ => {}
+            _ => self.miss(node),
         }
     }
 
@@ -338,8 +349,15 @@ impl Registry {
         pair
     }
 
+    /// We have not listened for a while: the process was stopped, or its machine moved to another host.
+    /// Heartbeats of that time wait unread or are lost, so that every node has its whole `nodeTimeout`
+    /// anew.
+    pub fn handle_stall(&mut self, now: Time) {
+        self.entries.values_mut().for_each(|it| it.handle_stall(now));
+    }
+
     /// Takes out who is silent and lifts what has lasted long enough, if it is time. Handle everything
-    /// that has arrived first: after a stall all nodes look silent.
+    /// that has arrived first, and [`Registry::handle_stall`] after a time without listening.
     pub fn handle_timeout(&mut self, now: Time) {
         if now < self.next_check {
             return;
@@ -377,9 +395,18 @@ impl Registry {
         has_work.then_some(self.next_check)
     }
 
-    /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost.
+    /// The next change, oldest first. Past [`EVENTS_MAX`] undelivered ones the oldest are lost, and how
+    /// many they were comes first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        match std::mem::take(&mut self.lost) {
+            0 => self.events.pop_front(),
+            events => Some(Event::Lost { events }),
+        }
+    }
+
+    /// How often something happened to a node since the start: one of [`CHANGES`].
+    pub fn changes(&self, change: (&'static str, &'static str)) -> u64 {
+        self.changes.get(&change).copied().unwrap_or(0)
     }
 
     /// Whether [`Registry::snapshot`] would give one.
@@ -406,14 +433,16 @@ impl Registry {
     }
 
     /// The node that these words are about, unless they name another incarnation of it than the one that
-    /// is known: a late stop of a dead process must not take out its successor.
+    /// is known, or another version where one of them names none: a late stop of a dead process must not
+    /// take out its successor.
     pub fn find(&self, announcement: &Announcement) -> Option<NodeKey> {
         let key = self.rivals(announcement).first().copied()?;
-        let known = self.entries.get(&key)?.session(announcement.source);
-        match (announcement.session.as_deref(), known) {
-            (Some(theirs), Some(ours)) if theirs != ours => None,
-            _ => Some(key),
-        }
+        let entry = self.entries.get(&key)?;
+        let is_it = match (announcement.session.as_deref(), entry.session(announcement.source)) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => !announcement.states_version() || announcement.version == entry.node.version,
+        };
+        is_it.then_some(key)
     }
 
     /// The nodes to probe: address and transport of each static node, down or not.
@@ -422,6 +451,11 @@ impl Registry {
             let (transport, port) = it.node.ports.iter().next()?;
             Some((it.node.key, SocketAddr::new(it.node.ip, port), transport))
         })
+    }
+
+    /// Static nodes that do not answer probes.
+    pub fn down(&self) -> impl Iterator<Item = &Node> + '_ {
+        self.entries.values().filter(|it| !it.is_live()).map(|it| &it.node)
     }
 
     /// Every live node.
@@ -453,8 +487,9 @@ fn check(announcement: &Announcement) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Undelivered events; the control executor fetches them after every input.
-pub const EVENTS_MAX: usize = 1024;
+/// Undelivered events: one of each node. The control executor fetches them after every input, and one
+/// input, such as the expiry of all nodes of a site, is never more.
+pub const EVENTS_MAX: usize = NODES_MAX;
 
 /// As much of an unknown `jvmRoute` as a log line shows.
 const ROUTE_CHARS_MAX: usize = 64;

@@ -57,6 +57,46 @@ fn a_node_of_several_protocols_is_one_node_that_does_not_flicker() {
     assert_eq!(it.handle_switch_over("a", "b").map(|it| it.0), Some(now));
 }
 
+/// A node that tells its version by RMI alone would come and go with every word.
+#[test]
+fn a_version_that_one_protocol_states_counts_for_all() {
+    const SIP: &str = "ip=10.0.0.1 udpPort=5060 sessionId=7";
+    const RMI: &str = "ip=10.0.0.1 udpPort=5060 sessionId=7 version=2";
+    let versions = |it: &Registry| it.live().map(|it| it.version.0).collect::<Vec<_>>();
+    for first in [Source::Sip, Source::Rmi] {
+        let mut it = registry();
+        let said = |source| by(source, if source == Source::Sip { SIP } else { RMI });
+        let second = if first == Source::Sip { Source::Rmi } else { Source::Sip };
+        for source in [first, second] {
+            it.handle_announcement(at(0), said(source)).unwrap();
+        }
+        events(&mut it);
+        it.snapshot();
+        for millis in 1..20 {
+            for source in [first, second] {
+                it.handle_announcement(at(millis), said(source)).unwrap();
+            }
+        }
+        assert_eq!(versions(&it), [2], "{first:?}");
+        assert!(it.snapshot().is_none(), "{first:?}");
+        // The process runs anew: whichever is heard first.
+        for source in [first, second, first, second] {
+            let mut said = said(source);
+            said.session = Some("8".to_owned());
+            it.handle_announcement(at(30), said).unwrap();
+        }
+        assert_eq!(versions(&it), [2], "{first:?}");
+        let told = events(&mut it);
+        assert!(!told.iter().any(|it| it.contains("Removed")), "{first:?} {told:?}");
+        // What it states by itself is believed, and so is that it states it no more.
+        for (version, want) in [("version=3", 3), ("", 0)] {
+            let said = by(Source::Rmi, &format!("ip=10.0.0.1 udpPort=5060 sessionId=9 {version}"));
+            it.handle_announcement(at(40), said).unwrap();
+            assert_eq!(versions(&it), [want], "{first:?}");
+        }
+    }
+}
+
 #[test]
 fn a_protocol_that_falls_silent_loses_its_say() {
     let mut it = registry();

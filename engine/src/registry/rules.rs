@@ -23,6 +23,8 @@ pub struct Rules {
     pub errors_max: u32,
     /// Errors further apart than this do not add up.
     pub error_time: Duration,
+    /// After which a bad node is tried again.
+    pub probation: Option<Duration>,
     /// Silence detection.
     pub silence: Option<Silence>,
     /// Ramp-up, shown by [`Health::weight`].
@@ -43,6 +45,7 @@ impl From<&Config> for Rules {
             suspect_time: config.suspect_time,
             errors_max: config.errors_max,
             error_time: config.error_time,
+            probation: config.probation,
             silence: config.silence,
             ramp_up: config.ramp_up,
             extra: config.extra_server_nodes.clone(),

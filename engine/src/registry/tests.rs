@@ -12,6 +12,7 @@ fn rules() -> Rules {
         suspect_time: Duration::from_secs(2),
         errors_max: 2,
         error_time: Duration::from_secs(300),
+        probation: None,
         silence: Some(Silence { requests_max: 2, time: Duration::from_secs(1) }),
         ramp_up: None,
         extra: Vec::new(),
@@ -92,6 +93,26 @@ fn a_beating_node_is_live_and_a_silent_one_is_taken_out_at_the_next_check() {
     it.handle_timeout(now + Duration::from_secs(3601));
     assert!(!it.snapshot().unwrap().remembers("10.0.0.1:5060".parse().unwrap()));
     assert_eq!(it.poll_timeout(), None);
+}
+
+/// The process was stopped for a minute; a node that is there speaks within its own period.
+#[test]
+fn after_a_stall_every_node_has_its_whole_timeout() {
+    let mut it = registry();
+    let rmi = |body: &str| Announcement { source: Source::Rmi, ..beat(body) };
+    it.handle_announcement(at(0), beat(N1)).unwrap();
+    it.handle_announcement(at(10), rmi(N1)).unwrap();
+    it.handle_announcement(at(0), beat("ip=10.0.0.2 udpPort=1")).unwrap();
+    it.handle_stall(at(60_000));
+    for millis in [60_000, 68_400] {
+        it.handle_timeout(at(millis));
+        assert_eq!(it.live().count(), 2, "{millis}");
+    }
+    it.handle_announcement(at(68_400), beat(N1)).unwrap();
+    it.handle_announcement(at(68_400), rmi(N1)).unwrap();
+    it.handle_timeout(at(68_600));
+    assert_eq!(it.live().count(), 1, "the one that went meanwhile");
+    assert_eq!(events(&mut it), ["Added", "Added", "Removed:Silent"]);
 }
 
 #[test]
@@ -240,6 +261,9 @@ fn the_table_is_bounded() {
     it.handle_announcement(at(NODES_MAX as u64), beat(renamed)).unwrap();
     assert_eq!(it.routes.len(), NODES_MAX);
     assert!(it.routes.contains_key("new") && !it.routes.contains_key("r0"));
+    assert_eq!(it.poll_event(), Some(Event::Lost { events: 1 }), "and that is said");
+    assert_eq!(events(&mut it).len(), EVENTS_MAX);
+    assert_eq!(it.changes(("added", "")), NODES_MAX as u64);
     assert_eq!(it.snapshot().unwrap().nodes().len(), NODES_MAX);
 }
 
@@ -280,6 +304,32 @@ fn errors_make_a_node_bad_and_only_a_restart_heals_it() {
         assert_eq!(it.health(at(*last), node).unwrap().errors, 0, "{name}");
         assert_eq!(events(&mut it), ["Added", "Bad", "Restarted"], "{name}");
     }
+}
+
+#[test]
+fn a_bad_node_is_tried_again_where_the_operator_wants_that() {
+    let probation = Some(Duration::from_secs(60));
+    let mut it = Registry::new(at(0), Rules { probation, ..rules() }, &BTreeMap::new());
+    let said = "ip=10.0.0.1 udpPort=5060 sessionId=1";
+    let node = beat(said).key();
+    let errors = |errors| Report::Seen { node, alive: true, errors, requests: 0, answered: true };
+    // Bad, tried again, bad with the first error; tried again, and well for so long that errors are forgotten.
+    for (millis, errors_seen, want) in [
+        (0, 3, 0),
+        (59_000, 0, 0),
+        (61_000, 0, 1),
+        (62_000, 1, 0),
+        (121_000, 0, 0),
+        (123_000, 0, 1),
+        (500_000, 2, 1),
+        (500_001, 1, 0),
+    ] {
+        it.handle_announcement(at(millis), beat(said)).unwrap();
+        it.handle_report(at(millis), errors(errors_seen)).unwrap();
+        it.handle_timeout(at(millis));
+        assert_eq!(eligible(&mut it), want, "{millis}");
+    }
+    assert_eq!(events(&mut it), ["Added", "Bad", "Recovered", "Bad", "Recovered", "Bad"]);
 }
 
 #[test]
@@ -421,6 +471,11 @@ fn static_nodes_live_by_their_pulse() {
     let (node, to, transport) = it.probed().next().unwrap();
     assert_eq!((to, transport), ("10.0.0.5:5070".parse().unwrap(), Transport::Tcp));
     assert_eq!(it.live().count(), 0, "nobody answered yet");
+    for _ in 0..2 {
+        it.handle_pulse(at(0), node, Pulse::Dead);
+    }
+    assert_eq!(events(&mut it), ["Down"], "said once");
+    assert_eq!((it.down().count(), it.health(at(0), node).unwrap().is_live), (1, false));
     let live = |it: &Registry| it.live().next().map(Node::is_eligible);
     let steps = [
         (Pulse::Live, Some(true), "Added"),

@@ -60,6 +60,11 @@ impl Voices {
         }
     }
 
+    /// Nobody could be heard until now.
+    pub(super) fn handle_stall(&mut self, now: Time) {
+        self.voices.iter_mut().for_each(|it| it.heard = now);
+    }
+
     /// Who is silent for longer than `timeout`, but for the operator and who spoke last.
     pub(super) fn fading(&self, now: Time, timeout: Duration) -> impl Iterator<Item = Source> {
         let last = self.voices.iter().map(|it| it.heard).max();
@@ -93,6 +98,14 @@ impl Voices {
             all.properties.extend(said.properties.clone());
         }
         all
+    }
+
+    /// The version of the node, unless it is known from `source` alone: another protocol states it, or
+    /// did when this one stated none.
+    pub(super) fn version_but_by(&self, source: Source) -> Option<Version> {
+        let is_from_elsewhere =
+            |Voice { said, .. }: &Voice| (said.source != source) == said.states_version();
+        self.voices.iter().any(is_from_elsewhere).then_some(self.version)
     }
 
     /// The session that a protocol named last.

@@ -69,9 +69,8 @@ impl Registry {
         let (session, word) = match command {
             Command::Start(words) => return (self.hear(now, from, Source::Json, words), None),
             Command::SwitchOver { from, to } => {
-                let pair = self.handle_switch_over(&from, &to);
-                let heard = if pair.is_some() { Heard::Believed } else { Heard::Unknown };
-                return (heard, pair);
+                // OK whether the routes are known or not (`http-smpp-registry.md` 3.5): the log says it.
+                return (Heard::Believed, self.handle_switch_over(&from, &to));
             }
             Command::Heartbeat { session } => (session, SessionWord::Alive),
             Command::Shutdown { session } => (session, SessionWord::Leaving),
@@ -114,7 +113,7 @@ impl Registry {
 
     /// Says why a heartbeat was refused, unless one was a moment ago: anyone who reaches us can send
     /// rubbish, and the log must not grow by it.
-    fn refuse(&mut self, now: Time, from: IpAddr, why: Disbelief) {
+    pub(super) fn refuse(&mut self, now: Time, from: IpAddr, why: Disbelief) {
         if self.refused.is_none_or(|it| now.since(it) >= REFUSED_PERIOD) {
             self.refused = Some(now);
             self.tell(Event::HeartbeatRefused { from, why });
@@ -171,6 +170,36 @@ mod tests {
         );
     }
 
+    /// Nodes of old name no session: their late end must not be that of the version after them.
+    #[test]
+    fn an_end_without_a_session_is_that_of_its_version() {
+        let node = |more: &str| words("10.0.0.1", &format!("udpPort=5060 {more}"));
+        let cases = [
+            ("version=2", "version=1", 1),
+            ("version=2", "version=2", 0),
+            ("version=2", "", 0),
+            ("version=2 sessionId=2", "version=1", 1),
+            ("", "", 0),
+        ];
+        for (known, ended, left) in cases {
+            let mut it = registry();
+            ping(&mut it, 0, vec![node(known)]);
+            it.handle_rmi(at(1), from(), jrmp::Event::ForceRemoval(vec![node(ended)]));
+            assert_eq!(it.live().count(), left, "{known:?} {ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_no_number_is_named_once_and_counts_as_none() {
+        let mut it = registry();
+        for (millis, load) in [(0, 1), (1_000, 2), (2_000, 3)] {
+            let node = format!("udpPort=5060 version=7.1 load={load}");
+            ping(&mut it, millis, vec![words("10.0.0.1", &node)]);
+        }
+        assert_eq!(eligible(&mut it), 1, "as version 0");
+        assert_eq!(events(&mut it), ["Added", "OddVersion", "Changed", "Changed"]);
+    }
+
     #[test]
     fn a_list_without_nodes_is_named_once_for_each_source() {
         let mut it = registry();
@@ -213,8 +242,9 @@ mod tests {
         let pair = Some((keys[0], keys[1]));
         assert_eq!(it.handle_json(at(0), from(), command), (Heard::Believed, pair));
         let command = Command::SwitchOver { from: from_a, to: route("c") };
-        assert_eq!(it.handle_json(at(0), from(), command), (Heard::Unknown, None));
-        events(&mut it);
+        assert_eq!(it.handle_json(at(0), from(), command), (Heard::Believed, None));
+        let told = ["Added", "Added", "Switchover", "Switchover", "SwitchoverFailed"];
+        assert_eq!(events(&mut it), told);
     }
 
     #[test]

@@ -6,7 +6,7 @@ pub mod sip;
 pub mod smpp;
 pub mod stream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -90,6 +90,15 @@ pub enum Hop {
         /// Peer.
         to: SocketAddr,
     },
+}
+
+/// A message that did not reach its next hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// Where it was to go.
+    pub hop: Hop,
+    /// Why it did not get there: [`DropReason::ConnectionGone`], or a queue on the way is full.
+    pub reason: DropReason,
 }
 
 /// What to do with one message. The bytes are in `out`.
@@ -215,6 +224,13 @@ impl DropReason {
 pub enum Report {
     /// A node announced itself (`sip.md` 4): the parsed body.
     Beat(crate::registry::Announcement),
+    /// A heartbeat named no node.
+    BadBeat {
+        /// Who sent it.
+        from: IpAddr,
+        /// What is wrong with it.
+        why: crate::registry::BeatError,
+    },
     /// What was seen of one node since the last report.
     Seen {
         /// The node.

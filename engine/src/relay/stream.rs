@@ -5,7 +5,7 @@
 //! blocks and holds no sockets: what it wants done it tells a [`Wire`] at once, so that bytes move from
 //! the shard's receive buffer to the other side's socket without being kept in between.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocols::time::Time;
 
@@ -103,11 +103,19 @@ pub trait Wire {
     /// the relay has returned: a pipelined request waits there for its turn.
     fn resume(&mut self, conn: Conn);
 
+    /// Counts the connection, which a client opened, for `source`, of all shards together; `false`: it has
+    /// `most` already. What it was counted for before is forgotten.
+    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool;
+
     /// Sends what is queued, then says that no more will come (half-close).
     fn end(&mut self, conn: Conn);
 
     /// Sends what is queued, then closes. No more events for this number.
     fn close(&mut self, conn: Conn);
+
+    /// As [`Wire::close`], where the peer has promised to say no more (`Connection: close`): its end is not
+    /// waited for.
+    fn hang_up(&mut self, conn: Conn);
 
     /// Closes at once with a reset: the peer must not take what it has for complete.
     fn abort(&mut self, conn: Conn);
@@ -137,6 +145,9 @@ pub enum Secure {
 pub enum Gone {
     /// Nobody listens there.
     Refused,
+    /// This process cannot open another connection: it has no descriptor, no port, or no certificate. Says
+    /// nothing of the peer.
+    Shortage,
     /// It could not be opened in time.
     ConnectTimeout,
     /// The TLS handshake failed.

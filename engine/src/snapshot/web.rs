@@ -238,6 +238,18 @@ mod tests {
         }
     }
 
+    /// Whatever protocol found it out.
+    #[test]
+    fn a_bad_node_gets_no_new_work_by_http() {
+        for bad in Bad::ALL {
+            let mut node = web(1, "httpPort=1");
+            node.bad = Some(bad);
+            let table = table(vec![node, web(2, "httpPort=1")]);
+            assert_eq!(numbers(&table, table.web().eligible(Service::Http).ids()), [2], "{bad:?}");
+            assert_eq!(numbers(&table, table.web().live(Service::Http)), [1, 2], "{bad:?}");
+        }
+    }
+
     #[test]
     fn families_are_apart_where_it_matters() {
         let six = with(node_at(IpAddr::V6(Ipv6Addr::LOCALHOST), 0), "httpPort=1");

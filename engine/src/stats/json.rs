@@ -122,6 +122,8 @@ pub fn lbinfo(scrape: &Scrape<'_>) -> String {
     let others = snapshot.nodes().iter().filter(|it| it.version != snapshot.latest());
     let others: Vec<String> = others.map(|it| node(scrape, &totals, it)).collect();
     whole.raw("olderVersions", format!("[{}]", others.join(",")));
+    let down = scrape.registry.down().map(|it| node(scrape, &totals, it));
+    whole.raw("down", format!("[{}]", down.collect::<Vec<_>>().join(",")));
     let absent = scrape.registry.absent().map(|(text, ordered)| {
         let mut it = Object::default();
         it.text("hostName", text.host_name());
@@ -222,6 +224,9 @@ fn node(scrape: &Scrape<'_>, totals: &Counters, node: &Node) -> String {
     it.raw("lastTimeError", counter(wall(last_error)));
     it.text("key", &format!("{:016x}", node.key.0));
     it.raw("version", node.version.0);
+    if let Some(bad) = node.bad {
+        it.text("badReason", bad.as_str());
+    }
     it.raw("suspect", node.suspect);
     it.raw("joined", wall(node.joined));
     it.text("state", state_of(node, record.as_ref()));

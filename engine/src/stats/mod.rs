@@ -155,7 +155,7 @@ impl Counters {
     }
 
     /// Messages of one kind, `(requests, responses)`.
-    fn messages(&self, transport: Transport, leg: Leg) -> (u64, u64) {
+    pub(crate) fn messages(&self, transport: Transport, leg: Leg) -> (u64, u64) {
         let row = self.messages.get(transport.index()).and_then(|it| it.get(leg as usize));
         row.map_or((0, 0), |[requests, responses]| (*requests, *responses))
     }
@@ -340,6 +340,8 @@ pub struct Streams {
     pub idle_closed: u64,
     /// Their peers had gone without a word: nothing was acknowledged any more.
     pub lost: u64,
+    /// HTTP and SMPP connections that went because we stumbled over them: a fault of ours.
+    pub panicked: u64,
 }
 
 /// What the control thread has heard of nodes by RMI and HTTP since the start.

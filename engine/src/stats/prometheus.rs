@@ -8,7 +8,7 @@ use protocols::sip::message::Method;
 
 use super::{HttpCounters, HttpNode, LATENCY_BOUNDS, RESIDENCE_BOUNDS, Refusal, Scrape};
 use crate::node::Node;
-use crate::registry::Health;
+use crate::registry::{CHANGES, Health};
 use crate::relay::{DropReason, Leg};
 use crate::stats::smpp::SmppDrop;
 
@@ -137,7 +137,8 @@ fn smpp(page: &mut Page, scrape: &Scrape<'_>) {
 fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
     let totals = scrape.totals();
     let snapshot = scrape.snapshot;
-    page.family("trunkline_nodes", "gauge", "Live nodes, by state.");
+    let down: Vec<&Node> = scrape.registry.down().collect();
+    page.family("trunkline_nodes", "gauge", "Live nodes by state, and static ones that are down.");
     let states: Vec<&str> = snapshot
         .nodes()
         .iter()
@@ -147,24 +148,29 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
         let count = states.iter().filter(|it| **it == state).count();
         page.row(&[("state", state)], count);
     }
+    page.row(&[("state", DOWN)], down.len());
+    page.family("trunkline_node_changes_total", "counter", "What happened to nodes, and why.");
+    for change in CHANGES {
+        let labels = [("change", change.0), ("reason", change.1)];
+        page.row(&labels, scrape.registry.changes(change));
+    }
     let absent = scrape.registry.absent().count();
     page.family("trunkline_nodes_ordered_absent", "gauge", "Drained or out, and not there.");
     page.row(&[], absent);
-    let labels: Vec<[String; 3]> = snapshot
-        .nodes()
-        .iter()
-        .map(|it| [format!("{:016x}", it.key.0), it.host_name.clone(), it.version.0.to_string()])
-        .collect();
+    let label_of =
+        |it: &Node| [format!("{:016x}", it.key.0), it.host_name.clone(), it.version.0.to_string()];
+    let labels: Vec<[String; 3]> = snapshot.nodes().iter().map(label_of).collect();
     let with = |[key, name, version]: &[String; 3]| {
         [("node", key.clone()), ("name", name.clone()), ("version", version.clone())]
     };
     let rows = || labels.iter().zip(snapshot.nodes());
-    page.family("trunkline_node_state", "gauge", "1 for the state that a live node is in.");
-    for ((label, node), state) in rows().zip(&states) {
-        let [key, name, version] = &with(label);
-        let state = ("state", (*state).to_owned());
+    page.family("trunkline_node_state", "gauge", "1 for the state that a node is in.");
+    let down = down.iter().map(|it| (label_of(it), *it, DOWN));
+    let live = rows().zip(&states).map(|((label, node), state)| (label.clone(), node, *state));
+    for (label, node, state) in live.chain(down) {
+        let [key, name, version] = with(&label);
         let address = ("ip", node.ip.to_string());
-        page.owned_row(&[key.clone(), name.clone(), version.clone(), address, state], 1);
+        page.owned_row(&[key, name, version, address, ("state", state.to_owned())], 1);
     }
     page.family("trunkline_node_left", "gauge", "What still depends on a live node, by kind.");
     for (label, node) in rows() {
@@ -361,7 +367,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         }
     }
     type StreamRow = (&'static str, fn(&super::Streams) -> u64);
-    let events: [StreamRow; 12] = [
+    let events: [StreamRow; 13] = [
         ("refused_source", |it| it.refused_source),
         ("tls_handshake", |it| it.tls_handshakes),
         ("tls_resumed", |it| it.tls_resumed),
@@ -374,6 +380,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         ("slow_closed", |it| it.slow_closed),
         ("idle_closed", |it| it.idle_closed),
         ("lost", |it| it.lost),
+        ("panic", |it| it.panicked),
     ];
     page.family(
         "trunkline_connection_events_total",
@@ -442,11 +449,14 @@ fn process(page: &mut Page, scrape: &Scrape<'_>) {
 
 const LEGS: [(Leg, &str); 2] = [(Leg::External, "external"), (Leg::Internal, "internal")];
 
+const DOWN: &str = "down";
 const STATES: [&str; 5] = ["eligible", "draining", "graceful", "bad", "suspect"];
 
 /// One state each, the most lasting first.
 pub(super) fn state_of(node: &Node, record: Option<&Health>) -> &'static str {
-    if record.is_some_and(|it| it.ordered.is_some()) {
+    if record.is_some_and(|it| !it.is_live) {
+        DOWN
+    } else if record.is_some_and(|it| it.ordered.is_some()) {
         "draining"
     } else if node.graceful {
         "graceful"

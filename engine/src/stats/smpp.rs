@@ -77,7 +77,7 @@ pub enum SmppDrop {
     BadBind,
     /// A window is full and the client is told so.
     Throttled,
-    /// No session can take what the server sends.
+    /// No session can take what the server sends; or one cannot, of all that should have it.
     NoClient,
     /// Too many connections.
     Full,

@@ -17,10 +17,20 @@ pub(super) enum Pace {
     Close,
 }
 
+/// What connections are inside.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Security {
+    Plain,
+    /// TLS. wrk resumes the session of an earlier connection where there is one.
+    Tls,
+    /// TLS, and every handshake is a full one.
+    TlsAnew,
+}
+
 /// One run.
 pub(super) struct Ask {
     pub(super) path: &'static str,
-    pub(super) is_secure: bool,
+    pub(super) security: Security,
     pub(super) pace: Pace,
     pub(super) connections: u32,
     pub(super) seconds: u64,
@@ -37,7 +47,10 @@ pub(super) struct Answer {
 }
 
 pub(super) fn run(cpu: usize, directory: &Path, ask: &Ask) -> std::io::Result<Answer> {
-    let (scheme, to) = if ask.is_secure { ("https", SECURE) } else { ("http", PLAIN) };
+    let (scheme, to) = match ask.security {
+        Security::Plain => ("http", PLAIN),
+        Security::Tls | Security::TlsAnew => ("https", SECURE),
+    };
     let mut command = Command::new("taskset");
     command.args(["-c", &cpu.to_string(), "wrk", "--latency", "-t", "1", "-s", "http.lua"]);
     command.args(["-c", &ask.connections.to_string(), "-d", &format!("{}s", ask.seconds)]);
@@ -50,6 +63,9 @@ pub(super) fn run(cpu: usize, directory: &Path, ask: &Ask) -> std::io::Result<An
         Pace::Close => {
             command.args(["--", "close"]);
         }
+    }
+    if ask.security == Security::TlsAnew {
+        command.env("OPENSSL_CONF", "wrk-anew.cnf");
     }
     let output = command.current_dir(directory).output()?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -141,6 +141,11 @@ impl Stream {
         }
     }
 
+    /// What it costs beyond the bytes that it was read from, at most.
+    pub const fn held_bytes(&self) -> usize {
+        self.values * VALUE_BYTES
+    }
+
     /// The text of a string.
     pub fn text(&self, value: Value) -> Option<&str> {
         match self.item(value)? {
@@ -261,6 +266,11 @@ pub const DEPTH_MAX: usize = 32;
 /// Elements of one array or list, fields of one class.
 pub const ELEMENTS_MAX: usize = 10_000;
 
-/// Fields, elements and objects of one stream together; a node with 20 properties has 150. Each costs us
-/// at most some 100 bytes.
+/// Fields, elements and objects of one stream together; a node with 20 properties has 150.
 pub const VALUES_MAX: usize = 20_000;
+
+/// What one of them costs, the room that vectors keep for more included.
+const VALUE_BYTES: usize = 200;
+const _: () = assert!(2 * (size_of::<Item>() + size_of::<Id>()) <= VALUE_BYTES);
+const _: () =
+    assert!(4 * size_of::<Data>() <= 2 * VALUE_BYTES, "a part of an object is two values");

@@ -218,9 +218,14 @@ impl Connection {
         self.deadline
     }
 
-    /// Bytes of the message that is under way, which is what an unfinished call costs.
-    pub const fn held_bytes(&self) -> usize {
-        self.message_bytes + self.pending.len()
+    /// What the message that is under way costs: its bytes, and what became of them. A few bytes may name
+    /// an object of many parts.
+    pub fn held_bytes(&self) -> usize {
+        let call = match &self.phase {
+            Phase::Call(it) => it.held_bytes(),
+            _ => 0,
+        };
+        self.message_bytes + self.pending.len() + call
     }
 
     fn read(&mut self, now: Time, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Flow, Malformed> {

@@ -3,7 +3,6 @@
 //! Source: `http-smpp-registry.md` 3.5. Method and path do not count, as they never did. Bodies come by
 //! length or in chunks; heads are not checked beyond what tells where the body is.
 
-use alloc::borrow::Cow;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
@@ -54,12 +53,71 @@ impl fmt::Display for Refusal {
 
 impl core::error::Error for Refusal {}
 
-/// The body of the request that `received` begins with; `None` if it is not complete.
-///
-/// # Errors
-///
-/// [`Refusal`]: answer, and close.
-pub fn body(received: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
+/// One request on its way in: hand in what arrives, in any pieces, until there is a body.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The head, or the body of known length, as far as it is there.
+    received: Vec<u8>,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Head,
+    Length(usize),
+    /// Content without its chunks, which are read once.
+    Chunks {
+        framing: Body,
+        content: Vec<u8>,
+        read: usize,
+    },
+}
+
+impl Request {
+    /// The body, once it is complete. Hand in nothing more then.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: answer, and close.
+    pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        if !matches!(self.state, State::Head) {
+            return self.handle_body(bytes);
+        }
+        self.received.extend_from_slice(bytes);
+        let Some((head_bytes, state)) = head(&self.received)? else { return Ok(None) };
+        self.state = state;
+        let mut head = core::mem::take(&mut self.received);
+        self.handle_body(&head.split_off(head_bytes))
+    }
+
+    fn handle_body(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        match &mut self.state {
+            State::Head => Ok(None),
+            State::Length(length) => {
+                self.received.extend_from_slice(bytes);
+                if self.received.len() < *length {
+                    return Ok(None);
+                }
+                self.received.truncate(*length);
+                Ok(Some(core::mem::take(&mut self.received)))
+            }
+            State::Chunks { framing, content, read } => chunks(framing, content, read, bytes),
+        }
+    }
+
+    /// What it costs.
+    pub fn held_bytes(&self) -> usize {
+        self.received.len()
+            + match &self.state {
+                State::Chunks { content, .. } => content.len(),
+                _ => 0,
+            }
+    }
+}
+
+/// Length of the head, and how the body comes; `None` if the head is not complete.
+fn head(received: &[u8]) -> Result<Option<(usize, State)>, Refusal> {
     let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
     let mut head = httparse::Request::new(&mut lines);
     let head_bytes = match head.parse(received) {
@@ -68,19 +126,20 @@ pub fn body(received: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::LongHead),
         Err(_) => return Err(Refusal::Head),
     };
-    let rest = received.get(head_bytes..).unwrap_or_default();
     let values = |name: &'static str| {
         head.headers.iter().filter(move |it| it.name.eq_ignore_ascii_case(name)).map(|it| it.value)
     };
     let mut codings = values("Transfer-Encoding");
     let mut lengths = values("Content-Length");
-    match (codings.next(), lengths.next()) {
-        (Some(_), Some(_)) => Err(Refusal::Length),
-        (Some(coding), None) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
-            if codings.next().is_some() { Err(Refusal::Coding) } else { chunks(rest) }
+    let state = match (codings.next(), lengths.next()) {
+        (Some(_), Some(_)) => return Err(Refusal::Length),
+        (Some(coding), None)
+            if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() =>
+        {
+            State::Chunks { framing: Body::new(Framing::Chunked), content: Vec::new(), read: 0 }
         }
-        (Some(_), None) => Err(Refusal::Coding),
-        (None, None) => Ok(Some(Cow::Borrowed(&[]))),
+        (Some(_), None) => return Err(Refusal::Coding),
+        (None, None) => State::Length(0),
         (None, Some(length)) => {
             let digits = length.trim_ascii();
             if digits.is_empty()
@@ -91,24 +150,30 @@ pub fn body(received: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
             }
             let length = core::str::from_utf8(digits).ok().and_then(|it| it.parse::<usize>().ok());
             let length = length.filter(|it| *it <= BODY_BYTES_MAX).ok_or(Refusal::LongBody)?;
-            Ok(rest.get(..length).map(Cow::Borrowed))
+            State::Length(length)
         }
-    }
+    };
+    Ok(Some((head_bytes, state)))
 }
 
-fn chunks(mut rest: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
-    // Chunks cost more than their content; nobody sends ones so small that they are most of it.
-    if rest.len() > 2 * BODY_BYTES_MAX {
-        return Err(Refusal::LongBody);
-    }
-    let mut framing = Body::new(Framing::Chunked);
-    let mut content = Vec::new();
+/// Reads on in a chunked body, of which `read` bytes were there before.
+fn chunks(
+    framing: &mut Body,
+    content: &mut Vec<u8>,
+    read: &mut usize,
+    mut rest: &[u8],
+) -> Result<Option<Vec<u8>>, Refusal> {
     while !framing.is_done() {
         let piece = framing.next(rest).map_err(|_| Refusal::Coding)?;
-        if piece.bytes == 0 {
+        let Some((taken, left)) = rest.split_at_checked(piece.bytes) else { return Ok(None) };
+        if taken.is_empty() {
             return Ok(None);
         }
-        let Some((taken, left)) = rest.split_at_checked(piece.bytes) else { return Ok(None) };
+        *read += taken.len();
+        // Chunks cost more than their content; nobody sends ones so small that they are most of it.
+        if *read > 2 * BODY_BYTES_MAX {
+            return Err(Refusal::LongBody);
+        }
         if piece.is_content {
             if content.len() + taken.len() > BODY_BYTES_MAX {
                 return Err(Refusal::LongBody);
@@ -117,7 +182,7 @@ fn chunks(mut rest: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
         }
         rest = left;
     }
-    Ok(Some(Cow::Owned(content)))
+    Ok(Some(core::mem::take(content)))
 }
 
 /// Appends a whole answer: JSON with 200, plain text else.
@@ -162,7 +227,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<Vec<u8>>, Refusal> {
-        body(text.as_bytes()).map(|it| it.map(Cow::into_owned))
+        Request::default().handle_bytes(text.as_bytes())
     }
 
     #[test]
@@ -178,8 +243,27 @@ mod tests {
             }
             assert_eq!(read(text), Ok(Some(b"{\"a\"".to_vec())), "{text}");
             assert_eq!(read(&format!("{text}more")), Ok(Some(b"{\"a\"".to_vec())), "{text}");
+            let mut request = Request::default();
+            let (last, others) = text.as_bytes().split_last().unwrap();
+            for byte in others {
+                assert_eq!(request.handle_bytes(&[*byte]), Ok(None), "{text}");
+            }
+            assert_eq!(request.handle_bytes(&[*last]), Ok(Some(b"{\"a\"".to_vec())), "{text}");
         }
         assert_eq!(read("GET / HTTP/1.1\r\n\r\n"), Ok(Some(vec![])));
+    }
+
+    /// What was read once is not kept to be read again.
+    #[test]
+    fn a_chunked_body_costs_its_content_however_small_its_pieces() {
+        let mut request = Request::default();
+        let head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(request.handle_bytes(head), Ok(None));
+        for count in 1..=1_000 {
+            assert_eq!(request.handle_bytes(b"2;extension=long\r\n{}\r\n"), Ok(None));
+            assert_eq!(request.held_bytes(), 2 * count);
+        }
+        assert_eq!(request.handle_bytes(b"0\r\n\r\n"), Ok(Some(b"{}".repeat(1_000))));
     }
 
     #[test]
@@ -225,9 +309,6 @@ mod tests {
         out.clear();
         request("[::1]:2222".parse().unwrap(), b"{\"stop\":1}", &mut out);
         assert!(out.starts_with(b"POST / HTTP/1.1\r\nHost: [::1]:2222\r\n"));
-        assert_eq!(
-            body(&out).map(|it| it.map(Cow::into_owned)),
-            Ok(Some(b"{\"stop\":1}".to_vec()))
-        );
+        assert_eq!(Request::default().handle_bytes(&out), Ok(Some(b"{\"stop\":1}".to_vec())));
     }
 }

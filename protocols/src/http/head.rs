@@ -194,7 +194,7 @@ impl Request {
         if it.method == Method::Connect {
             return Err(Malformed::Connect);
         }
-        it.check_host(head, &lines, edits)?;
+        it.check_host(head, &lines)?;
         let version_at = it.target.end + 1;
         it.resolve_target(head, &lines, edits)?;
         if it.is_1_0 {
@@ -212,20 +212,18 @@ impl Request {
         Ok(it)
     }
 
-    /// RFC 9112 §3.2. One that has none gets an empty one: what goes to the node is HTTP/1.1.
-    fn check_host(&self, head: &[u8], lines: &Lines, edits: &mut Edits) -> Result<(), Malformed> {
+    /// RFC 9112 §3.2.
+    fn check_host(&self, head: &[u8], lines: &Lines) -> Result<(), Malformed> {
         match lines.host {
             _ if lines.hosts > 1 => Err(Malformed::Host),
             Some(host) if host.of(head).iter().all(|it| is_host(*it)) => Ok(()),
-            None if self.is_1_0 => {
-                edits.insert(end_of_lines(self.bytes), b"Host: \r\n");
-                Ok(())
-            }
+            None if self.is_1_0 => Ok(()),
             _ => Err(Malformed::Host),
         }
     }
 
-    /// RFC 9112 §3.2: origin form as it stands, `*` for OPTIONS, absolute form split up.
+    /// RFC 9112 §3.2: origin form as it stands, `*` for OPTIONS, absolute form split up. A request without a
+    /// host gets one: what goes to the node is HTTP/1.1.
     fn resolve_target(
         &mut self,
         head: &[u8],
@@ -233,10 +231,12 @@ impl Request {
         edits: &mut Edits,
     ) -> Result<(), Malformed> {
         let target = self.target.of(head);
-        match target.first() {
-            Some(b'/') => return Ok(()),
-            Some(b'*') if target.len() == 1 && self.method == Method::Options => return Ok(()),
-            _ => {}
+        let is_asterisk = target == b"*" && self.method == Method::Options;
+        if is_asterisk || target.first() == Some(&b'/') {
+            if lines.host.is_none() {
+                edits.insert(end_of_lines(self.bytes), b"Host: \r\n");
+            }
+            return Ok(());
         }
         let scheme = [&b"http://"[..], b"https://"]
             .into_iter()
@@ -257,7 +257,10 @@ impl Request {
         let authority = span_of(head, authority);
         match lines.host {
             Some(host) => edits.replace(host, authority.of(head)),
-            None => return Err(Malformed::Host),
+            None => {
+                let end = end_of_lines(self.bytes);
+                edits.insert(end, &[b"Host: ", authority.of(head), b"\r\n"].concat());
+            }
         }
         self.target = path;
         self.host = Some(authority);
@@ -294,6 +297,12 @@ impl Response {
         }
         if code != 101 {
             lines.strip(head, parsed.headers, false, edits);
+        }
+        if matches!(code, 102..200 | 100 | 204) {
+            // They have no body, and who believes these waits for one (RFC 9110 §8.6, RFC 9112 §6.1).
+            for name in [&b"Content-Length"[..], b"Transfer-Encoding"] {
+                self::lines(head, name).for_each(|it| edits.remove(it));
+            }
         }
         let framing = if is_bare { Framing::NONE } else { framing.unwrap_or(Framing::UntilClose) };
         Ok(Response {

@@ -78,6 +78,11 @@ impl Transport {
         !matches!(self, Transport::Udp)
     }
 
+    /// Whether nobody on the way can read along.
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Transport::Tls | Transport::Wss)
+    }
+
     /// Position in every list of five, in [`Transport::ALL`] order.
     pub const fn index(self) -> usize {
         self as usize

@@ -303,6 +303,10 @@ const CLIENT: [[Action; 7]; Kind::ALL.len()] = [
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+    use alloc::string::String;
+    use alloc::vec::Vec;
+
     use super::*;
 
     /// Every state of both parts with every kind: `(is the server part, state, kind, action)`.
@@ -314,6 +318,86 @@ mod tests {
                 ClientState::ALL.into_iter().map(move |it| (false, it.as_str(), kind, it.on(kind)));
             server.chain(client)
         })
+    }
+
+    /// `http-smpp-registry.md` 2.2 with what 2.8 puts right, written out by hand. A status alone is a response
+    /// with it; `!` closes; `-` is nothing.
+    const SERVER_BY_HAND: &str = "
+        |                 OPEN  BINDING  BOUND    REBINDING  UNBINDING  CLOSED
+        | Bind            bind  0x04     0x05     0x08       0x04       -
+        | BindResp        -     -        -        -          -          -
+        | Unbind          0x04! 0x04     unbind   0x00!      0x00       -
+        | UnbindResp      -     -        -        -          unbound    -
+        | EnquireLink     0x00  0x00     0x00     0x08       0x00       -
+        | EnquireLinkResp -     -        alive    alive      alive      -
+        | Submit          0x04! 0x04     forward  0x08       0x04       -
+        | SubmitResp      -     -        -        -          -          -
+        | Deliver         0x04! 0x04     0x04     0x08       0x04       -
+        | DeliverResp     -     -        return   return     return     -
+        | Data            0x04! 0x04     forward  0x08       0x04       -
+        | DataResp        -     -        return   return     return     -
+        | Alert           -     -        -        -          -          -
+        | Nack            -     -        return   return     return     -
+        | Unknown         nack  nack     nack     nack       nack       -
+        | UnknownResp     -     -        -        -          -          -";
+
+    /// 2.3 in the same way.
+    const CLIENT_BY_HAND: &str = "
+        |                 INITIAL OPEN  BINDING  BOUND    REBINDING  UNBINDING  CLOSED
+        | Bind            -       -     nack     nack     nack       nack       -
+        | BindResp        -       -     bound    -        bound      -          -
+        | Unbind          -       -     0x00!    unbind   0x00!      0x00       -
+        | UnbindResp      -       -     -        -        -          unbound    -
+        | EnquireLink     -       -     0x00     0x00     0x00       0x00       -
+        | EnquireLinkResp -       -     -        alive    -          alive      -
+        | Submit          -       -     nack     nack     nack       nack       -
+        | SubmitResp      -       -     -        return   -          return     -
+        | Deliver         -       -     0x04     forward  0x04       -          -
+        | DeliverResp     -       -     -        -        -          -          -
+        | Data            -       -     0x04     forward  0x04       -          -
+        | DataResp        -       -     -        return   -          return     -
+        | Alert           -       -     -        pass     -          -          -
+        | Nack            -       -     bound    return   bound      return     -
+        | Unknown         -       -     nack     nack     nack       nack       -
+        | UnknownResp     -       -     -        -        -          -          -";
+
+    fn word(action: Action) -> String {
+        match action {
+            Action::Bind => "bind".into(),
+            Bound => "bound".into(),
+            Forward => "forward".into(),
+            Pass => "pass".into(),
+            Return => "return".into(),
+            Unbind => "unbind".into(),
+            Unbound => "unbound".into(),
+            Answer => "0x00".into(),
+            AnswerAndClose => "0x00!".into(),
+            Alive => "alive".into(),
+            Refuse(Status(status)) => format!("{status:#04x}"),
+            RefuseAndClose(Status(status)) => format!("{status:#04x}!"),
+            Nack => "nack".into(),
+            Drop => "-".into(),
+        }
+    }
+
+    #[test]
+    fn every_cell_is_as_it_was_written_by_hand() {
+        for (is_server, table) in [(true, SERVER_BY_HAND), (false, CLIENT_BY_HAND)] {
+            let mut rows = table.lines().filter_map(|it| it.split_once('|')).map(|it| it.1);
+            let states: Vec<&str> = rows.next().unwrap().split_whitespace().collect();
+            let want = rows.flat_map(|row| {
+                let (kind, words) = row.trim().split_once(' ').unwrap();
+                let words: Vec<&str> = words.split_whitespace().collect();
+                assert_eq!(words.len(), states.len(), "{row}");
+                let pairs: Vec<_> = states.iter().zip(words).collect();
+                pairs.into_iter().map(move |(state, word)| format!("{kind} {state} {word}"))
+            });
+            let got: Vec<String> = cells()
+                .filter(|it| it.0 == is_server)
+                .map(|(_, state, kind, action)| format!("{kind:?} {state} {}", word(action)))
+                .collect();
+            assert_eq!(got, want.collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use engine::config::Steering;
 use engine::node::{Node, NodeKey, Origin, Ports, Version};
-use engine::relay::{Arrival, DropReason, Flow, Hop, Leg, ListenerId, Report, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Report, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -41,17 +41,20 @@ struct Counted {
 }
 
 impl Script {
-    fn to_node(&self, snapshot: &Snapshot) -> Option<Verdict> {
+    /// To the first node that did not fail just now.
+    fn to_node(&self, snapshot: &Snapshot, failed: Option<Hop>) -> Option<Verdict> {
         let transport = if self.settings.is_stream { Transport::Tcp } else { Transport::Udp };
-        let node = snapshot.nodes().iter().find(|it| it.is_eligible())?;
-        let to = SocketAddr::new(node.ip, node.ports.of(transport)?);
         let from = ListenerId(self.settings.from);
-        let hop = if self.settings.is_stream {
-            Hop::Stream { from, to }
-        } else {
-            Hop::Datagram { from, to }
-        };
-        Some(Verdict::Forward { hop, node: Some(node.key), reply: 0 })
+        snapshot.nodes().iter().filter(|it| it.is_eligible()).find_map(|node| {
+            let to = SocketAddr::new(node.ip, node.ports.of(transport)?);
+            let hop = if self.settings.is_stream {
+                Hop::Stream { from, to }
+            } else {
+                Hop::Datagram { from, to }
+            };
+            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: 0 };
+            (failed != Some(hop)).then_some(verdict)
+        })
     }
 }
 
@@ -95,6 +98,10 @@ impl Decide for Script {
                 node: None,
                 reply: 0,
             }
+        } else if let Some(peer) = body.strip_prefix(b"peer ") {
+            let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
+            let hop = Hop::Stream { from: ListenerId(self.settings.from), to };
+            Verdict::Forward { hop, node: None, reply: 0 }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
@@ -103,10 +110,10 @@ impl Decide for Script {
             let hop = Hop::Datagram { from: arrival.listener, to };
             Verdict::Forward { hop, node: None, reply: 0 }
         } else if body.starts_with(b"node") {
-            self.to_node(snapshot).unwrap_or(Verdict::Drop(DropReason::NoNode))
+            self.to_node(snapshot, None).unwrap_or(Verdict::Drop(DropReason::NoNode))
         } else if body.starts_with(b"trying") {
             out.splice(..0, *b"100 ");
-            let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot) else {
+            let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot, None) else {
                 return Verdict::Drop(DropReason::NoNode);
             };
             Verdict::Forward { hop, node, reply: 4 }
@@ -119,16 +126,14 @@ impl Decide for Script {
         &mut self,
         arrival: &Arrival,
         bytes: &[u8],
-        failed: Hop,
+        failed: Failure,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
         out.clear();
         out.extend_from_slice(bytes);
-        match self.to_node(snapshot) {
-            Some(Verdict::Forward { hop, node, .. }) if hop != failed => {
-                Verdict::Forward { hop, node, reply: 0 }
-            }
+        match self.to_node(snapshot, Some(failed.hop)) {
+            Some(forward) => forward,
             _ => {
                 out.clear();
                 out.extend_from_slice(b"503");
@@ -197,7 +202,7 @@ const TUNING: Tuning = Tuning {
 
 fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
     let address: SocketAddr = host.parse().unwrap();
-    let listeners: Vec<Listener> = [Transport::Udp, Transport::Tcp]
+    let listeners: Vec<Listener> = [Transport::Udp, Transport::Tcp, Transport::Ws]
         .map(|transport| Listener { leg: Leg::External, transport, address })
         .to_vec();
     let options = SocketOptions {
@@ -522,7 +527,7 @@ fn a_client_on_tcp_that_never_reads_is_closed_and_others_are_served() {
 }
 
 #[test]
-fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_counted() {
+fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_answered() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
     let (still, alive) = (listen(), listen());
@@ -531,6 +536,13 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_cou
     let key = nodes[0].key;
     rig.publish(nodes.clone(), Routes { from: 1, is_stream: true });
     let (socket, message) = (rig.udp(), sip(&format!("node {}", "x".repeat(30_000))));
+    let count = |it: &TcpListener, length: usize| {
+        let mut all = Vec::new();
+        it.accept().unwrap().0.read_to_end(&mut all).unwrap();
+        (all.len() / length) as u64
+    };
+    let length = message.len();
+    let alive = std::thread::spawn(move || count(&alive, length));
     let mut sent = 0;
     while rig.statistics(0).figures.streams.slow_closed == 0 {
         socket.send(&message).unwrap();
@@ -538,23 +550,71 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_cou
         while rig.statistics(0).counters.handled < sent {}
     }
     assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
-    let drops = rig.statistics(0).counters.drops;
-    assert!(drops.iter().all(|it| *it == DropReason::SlowPeer), "{drops:?}");
     // Once it is believed again, it is connected to again.
     rig.publish(nodes, Routes { from: 1, is_stream: true });
     socket.send(&sip("node again")).unwrap();
     while rig.statistics(0).figures.connections < 2 {}
     rig.stop();
-    let all = |listener: &TcpListener| {
-        let mut all = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut all).unwrap();
-        all
-    };
-    let [first, second] = [&still, &alive].map(|it| (all(it).len() / message.len()) as u64);
+    let (first, second) = (count(&still, length), alive.join().unwrap());
+    let mut again = String::new();
+    still.accept().unwrap().0.read_to_string(&mut again).unwrap();
+    assert!(again.ends_with("node again"), "{again}");
     assert!(second > 0);
-    let dropped = drops.len() as u64;
-    assert_eq!(first + second + dropped, sent, "{first} at the one that stood still");
-    assert_eq!(all(&still), sip("node again"));
+    socket.set_nonblocking(true).unwrap();
+    let answered = std::iter::from_fn(|| socket.recv(&mut [0; 8]).ok()).count() as u64;
+    assert_eq!(first + second + answered, sent, "{first} at the one that stood still");
+}
+
+#[test]
+fn on_the_one_leg_nodes_on_websocket_are_called_and_clients_are_not() {
+    for shards in [1, 2] {
+        let rig = rig(shards, Seat::Thread, "127.0.0.1:0", TUNING);
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = there.local_addr().unwrap();
+        let (socket, mut buffer) = (rig.udp(), [0; 100]);
+        rig.publish(Vec::new(), Routes { from: 2, is_stream: true });
+        socket.send(format!("peer {to}").as_bytes()).unwrap();
+        let count = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"503", "{shards} shards");
+        rig.publish(vec![node(Transport::Ws, to, 0)], Routes { from: 2, is_stream: true });
+        socket.send(format!("peer {to}").as_bytes()).unwrap();
+        let (mut called, _) = there.accept().unwrap();
+        called.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(read_some(&mut called).starts_with(b"GET "), "{shards} shards");
+        rig.stop();
+    }
+}
+
+#[test]
+fn what_a_node_has_no_room_for_is_asked_of_another_or_answered() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&deaf).set_recv_buffer_size(4_096).unwrap();
+    let mut alone = vec![node(Transport::Tcp, deaf.local_addr().unwrap(), 0)];
+    rig.publish(alone.clone(), Routes { from: 1, is_stream: true });
+    let (socket, mut buffer) = (rig.udp(), [0; 100]);
+    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let message = format!("node{}", "x".repeat(60_000));
+    let mut sent = 0;
+    let answer = loop {
+        assert!(sent < 10_000, "the queue has no end");
+        socket.send(message.as_bytes()).unwrap();
+        sent += 1;
+        if let Ok(count) = socket.recv(&mut buffer) {
+            break buffer[..count].to_vec();
+        }
+    };
+    assert_eq!(answer, b"503");
+    let lively = TcpListener::bind("127.0.0.1:0").unwrap();
+    alone.push(node(Transport::Tcp, lively.local_addr().unwrap(), 1));
+    rig.publish(alone, Routes { from: 1, is_stream: true });
+    let script = rig.statistics(0);
+    assert_eq!(script.counters.drops, []);
+    socket.send(message.as_bytes()).unwrap();
+    let (mut called, _) = lively.accept().unwrap();
+    called.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(read_some(&mut called).starts_with(b"node"));
+    rig.stop();
 }
 
 #[test]

@@ -167,6 +167,11 @@ impl Heartbeats {
         self.next_check
     }
 
+    /// We have not listened for a while: what waits unread is read before anybody took too long.
+    pub fn handle_stall(&mut self, now: Time) {
+        self.next_check = self.next_check.map(|_| now + CHECK_PERIOD);
+    }
+
     /// Closes connections that took too long; listens again where it could not accept.
     pub fn handle_timeout(&mut self, now: Time, epoll: &Epoll) {
         if self.next_check.is_none_or(|it| it > now) {
@@ -243,6 +248,8 @@ impl Heartbeats {
                 }
                 Err(_) => continue,
             };
+            // On `::` an IPv4 node comes by a mapped address, which no network, session or stub means.
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             if !self.believes(peer.ip()) {
                 self.figures.refused += 1;
                 self.complain(now, peer.ip());
@@ -268,7 +275,7 @@ impl Heartbeats {
             let open = match speech {
                 Speech::Json => Open::json(now, stream, peer),
                 Speech::Rmi => {
-                    let stub = self.stub(local.ip());
+                    let stub = self.stub(local.ip().to_canonical());
                     let count = i16::try_from(self.opened & 0x7fff).unwrap_or(0);
                     let first = Uid { unique: self.uid.unique ^ 1, count, ..self.uid };
                     Open::rmi(stream, peer, jrmp::Connection::new(now, peer, stub, first), now)

@@ -31,7 +31,7 @@ pub(super) struct Open {
 #[derive(Debug)]
 enum Talk {
     Rmi(Box<jrmp::Connection>),
-    Json(Vec<u8>),
+    Json(post::Request),
     /// All is said, not all may be sent. What the peer still sends is read away: closing over unread
     /// bytes resets the connection, and the reset may overtake the answer.
     Over,
@@ -55,7 +55,7 @@ impl Open {
     }
 
     pub(super) fn json(now: Time, stream: TcpStream, peer: SocketAddr) -> Open {
-        Open::new(now, stream, peer, Talk::Json(Vec::new()))
+        Open::new(now, stream, peer, Talk::Json(post::Request::default()))
     }
 
     fn new(now: Time, stream: TcpStream, peer: SocketAddr, talk: Talk) -> Open {
@@ -75,7 +75,7 @@ impl Open {
     pub(super) fn held_bytes(&self) -> usize {
         let unread = match &self.talk {
             Talk::Rmi(it) => it.held_bytes(),
-            Talk::Json(received) => received.len(),
+            Talk::Json(it) => it.held_bytes(),
             Talk::Over => 0,
         };
         unread + self.out.len()
@@ -132,9 +132,8 @@ impl Open {
                         }
                     }
                 }
-                Talk::Json(received) => {
-                    received.extend_from_slice(bytes);
-                    let answered = match post::body(received) {
+                Talk::Json(request) => {
+                    let answered = match request.handle_bytes(bytes) {
                         Ok(None) => None,
                         Ok(Some(body)) => Some(match Command::parse(&body) {
                             Ok(command) => {

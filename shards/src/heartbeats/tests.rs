@@ -198,6 +198,40 @@ fn a_written_port_must_be_free_and_a_default_gives_way() {
     assert_eq!(ports(&config), Ok((0, 0)));
 }
 
+/// What follows the greeting: the client's own address, then `Registry.lookup("SIPBalancer")`.
+fn lookup() -> Vec<u8> {
+    let mut bytes = b"\0\x01x\0\0\0\0\x50\xac\xed\0\x05\x77\x22".to_vec();
+    bytes.extend([0; 22]); // the registry
+    bytes.extend(2_i32.to_be_bytes());
+    bytes.extend(4_905_912_898_345_647_071_i64.to_be_bytes());
+    bytes.extend(b"\x74\0\x0bSIPBalancer");
+    bytes
+}
+
+/// Where it listens on every address, a node is told the one that it has called, whichever family it has.
+#[test]
+fn who_calls_any_address_finds_the_object_there() {
+    let believed = Network { ip: "127.0.0.0".parse().unwrap(), prefix: 8 };
+    for any in ["0.0.0.0", "::"] {
+        let mut it = Stage::open(|config| {
+            config.host = Some(any.to_owned());
+            config.heartbeat_sources = vec![believed];
+        });
+        let called = SocketAddr::new("127.0.0.7".parse().unwrap(), it.address(RMI).port());
+        let own = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        own.bind(&"127.0.0.9:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        own.connect(&called.into()).unwrap();
+        let mut stream = TcpStream::from(own);
+        stream.write_all(&[GREETING, &lookup()].concat()).unwrap();
+        it.turn();
+        let mut answer = Vec::new();
+        stream.set_nonblocking(true).unwrap();
+        let _ = stream.read_to_end(&mut answer);
+        let stub = b"\0\x09127.0.0.7";
+        assert!(answer.windows(stub.len()).any(|it| it == stub), "{any}: {answer:?}");
+    }
+}
+
 #[test]
 fn the_stub_names_the_address_that_was_called_or_the_one_that_is_configured() {
     let mut it = Stage::open(|_| {});

@@ -9,6 +9,7 @@ use engine::snapshot::Snapshot;
 use protocols::time::Time;
 
 use super::lines::Line;
+use crate::census::Full;
 use crate::publish::Tuning;
 use crate::sys::Epoll;
 use crate::tls::Security;
@@ -29,8 +30,14 @@ pub trait Driven: StreamRelay + Send + 'static {
         wire: &mut impl Wire,
     );
 
+    /// Most connections that one source may open; 0 is any number.
+    fn source_connections_max(&self) -> usize;
+
+    /// A client was not let in.
+    fn refused(&mut self, why: Full);
+
     /// A new node table is in force.
-    fn handle_snapshot(&mut self, snapshot: &Snapshot);
+    fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire);
 
     /// The process is about to stop: no new connections.
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire);
@@ -51,6 +58,8 @@ pub struct PumpFigures {
     pub tls_handshakes: u64,
     /// TLS handshakes that failed or took too long, and records that could not be read.
     pub tls_failed: u64,
+    /// Events over which the relay panicked; the connection went, if it was one's.
+    pub panics: u64,
 }
 
 /// A connection on its way to another shard.
@@ -94,7 +103,7 @@ pub trait Pumped: Send {
     fn handle_event(&mut self, lent: &mut Lent<'_>, token: u64, flags: u32);
 
     /// A new node table is in force.
-    fn handle_snapshot(&mut self, snapshot: &Arc<Snapshot>);
+    fn handle_snapshot(&mut self, lent: &mut Lent<'_>, snapshot: &Arc<Snapshot>);
 
     /// The process stops: no new connections.
     fn handle_stopping(&mut self, lent: &mut Lent<'_>);

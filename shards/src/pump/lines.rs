@@ -14,6 +14,7 @@ use engine::relay::stream::{Conn, Gone, Room, Secure, Wire};
 use protocols::time::Time;
 use socket2::SockRef;
 
+use crate::census::{Census, Most, Place};
 use crate::clock::{TimerId, Wheel};
 use crate::layers::Layers;
 use crate::sys::Epoll;
@@ -28,6 +29,8 @@ pub(super) struct Line {
     pub(super) peer: SocketAddr,
     /// Listener that accepted it; `None`: we opened it.
     pub(super) listener: Option<u8>,
+    /// Where it was accepted, its place among all.
+    pub(super) place: Option<Place>,
     pub(super) phase: Phase,
     pub(super) layers: Option<Box<Layers>>,
     /// Received, decrypted, not consumed.
@@ -47,6 +50,8 @@ pub(super) struct Line {
     is_ending: bool,
     /// We have said so.
     is_shut: bool,
+    /// The peer says no more either, and has promised it: closed as soon as that is.
+    hangs_up: bool,
     /// The relay was told to stop; it hears when there is room again.
     is_full: bool,
     is_listed: bool,
@@ -105,6 +110,7 @@ pub(super) struct Surroundings<'s> {
     /// Where our own connections come from, if it is configured.
     pub(super) source: Option<IpAddr>,
     pub(super) handshake_time: Duration,
+    pub(super) census: &'s Arc<Census>,
 }
 
 /// The wire that a relay is given.
@@ -127,6 +133,7 @@ impl Lines {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -155,6 +162,7 @@ impl Lines {
             socket,
             peer,
             listener,
+            place: None,
             phase,
             layers,
             kept: Vec::new(),
@@ -166,6 +174,7 @@ impl Lines {
             end_told: false,
             is_ending: false,
             is_shut: false,
+            hangs_up: false,
             is_full: false,
             is_listed: false,
         });
@@ -245,6 +254,14 @@ impl Lines {
         self.deferred.extend(line.conn.map(|conn| Deferred::Gone(conn, why)));
     }
 
+    /// Takes a line out so that the peer cannot take what it has for all there is.
+    pub(super) fn reset(&mut self, id: LineId) {
+        let Some(line) = self.find(id) else { return };
+        // Without it the peer would see an ordinary end.
+        let _ = SockRef::from(&line.socket).set_linger(Some(Duration::ZERO));
+        self.remove(id);
+    }
+
     /// A buffer that was used before, with these bytes.
     pub(super) fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut copy = self.spare.pop().unwrap_or_default();
@@ -303,6 +320,7 @@ impl Lines {
             }
         }
         line.unsent.drain(..sent);
+        let is_parting = sent > 0 && line.conn.is_none() && line.phase == Phase::Open;
         let has_drained = line.is_full && line.unsent.len() < QUEUE_BYTES_MAX / 2;
         line.is_full &= !has_drained;
         let drained = line.conn.filter(|_| has_drained).map(Deferred::Drained);
@@ -310,6 +328,8 @@ impl Lines {
         self.deferred.extend(drained);
         if is_empty {
             self.on_empty(id, now);
+        } else if is_parting {
+            self.wheel.arm(timer_of(id), now + PARTING_STALL_MAX);
         }
     }
 
@@ -319,7 +339,7 @@ impl Lines {
         let buffer = std::mem::take(&mut line.unsent);
         let is_securing = line.phase == Phase::Securing;
         let (is_done, has_ended) = (line.conn.is_none(), line.has_ended);
-        let is_over = is_done && has_ended; // closing says it all
+        let is_over = is_done && (has_ended || line.hangs_up); // closing says it all
         let ends = (is_done || line.is_ending) && !is_securing && !is_over;
         if ends && !std::mem::replace(&mut line.is_shut, true) {
             // An error means that the peer is gone, which its next event says.
@@ -352,9 +372,9 @@ impl Hand<'_, '_> {
         let layers = match secure {
             Secure::No => None,
             Secure::Tls => {
-                let security = self.around.security.ok_or(Gone::Handshake)?;
+                let security = self.around.security.ok_or(Gone::Shortage)?;
                 let config = Arc::clone(security.stream_client(self.around.protocol));
-                Some(Layers::tls_client(config, to).map_err(|_| Gone::Handshake)?)
+                Some(Layers::tls_client(config, to).map_err(|_| Gone::Shortage)?)
             }
         };
         let any = match to.ip() {
@@ -362,13 +382,14 @@ impl Hand<'_, '_> {
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         let source = self.around.source.filter(|it| it.is_ipv4() == to.is_ipv4()).unwrap_or(any);
-        let socket = tcp::connect(SocketAddr::new(source, 0), to).map_err(|_| Gone::Refused)?;
+        let socket = tcp::connect(SocketAddr::new(source, 0), to).map_err(|it| why_not(&it))?;
+        let _ = tcp::probe_idle(&socket); // it serves without, too
         let id = self.lines.insert(socket, to, None, Phase::Connecting, layers);
-        let id = id.ok_or(Gone::Refused)?;
+        let id = id.ok_or(Gone::Shortage)?;
         self.lines.bind(id, conn);
         if !self.watch(id) {
             self.lines.remove(id);
-            return Err(Gone::Refused);
+            return Err(Gone::Shortage);
         }
         self.lines.wheel.arm(timer_of(id), self.around.now + CONNECT_TIME_MAX);
         Ok(())
@@ -430,6 +451,14 @@ impl Wire for Hand<'_, '_> {
         }
     }
 
+    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool {
+        let census = Arc::clone(self.around.census);
+        let Some((_, line)) = self.line(conn) else { return false };
+        drop(line.place.take());
+        line.place = census.admit(Some(source), Most { all: usize::MAX, source: most }).ok();
+        line.place.is_some()
+    }
+
     fn end(&mut self, conn: Conn) {
         let Some((id, line)) = self.line(conn) else { return };
         line.is_ending = true;
@@ -440,28 +469,58 @@ impl Wire for Hand<'_, '_> {
     }
 
     fn close(&mut self, conn: Conn) {
+        self.part(conn, false);
+    }
+
+    fn hang_up(&mut self, conn: Conn) {
+        self.part(conn, true);
+    }
+
+    fn abort(&mut self, conn: Conn) {
+        let Some((id, _)) = self.line(conn) else { return };
+        self.lines.reset(id);
+    }
+}
+
+impl Hand<'_, '_> {
+    fn part(&mut self, conn: Conn, hangs_up: bool) {
+        let handshake_time = self.around.handshake_time;
         let Some((id, line)) = self.line(conn) else { return };
         line.conn = None;
         line.is_paused = false;
         line.has_more = false;
+        line.hangs_up = hangs_up;
+        let patience = match line.phase {
+            Phase::Open => PARTING_STALL_MAX,
+            Phase::Connecting | Phase::Securing => handshake_time,
+        };
         let is_up = line.phase != Phase::Connecting;
         if let Some(layers) = line.layers.as_mut().filter(|it| it.is_open()) {
             layers.farewell(0, &mut line.unsent);
         }
         self.lines.unbind(conn, id.slot);
         if is_up {
-            self.lines.wheel.arm(timer_of(id), self.around.now + self.around.handshake_time);
+            self.lines.wheel.arm(timer_of(id), self.around.now + patience);
             self.lines.list(id);
         } else {
             self.lines.remove(id);
         }
     }
+}
 
-    fn abort(&mut self, conn: Conn) {
-        let Some((id, line)) = self.line(conn) else { return };
-        // Without it the peer would see an ordinary end.
-        let _ = SockRef::from(&line.socket).set_linger(Some(Duration::ZERO));
-        self.lines.remove(id);
+/// Whether it is the peer or we who cannot: a node must not be blamed for a want of descriptors.
+fn why_not(error: &io::Error) -> Gone {
+    match error.raw_os_error() {
+        Some(
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EAGAIN
+            | libc::EADDRINUSE
+            | libc::EADDRNOTAVAIL,
+        ) => Gone::Shortage,
+        _ => Gone::Refused,
     }
 }
 
@@ -469,6 +528,12 @@ impl Line {
     /// A socket that takes bytes is good news: there are some, or it is to be ended behind them.
     pub(super) fn has_to_send(&self) -> bool {
         !self.unsent.is_empty() || self.is_full || self.is_ending || self.conn.is_none()
+    }
+
+    /// Whether an end of what a server says is no end: inside TLS it says so first (RFC 8446 §6.1), or what
+    /// it said may be cut short. Clients that leave out the farewell are common and do no harm.
+    pub(super) fn is_cut(&self) -> bool {
+        self.listener.is_none() && self.phase == Phase::Open && self.layers.is_some()
     }
 
     /// The TLS handshake is done: what waited in it is in `unsent` now.
@@ -488,12 +553,14 @@ const LINE_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | lib
 const NONE: u32 = u32::MAX;
 /// Bytes queued towards a peer at which the relay is told to stop: what a fast network takes in a round trip.
 pub(super) const QUEUE_BYTES_MAX: usize = 256 * 1024;
-/// A relay that goes on all the same loses the connection.
-const SLOW_BYTES_MIN: usize = 16 * QUEUE_BYTES_MAX;
+/// A relay that goes on all the same loses the connection: more than the longest request that is sent again.
+const SLOW_BYTES_MIN: usize = 68 * QUEUE_BYTES_MAX;
 /// From here on a system call of its own is cheaper than a copy.
 const STRAIGHT_BYTES_MIN: usize = 16 * 1024;
 /// The relays have times of their own, shorter ones; this one bounds what they forget.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long a peer may take none of what was queued when its connection was closed; then it is reset.
+const PARTING_STALL_MAX: Duration = Duration::from_secs(60);
 /// How long a closed connection may still read our last words.
 const LINGER: Duration = Duration::from_secs(2);
 const SPARE_MAX: usize = 64;

@@ -13,6 +13,7 @@ mod tests;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub use self::contract::{Driven, Lent, Moved, PumpFigures, Pumped};
 use self::lines::{
     Deferred, Hand, LINE_TIMERS, Line, LineId, Lines, Phase, Surroundings, timer_of,
 };
+use crate::census::{Census, Most};
 use crate::clock::TimerId;
 use crate::layers::Layers;
 use crate::publish::Subscription;
@@ -54,6 +56,8 @@ pub struct PumpSetup<R: Driven> {
     pub settings: Subscription<R::Settings>,
     /// Where its counters are shown when figures are asked for.
     pub counters: Arc<Mutex<R::Counters>>,
+    /// Its clients, of all shards.
+    pub census: Arc<Census>,
 }
 
 /// One stream relay with its connections, on one shard.
@@ -64,6 +68,7 @@ pub struct Pump<R: Driven> {
     doors: Vec<Door>,
     settings: Subscription<R::Settings>,
     counters: Arc<Mutex<R::Counters>>,
+    census: Arc<Census>,
     lines: Lines,
     /// Bits of every token.
     token: u64,
@@ -77,7 +82,7 @@ pub struct Pump<R: Driven> {
 impl<R: Driven> Pump<R> {
     /// Puts a pump together.
     pub fn new(setup: PumpSetup<R>) -> Pump<R> {
-        let PumpSetup { relay, source, protocol, doors, settings, counters } = setup;
+        let PumpSetup { relay, source, protocol, doors, settings, counters, census } = setup;
         Pump {
             relay,
             source,
@@ -85,6 +90,7 @@ impl<R: Driven> Pump<R> {
             doors,
             settings,
             counters,
+            census,
             lines: Lines::new(),
             token: 0,
             snapshot: Arc::default(),
@@ -103,9 +109,25 @@ impl<R: Driven> Pump<R> {
             security: lent.security,
             protocol: self.protocol,
             source: self.source,
+            census: &self.census,
             handshake_time: lent.tuning.handshake_time,
         };
         (&mut self.relay, Hand { lines: &mut self.lines, around }, &self.snapshot)
+    }
+
+    /// Lets the relay handle what a peer did. `None`: it panicked, which is counted: the line that it was about
+    /// must go. Its tables are at worst one connection out of step with ours; the others go on.
+    fn guarded<T>(
+        &mut self,
+        lent: &Lent<'_>,
+        handle: impl FnOnce(&mut R, &mut Hand<'_, '_>, &Snapshot) -> T,
+    ) -> Option<T> {
+        let (relay, mut hand, snapshot) = self.both(lent);
+        let handled = catch_unwind(AssertUnwindSafe(|| handle(relay, &mut hand, snapshot)));
+        if handled.is_err() {
+            self.figures.panics += 1;
+        }
+        handled.ok()
     }
 
     fn accept(&mut self, lent: &mut Lent<'_>, door: u8) {
@@ -131,10 +153,16 @@ impl<R: Driven> Pump<R> {
     }
 
     fn welcome(&mut self, lent: &mut Lent<'_>, door: u8, socket: TcpStream, peer: SocketAddr) {
-        if self.lines.len() >= lent.tuning.connections_max {
-            self.figures.refused += 1;
-            return;
-        }
+        let source = self.relay.source_connections_max();
+        let most = Most { all: lent.tuning.connections_max, source };
+        let limited = (source > 0).then(|| peer.ip().to_canonical());
+        let place = match self.census.admit(limited, most) {
+            Ok(place) => place,
+            Err(why) => {
+                self.figures.refused += 1;
+                return self.relay.refused(why);
+            }
+        };
         let is_secure = self.doors.get(usize::from(door)).is_some_and(|it| it.is_secure);
         let layers = match (is_secure, lent.security) {
             (false, _) => None,
@@ -149,6 +177,9 @@ impl<R: Driven> Pump<R> {
         }
         let phase = if is_secure { Phase::Securing } else { Phase::Open };
         let Some(id) = self.lines.insert(socket, peer, Some(door), phase, layers) else { return };
+        if let Some(line) = self.lines.find(id) {
+            line.place = Some(place);
+        }
         self.enter(lent, id, door);
     }
 
@@ -168,8 +199,9 @@ impl<R: Driven> Pump<R> {
 
     fn introduce(&mut self, lent: &Lent<'_>, id: LineId, door: u8) {
         let Some(peer) = self.lines.find(id).map(|it| it.peer) else { return };
-        let (relay, mut hand, _) = self.both(lent);
-        match relay.handle_open(lent.now, door.into(), peer, &mut hand) {
+        let conn = self
+            .guarded(lent, |relay, hand, _| relay.handle_open(lent.now, door.into(), peer, hand));
+        match conn.flatten() {
             Some(conn) => self.lines.bind(id, conn),
             None => drop(self.lines.remove(id)),
         }
@@ -217,8 +249,11 @@ impl<R: Driven> Pump<R> {
         self.lines.wheel.cancel(timer_of(id));
         self.lines.list(id);
         let Some(conn) = self.lines.find(id).and_then(|it| it.conn) else { return };
-        let (relay, mut hand, _) = self.both(lent);
-        relay.handle_connected(lent.now, conn, &mut hand);
+        let done =
+            self.guarded(lent, |relay, hand, _| relay.handle_connected(lent.now, conn, hand));
+        if done.is_none() {
+            self.lines.fail(id, Gone::Reset);
+        }
     }
 
     /// Reads what came, up to a turn's share. `is_ending`: the end may already be among it.
@@ -230,6 +265,10 @@ impl<R: Driven> Pump<R> {
                 break;
             }
             match (&line.socket).read(&mut scratch) {
+                Ok(0) if line.is_cut() => {
+                    self.lines.fail(id, Gone::Reset);
+                    break;
+                }
                 Ok(0) => {
                     line.has_ended = true;
                     self.on_end(lent, id);
@@ -270,6 +309,11 @@ impl<R: Driven> Pump<R> {
         match decrypted {
             Ok(progress) => {
                 line.has_ended |= progress.is_ended;
+                // A session ticket alone is not worth a packet: it goes along with the first answer.
+                let holds_ticket = progress.secured.is_some()
+                    && !is_ours
+                    && layers.is_tls_1_3()
+                    && !progress.is_ended;
                 if progress.secured.is_some() {
                     line.opened();
                     self.figures.tls_handshakes += 1;
@@ -279,7 +323,9 @@ impl<R: Driven> Pump<R> {
                         None => self.tell_connected(lent, id),
                     }
                 }
-                self.lines.list(id);
+                if !holds_ticket {
+                    self.lines.list(id);
+                }
                 if !clear.is_empty() {
                     self.offer(lent, id, &clear);
                 }
@@ -312,8 +358,13 @@ impl<R: Driven> Pump<R> {
             kept.extend_from_slice(came);
         }
         let offered = if is_direct { came } else { kept.as_slice() };
-        let (relay, mut hand, snapshot) = self.both(lent);
-        let consumed = relay.handle_bytes(lent.now, conn, offered, snapshot, &mut hand);
+        let consumed = self.guarded(lent, |relay, hand, snapshot| {
+            relay.handle_bytes(lent.now, conn, offered, snapshot, hand)
+        });
+        let Some(consumed) = consumed else {
+            self.lines.recycle(kept);
+            return self.lines.fail(id, Gone::Reset);
+        };
         debug_assert!(consumed <= offered.len(), "the relay consumes what there is");
         if is_direct {
             let rest = came.get(consumed..).unwrap_or(&[]);
@@ -365,8 +416,12 @@ impl<R: Driven> Pump<R> {
             Some(_) if is_paused || line.end_told => {} // later, or known
             Some(conn) => {
                 line.end_told = true;
-                let (relay, mut hand, snapshot) = self.both(lent);
-                relay.handle_end(lent.now, conn, snapshot, &mut hand);
+                let done = self.guarded(lent, |relay, hand, snapshot| {
+                    relay.handle_end(lent.now, conn, snapshot, hand);
+                });
+                if done.is_none() {
+                    self.lines.fail(id, Gone::Reset);
+                }
             }
         }
     }
@@ -383,6 +438,8 @@ impl<R: Driven> Pump<R> {
                 self.figures.tls_failed += 1;
                 self.lines.remove(id);
             }
+            // What is queued would look whole to who reads to the end.
+            (None, _) if !line.unsent.is_empty() => self.lines.reset(id),
             (None, _) => drop(self.lines.remove(id)),
             (Some(_), Phase::Connecting) => self.lines.fail(id, Gone::ConnectTimeout),
             (Some(_), Phase::Securing) => {
@@ -410,13 +467,16 @@ impl<R: Driven> Pump<R> {
             let now = lent.now;
             match deferred {
                 Deferred::Gone(conn, why) => {
-                    let (relay, mut hand, snapshot) = self.both(lent);
-                    relay.handle_gone(now, conn, why, snapshot, &mut hand);
+                    self.guarded(lent, |relay, hand, snapshot| {
+                        relay.handle_gone(now, conn, why, snapshot, hand);
+                    });
                 }
                 Deferred::Drained(conn) => {
-                    if self.lines.of(conn).is_some() {
-                        let (relay, mut hand, _) = self.both(lent);
-                        relay.handle_drained(now, conn, &mut hand);
+                    let Some(id) = self.lines.of(conn) else { continue };
+                    let done =
+                        self.guarded(lent, |relay, hand, _| relay.handle_drained(now, conn, hand));
+                    if done.is_none() {
+                        self.lines.fail(id, Gone::Reset);
                     }
                 }
                 Deferred::Resumed(conn) => self.on_resumed(lent, conn),
@@ -457,9 +517,12 @@ impl<R: Driven> Pumped for Pump<R> {
         self.settle(lent);
     }
 
-    fn handle_snapshot(&mut self, snapshot: &Arc<Snapshot>) {
+    fn handle_snapshot(&mut self, lent: &mut Lent<'_>, snapshot: &Arc<Snapshot>) {
         self.snapshot = Arc::clone(snapshot);
-        self.relay.handle_snapshot(snapshot);
+        let now = lent.now;
+        let (relay, mut hand, snapshot) = self.both(lent);
+        relay.handle_snapshot(now, snapshot, &mut hand);
+        self.settle(lent);
     }
 
     fn handle_stopping(&mut self, lent: &mut Lent<'_>) {
@@ -476,11 +539,11 @@ impl<R: Driven> Pumped for Pump<R> {
 
     fn handle_moved(&mut self, lent: &mut Lent<'_>, moved: Box<Moved>) {
         let Moved { listener, line } = *moved;
-        let Line { socket, peer, phase, layers, kept, unsent, has_ended, .. } = line;
+        let Line { socket, peer, phase, layers, kept, unsent, has_ended, place, .. } = line;
         let inserted = self.lines.insert(socket, peer, Some(listener), phase, layers);
         let Some(id) = inserted else { return };
         if let Some(line) = self.lines.find(id) {
-            line.unsent = unsent;
+            (line.unsent, line.place) = (unsent, place);
             (line.has_ended, line.has_more) = (has_ended, true);
         }
         self.enter(lent, id, listener);
@@ -511,8 +574,7 @@ impl<R: Driven> Pumped for Pump<R> {
         }
         if self.relay.poll_timeout().is_some_and(|it| it <= lent.now) {
             let now = lent.now;
-            let (relay, mut hand, snapshot) = self.both(lent);
-            relay.handle_timeout(now, snapshot, &mut hand);
+            self.guarded(lent, |relay, hand, snapshot| relay.handle_timeout(now, snapshot, hand));
         }
         self.settle(lent);
         let mut writes = 0;

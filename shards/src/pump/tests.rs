@@ -9,17 +9,21 @@ use engine::config::Steering;
 use engine::names::{Answer, Query, Unresolved};
 use engine::node::NodeKey;
 use engine::relay::stream::{Handover, Room, Secure, StreamRelay, Wire};
-use engine::relay::{Arrival, DropReason, Hop, Leg, Listener, Verdict};
+use engine::relay::{Arrival, DropReason, Failure, Leg, Listener, Verdict};
 use protocols::sip::Transport;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConnection, HandshakeKind, ServerConnection, StreamOwned};
+use socket2::{Domain, Type};
 
 use super::*;
+use crate::census::Full;
 use crate::clock::Clock;
 use crate::decide::Decide;
 use crate::executor::{self, Body, Seat, Spec};
 use crate::listeners::{SocketOptions, bound, open_listeners};
+use crate::mesh::{Mail, Notice};
 use crate::publish::{Published, Tuning, View};
+use crate::sys::Events;
 use crate::tls::Security;
 
 /// Pairs each client with a connection to a server of its own. Lines that begin with `!` are orders.
@@ -33,6 +37,7 @@ struct Proxy {
     ended: Vec<Conn>,
     leaving: Option<Handover>,
     gone: Vec<Gone>,
+    refused: Vec<Full>,
 }
 
 struct Target {
@@ -40,11 +45,17 @@ struct Target {
     secure: Secure,
     /// Consume only whole lines, one at a time.
     by_line: bool,
+    source_connections_max: usize,
 }
 
 impl Default for Target {
     fn default() -> Self {
-        Target { address: "127.0.0.1:1".parse().unwrap(), secure: Secure::No, by_line: false }
+        Target {
+            address: "127.0.0.1:1".parse().unwrap(),
+            secure: Secure::No,
+            by_line: false,
+            source_connections_max: 0,
+        }
     }
 }
 
@@ -103,11 +114,21 @@ impl StreamRelay for Proxy {
             self.leaving = Some(Handover { conn, shard });
             return 0;
         }
-        if bytes.starts_with(b"!abort") {
+        assert_ne!(bytes, b"!panic", "as it was told");
+        if bytes.starts_with(b"!") {
             if let Some(server) = self.forget(conn) {
-                wire.close(server);
+                wire.abort(server);
             }
-            wire.abort(conn);
+            match bytes {
+                b"!abort" => wire.abort(conn),
+                b"!flood" => {
+                    wire.send(conn, &[b'x'; FLOOD_BYTES]);
+                    wire.close(conn);
+                }
+                b"!hang up" => wire.hang_up(conn),
+                b"!close" => wire.close(conn),
+                other => panic!("{other:?} is no order"),
+            }
             return bytes.len();
         }
         let Some(partner) = self.partners.get(&conn).copied() else { return bytes.len() };
@@ -176,7 +197,15 @@ impl Driven for Proxy {
         self.settings = Arc::clone(settings);
     }
 
-    fn handle_snapshot(&mut self, _snapshot: &Snapshot) {}
+    fn source_connections_max(&self) -> usize {
+        self.settings.source_connections_max
+    }
+
+    fn refused(&mut self, why: Full) {
+        self.refused.push(why);
+    }
+
+    fn handle_snapshot(&mut self, _now: Time, _: &Snapshot, _wire: &mut impl Wire) {}
 
     fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {}
 
@@ -206,7 +235,7 @@ impl Decide for Nothing {
         &mut self,
         _: &Arrival,
         _: &[u8],
-        _: Hop,
+        _: Failure,
         _: &Snapshot,
         _: &mut Vec<u8>,
     ) -> Verdict {
@@ -269,19 +298,10 @@ impl Rig {
                 doors: doors.collect(),
                 settings: settings.subscribe(),
                 counters: counters.clone(),
+                census: Arc::default(),
             }));
             vec![pump]
         });
-        let tuning = Tuning {
-            coalesce: Duration::ZERO,
-            couples_datagrams: true,
-            stream_idle: Duration::from_secs(60),
-            tls_gateway: false,
-            connections_max: 100,
-            source_connections_max: 0,
-            handshake_time: Duration::from_secs(2),
-            message_bytes_max: 65_536,
-        };
         let body = executor::start(Spec {
             listeners: Vec::new(),
             sockets: (0..shards).map(|_| Vec::new()).collect(),
@@ -291,7 +311,7 @@ impl Rig {
             view: View {
                 snapshot: Arc::default(),
                 settings: Arc::new(()),
-                tuning,
+                tuning: tuning(),
                 security,
                 stopping: None,
             },
@@ -320,6 +340,19 @@ impl Drop for Rig {
             stopping: Some(Time::ZERO),
         }));
         assert_eq!(body.join(), 0, "no shard panics");
+    }
+}
+
+fn tuning() -> Tuning {
+    Tuning {
+        coalesce: Duration::ZERO,
+        couples_datagrams: true,
+        stream_idle: Duration::from_secs(60),
+        tls_gateway: false,
+        connections_max: 100,
+        source_connections_max: 0,
+        handshake_time: Duration::from_secs(2),
+        message_bytes_max: 65_536,
     }
 }
 
@@ -401,12 +434,219 @@ fn a_server_that_refuses_is_told_and_the_client_reads_our_last_words() {
 }
 
 #[test]
+fn a_panic_costs_one_connection_and_is_counted() {
+    let rig = Rig::new(1, to(echo()), None, false);
+    let [mut neighbour, mut bad] = [(); 2].map(|()| rig.client());
+    let mut echoes = |text: &[u8; 4]| {
+        neighbour.write_all(text).unwrap();
+        let mut back = [0; 4];
+        neighbour.read_exact(&mut back).unwrap();
+        assert_eq!(&back, text);
+    };
+    echoes(b"once");
+    bad.write_all(b"!panic").unwrap();
+    assert!(matches!(bad.read(&mut [0; 1]), Ok(0) | Err(_)), "it is closed");
+    echoes(b"more");
+    let body = rig.body.as_ref().unwrap();
+    assert!(body.post.send(0, Mail::Statistics { question: 1 }).is_ok());
+    let statistics = loop {
+        match body.inbox.notices.recv_timeout(PATIENCE).unwrap() {
+            Notice::Statistics { statistics, .. } => break statistics,
+            Notice::Ended { .. } => panic!("the shard is gone"),
+            _ => {}
+        }
+    };
+    assert_eq!(statistics.pumps[0].panics, 1);
+    assert_eq!(*rig.counters.lock().unwrap(), [Gone::Reset], "the relay hears of it");
+}
+
+#[test]
 fn an_abort_is_a_reset_and_no_end() {
     let rig = Rig::new(1, to(echo()), None, false);
     let mut client = rig.client();
     client.write_all(b"!abort").unwrap();
     let error = client.read_to_end(&mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// A pump without its shard: time passes when a test says so.
+struct Bench {
+    pump: Pump<Proxy>,
+    epoll: Epoll,
+    events: Events,
+    now: Time,
+    /// Connects and says nothing.
+    server: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = Socket::from(listener);
+        socket.set_send_buffer_size(1).unwrap(); // as little as the kernel gives; connections inherit it
+        let settings = Published::new(Arc::new(to(server.local_addr().unwrap())), Vec::new());
+        let mut pump = Pump::new(PumpSetup {
+            relay: Proxy { settings: settings.current(), ..Proxy::default() },
+            source: None,
+            protocol: StreamProtocol::Http,
+            doors: vec![Door { socket, is_secure: false }],
+            settings: settings.subscribe(),
+            counters: Arc::default(),
+            census: Arc::default(),
+        });
+        let epoll = Epoll::new().unwrap();
+        pump.watch(&epoll, 0).unwrap();
+        let (events, now) = (Events::new(16), Time::from_millis(1_000));
+        Bench { pump, epoll, events, now, server, address }
+    }
+
+    /// A client that takes little at a time, and the order that it gives.
+    fn order(&mut self, order: &[u8]) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        let mut client = TcpStream::from(socket);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let is_known = |it: &mut Bench| it.pump.lines.len() == 2;
+        self.turn_until(is_known);
+        client.write_all(order).unwrap();
+        client
+    }
+
+    /// Handles events, all at the same time, until it is so.
+    fn turn_until(&mut self, mut is_so: impl FnMut(&mut Bench) -> bool) {
+        let begin = std::time::Instant::now();
+        while !is_so(self) {
+            assert!(begin.elapsed() < PATIENCE, "it does not come to that");
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        let count = self.epoll.wait(&mut self.events, 10);
+        let (mut scratch, mut clear) = (vec![0; 65_536], Vec::new());
+        let mut lent = Lent {
+            now: self.now,
+            epoll: &self.epoll,
+            scratch: &mut scratch,
+            clear: &mut clear,
+            security: None,
+            tuning: tuning(),
+        };
+        for event in (0..count).filter_map(|it| self.events.at(it)) {
+            self.pump.handle_event(&mut lent, event.token, event.flags);
+        }
+        self.pump.handle_turn(&mut lent);
+    }
+}
+
+#[test]
+fn who_takes_its_last_bytes_slowly_gets_them_all_and_who_takes_none_is_reset() {
+    for takes in [true, false] {
+        let mut bench = Bench::new();
+        let mut client = bench.order(b"!flood");
+        client.set_nonblocking(true).unwrap();
+        bench.turn_until(|it| it.pump.relay.partners.is_empty());
+        let mut received = Vec::new();
+        for _ in 0..5 {
+            let due = |it: &Bench| {
+                let id = it.pump.lines.in_slot(0).expect("the client's, which came first");
+                it.pump.lines.wheel.deadline(timer_of(id)).unwrap()
+            };
+            let deadline = due(&bench);
+            bench.now = deadline - Duration::from_millis(1);
+            if takes {
+                bench.turn_until(|it| {
+                    let mut some = [0; 5_000];
+                    let count = client.read(&mut some).unwrap_or(0);
+                    received.extend_from_slice(&some[..count]);
+                    due(it) > deadline
+                });
+            } else {
+                bench.turn();
+            }
+        }
+        if takes {
+            bench.turn_until(|_| {
+                let _ = client.read_to_end(&mut received);
+                received.len() == FLOOD_BYTES
+            });
+            continue;
+        }
+        client.set_nonblocking(false).unwrap();
+        bench.now += Duration::from_millis(100);
+        bench.turn_until(|it| it.pump.lines.len() == 0);
+        let error = client.read_to_end(&mut received).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "no end that looks whole");
+    }
+}
+
+#[test]
+fn connections_are_limited_in_all_and_by_source() {
+    let mut bench = Bench::new();
+    let server = bench.server.local_addr().unwrap();
+    let target = Target { source_connections_max: 2, ..to(server) };
+    bench.pump.relay.settings = Arc::new(target);
+    let mut open = Vec::new();
+    let mut come = |bench: &mut Bench, from: [u8; 4], count| {
+        for _ in 0..count {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+            socket.connect(&bench.address.into()).unwrap();
+            open.push(socket);
+        }
+        bench.turn();
+    };
+    come(&mut bench, [127, 0, 0, 2], 5);
+    assert_eq!(bench.pump.relay.refused, [Full::Source; 3]);
+    come(&mut bench, [127, 0, 0, 3], 2);
+    assert_eq!(bench.pump.relay.refused.len(), 3, "another source");
+    bench.pump.relay.settings = Arc::new(to(server));
+    come(&mut bench, [127, 0, 0, 2], 100);
+    bench.turn_until(|it| it.pump.figures.refused == 3 + 4);
+    assert_eq!(bench.pump.relay.refused[3..], [Full::All; 4], "100 are there");
+}
+
+#[test]
+fn only_who_may_say_more_is_waited_for() {
+    for (order, lingering) in [(&b"!hang up"[..], 0), (b"!close", 1)] {
+        let mut bench = Bench::new();
+        let mut client = bench.order(order);
+        bench.turn_until(|it| it.pump.relay.partners.is_empty());
+        bench.turn();
+        client.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(bench.pump.lines.len(), lingering, "{}", String::from_utf8_lossy(order));
+    }
+}
+
+#[test]
+fn an_end_inside_tls_that_was_not_said_is_no_end() {
+    for says_so in [true, false] {
+        let security = security();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target { secure: Secure::Tls, ..to(listener.local_addr().unwrap()) };
+        let config = Arc::clone(security.stream_server(StreamProtocol::Http));
+        let server = spawn(move || {
+            let connection = ServerConnection::new(config).unwrap();
+            let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
+            stream.write_all(b"half").unwrap();
+            if says_so {
+                stream.conn.send_close_notify();
+            }
+            stream.flush().unwrap();
+            stream.sock.shutdown(Shutdown::Write).unwrap();
+            let _ = stream.sock.read(&mut [0; 512]); // what it is told in turn; no reset
+        });
+        let rig = Rig::new(1, target, Some(security), false);
+        let mut text = String::new();
+        rig.client().read_to_string(&mut text).unwrap();
+        assert_eq!(text, if says_so { "half" } else { "halfgone: Reset" });
+        server.join().unwrap();
+    }
 }
 
 #[test]
@@ -419,7 +659,8 @@ fn tls_stands_on_either_side_or_both() {
     let mut config = (**security.stream_client(StreamProtocol::Http)).clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from("lb.test").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let config = Arc::new(config);
+    let connection = ClientConnection::new(Arc::clone(&config), name.clone()).unwrap();
     let mut client = StreamOwned::new(connection, outer.client());
     let sent: Vec<u8> = (0..300_000u32).map(|it| it.to_le_bytes()[1]).collect();
     let mut received = vec![0; sent.len()];
@@ -432,6 +673,11 @@ fn tls_stands_on_either_side_or_both() {
     client.conn.send_close_notify();
     client.flush().unwrap();
     assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "the end comes back whole");
+    let connection = ClientConnection::new(config, name).unwrap();
+    let mut again = StreamOwned::new(connection, outer.client());
+    again.write_all(b"x").unwrap();
+    again.read_exact(&mut [0; 1]).unwrap();
+    assert_eq!(again.conn.handshake_kind(), Some(HandshakeKind::Resumed), "by a ticket");
 
     // Plain text on the port of TLS, and a server that does not speak it.
     let mut garbage = outer.client();
@@ -465,3 +711,5 @@ fn a_connection_goes_on_at_another_shard_with_what_was_not_consumed() {
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// More than the least that the kernel keeps.
+const FLOOD_BYTES: usize = 250_000;

@@ -121,27 +121,27 @@ impl Security {
             .with_protocol_versions(&versions)
             .map_err(terms)?;
         let certified: Arc<dyn ResolvesServerCert> = Arc::new(Certificates { shown });
-        let mut smpp =
-            builder.clone().with_no_client_auth().with_cert_resolver(Arc::clone(&certified));
-        let verifier = anchors.of_clients(config.peers, &provider).map_err(Refused::Terms)?;
-        let asks_clients = verifier.is_some();
-        let builder = match verifier {
-            Some(verifier) => builder.with_client_cert_verifier(verifier),
-            None => builder.with_no_client_auth(),
-        };
-        let mut sip = builder.with_cert_resolver(certified);
-        for it in [&mut sip, &mut smpp] {
+        let of_clients = |peers| anchors.of_clients(peers, &provider).map_err(Refused::Terms);
+        let accepting = |clients: PeerCertificates| -> Result<ServerConfig, Refused> {
+            let builder = match of_clients(clients)? {
+                Some(verifier) => builder.clone().with_client_cert_verifier(verifier),
+                None => builder.clone().with_no_client_auth(),
+            };
+            let mut it = builder.with_cert_resolver(Arc::clone(&certified));
             // Tickets are enough, and a cache of sessions would be a lock that all shards share.
             it.session_storage = Arc::new(NoServerSessionStorage {});
             it.send_tls13_tickets = 1;
             it.ignore_client_order = true;
-        }
-        // A ticket from where nobody is asked must not open where clients are.
-        smpp.ticketer =
-            if asks_clients { Ticketer::new().map_err(terms)? } else { Arc::clone(&tickets) };
-        sip.ticketer = tickets;
+            // A ticket from where clients are asked less must not open where they are asked more.
+            let is_as_sip = clients.of_clients() == config.peers.of_clients();
+            it.ticketer =
+                if is_as_sip { Arc::clone(&tickets) } else { Ticketer::new().map_err(terms)? };
+            Ok(it)
+        };
+        let mut sip = accepting(config.peers)?;
         let mut websocket = sip.clone();
-        let mut http = smpp.clone();
+        let mut http = accepting(config.http_clients)?;
+        let smpp = accepting(config.smpp_clients)?;
         http.alpn_protocols = vec![ALPN_HTTP.to_vec(), ALPN_HTTP_1_0.to_vec()];
         sip.alpn_protocols = vec![ALPN_SIP.to_vec(), b"sip".to_vec()];
         websocket.alpn_protocols = vec![ALPN_HTTP.to_vec()];

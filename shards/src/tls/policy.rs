@@ -148,7 +148,7 @@ impl Anchors {
         let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
         let builder = if is_required { builder } else { builder.allow_unauthenticated() };
         let chains = builder.build().map_err(|error| {
-            format!("TLS_CLIENT_AUTH_TYPE asks for certificates, but none is trusted: {error}")
+            format!("clients are asked for certificates, but none is trusted: {error}")
         })?;
         Ok(Some(Arc::new(Clients { chains, anchors: Arc::clone(self) })))
     }

@@ -4,7 +4,7 @@
 //! a transaction is. What the relay could not know it does not hold against it: a decision is judged by the
 //! node table that the shard had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use engine::node::{Node, NodeKey, Version};
@@ -49,6 +49,8 @@ pub struct Tally {
     pub forwards: u64,
     /// Answers of its own.
     pub replies: u64,
+    /// Decided again after their first hop failed; not counted above a second time.
+    pub again: u64,
     /// Names asked for.
     pub resolves: u64,
     /// Messages dropped.
@@ -152,6 +154,7 @@ impl Judge {
     fn count(&mut self, it: &Decision<'_>, message: &Message) {
         let tally = &mut self.tallies[it.shard];
         *match message.is_request() {
+            _ if it.failed.is_some() => &mut tally.again,
             true if message.find("Mobicents-Heartbeat").is_some() => &mut tally.beats,
             true => &mut tally.requests,
             false => &mut tally.responses,
@@ -221,12 +224,13 @@ impl Judge {
         {
             return among(Standing::Usable, version);
         }
-        let eligible = among(Standing::Eligible, it.snapshot.latest());
+        let eligible = among(Standing::Eligible, newest(it.snapshot, Standing::Eligible));
         let in_dialog = param(message.header("To"), "tag").is_some() && message.method() != "ACK";
         if is_first(message) || (!eligible.is_empty() && !in_dialog) {
             return eligible;
         }
-        among(Standing::Usable, it.snapshot.latest())
+        let standing = if in_dialog { Standing::Usable } else { Standing::Eligible };
+        among(Standing::Usable, newest(it.snapshot, standing))
     }
 
     /// The node that a request's dialog belongs to, by its To tag, if it carries a route set.
@@ -247,11 +251,14 @@ impl Judge {
         self.nobody_else(it, message)
     }
 
-    /// No node could take it but those that refused.
+    /// No node could take it but those that refused. A call that has a node stays in its version.
     fn nobody_else(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
+        let failed = it.failed.and_then(|failed| it.snapshot.at(failed, None));
+        let version = failed.map(|id| it.snapshot.node(id).version);
         let left = self.takers(it, message).iter().filter(|id| {
             let node = it.snapshot.node(**id);
-            it.failed.is_none() || !node.suspect
+            let is_of_version = is_first(message) || version.is_none_or(|it| it == node.version);
+            it.failed.is_none() || (!node.suspect && is_of_version)
         });
         let left = left.count();
         ensure(left == 0, format!("refused although {left} nodes could take it"))
@@ -295,7 +302,8 @@ impl Judge {
         let is_known = self.calls.contains_key(&call);
         self.calls.entry(call).or_insert_with(|| view(snapshot));
         if is_first(message) && !is_known {
-            ensure(taker.version == snapshot.latest(), "a new call went to an old version")?;
+            let wanted = newest(snapshot, Standing::Eligible);
+            ensure(taker.version == wanted, "a new call went to an old version")?;
             let is_willing = |it: &Node| !it.graceful && it.bad.is_none();
             let has_better = snapshot
                 .nodes()
@@ -371,7 +379,11 @@ impl Judge {
         if !stamped.ends_with(&format!("_{}", version.0)) {
             return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
         }
-        let version = if snapshot.has_version(version) { version } else { snapshot.latest() };
+        let version = if snapshot.has_version(version) {
+            version
+        } else {
+            newest(snapshot, Standing::Eligible)
+        };
         let among = |standing| {
             snapshot.candidates(standing, version, Family::V4, Transport::Udp).ids().iter()
         };
@@ -405,6 +417,23 @@ fn node_request(message: &Message, to: SocketAddr) -> Result<(), String> {
         theirs.unwrap_or_else(|| Uri::of(message.start.split(' ').nth(1).unwrap_or_default()));
     let wanted = uri.address();
     ensure(wanted == Some(to), format!("a node's request for {wanted:?} goes to {to}"))
+}
+
+/// The newest version with a node of that standing, without suspect ones where there are others; else with
+/// any node at all.
+fn newest(snapshot: &Snapshot, standing: Standing) -> Version {
+    let versions: BTreeSet<Version> = snapshot.nodes().iter().map(|it| it.version).collect();
+    let serves = |standing, version: &Version, may_be_suspect: bool| {
+        let ids = snapshot.candidates(standing, *version, Family::V4, Transport::Udp).ids();
+        ids.iter().any(|id| may_be_suspect || !snapshot.node(*id).suspect)
+    };
+    let standings = [standing, standing, Standing::Usable, Standing::Usable];
+    let mut ranks = standings.into_iter().zip([false, true, false, true]);
+    ranks
+        .find_map(|(standing, any)| versions.iter().rfind(|it| serves(standing, it, any)))
+        .or(versions.last())
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Whether an address is on the nodes' side.

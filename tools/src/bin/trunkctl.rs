@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 use engine::config::{Config, Loaded, check, load};
+use engine::lifecycle::Pulse;
 use engine::names::literal;
 use engine::node::{Ports, Version};
 use engine::registry::{Announcement, Registry, Rules, Source};
@@ -281,12 +282,23 @@ fn explained(task: &Explain, overrides: &[(String, String)]) -> Result<String, S
     }
 }
 
-/// Decides by a configuration alone: nobody listens, nobody heartbeats.
+/// Decides by a configuration alone: nobody listens, nobody heartbeats, and static nodes answer.
 fn offline(task: &Explain, config: &Config, message: &[u8]) -> Result<String, String> {
     let listeners = listeners(config, &resolved)?;
     let (id, listener) = chosen(task, &listeners)?;
     let now = Time::from_millis(1);
-    let mut registry = Registry::new(now, Rules::from(config), &Default::default());
+    let names = config.static_nodes.iter().filter(|it| literal(&it.host).is_none());
+    let both = |host: &str| [Family::V4, Family::V6].map(|family| resolved(host, family));
+    let names = names.map(|it| {
+        let found: Vec<IpAddr> = both(&it.host).into_iter().flatten().collect();
+        if found.is_empty() {
+            return Err(format!("{}: a name without an address", it.host));
+        }
+        Ok((it.host.clone(), found))
+    });
+    let mut registry = Registry::new(now, Rules::from(config), &names.collect::<Result<_, _>>()?);
+    let fixed: Vec<_> = registry.probed().map(|(node, ..)| node).collect();
+    fixed.into_iter().for_each(|it| registry.handle_pulse(now, it, Pulse::Live));
     for text in &task.node {
         let node = node(text).ok_or_else(|| format!("--node {text} is not ip:port[/transport]"))?;
         registry.handle_announcement(now, node).map_err(|why| format!("--node {text}: {why}"))?;

@@ -348,6 +348,15 @@ pub(super) const HEALTH: &[Key] = &[
         Kind::Time { unit: Unit::Millis, min: 1, at: |it| &mut it.config.error_time },
     ),
     Key::new(
+        &["badNodeRetryMillis"],
+        &["sip/badNodeRetryMillis"],
+        "",
+        "A bad node gets new calls again after this long, and is bad again with its next failure; unset: \
+         when it has restarted.",
+        "600000",
+        Kind::Span { unit: Unit::Millis, min: 1_000, at: |it| &mut it.config.probation },
+    ),
+    Key::new(
         &["maxRequestNumberWithoutResponse"],
         &["sip/maxRequestNumberWithoutResponse"],
         "",

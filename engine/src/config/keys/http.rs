@@ -186,9 +186,9 @@ pub(super) const HTTP: &[Key] = &[
         &["httpSourceConnectionsMax"],
         &["http/httpSourceConnectionsMax"],
         "0",
-        "Most HTTP connections of one client address, per shard; 0 is unlimited.",
+        "Most HTTP connections of one client address, TLS handshakes included; 0 is unlimited.",
         "100",
-        Kind::Count { min: 0, max: MAX, at: |it| &mut it.config.http.source_connections_max },
+        Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.http.source_connections_max },
     ),
     Key::new(
         &["httpXForwarded"],

@@ -30,11 +30,6 @@ pub(super) const IGNORED: &[Key] = &[
     Key::ignored(&[], &["common/rmiRegistryPort"], ELSEWHERE),
     Key::ignored(&[], &["common/rmiRemoteObjectPort"], ELSEWHERE),
     Key::ignored(
-        &["gov.nist.javax.sip.SIP_MESSAGE_VALVE"],
-        &[],
-        "valves are Java classes; see blocked-values, sourceRateMax and totalRateMax",
-    ),
-    Key::ignored(
         &["org.mobicents.ext.javax.sip.congestion.*"],
         &[],
         "valves are Java classes; see sourceRateMax and totalRateMax",

@@ -58,10 +58,29 @@ pub(super) const BEHAVIOUR: &[Key] = &[
     )
     .empty_is_value(),
     Key::new(
-        &["org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS"],
+        &["gov.nist.javax.sip.SIP_MESSAGE_VALVE"],
         &[],
         "",
-        "Further texts like those of blocked-values, where the congestion valve of the original had them.",
+        "Java classes that saw each message first. CongestionControlMessageValve among them switches \
+         SIP_SCANNERS on; no other counts.",
+        "gov.nist.javax.sip.stack.CongestionControlMessageValve",
+        Kind::Other {
+            allowed: "a comma list of class names",
+            set: |draft, text| {
+                value::list(text, value::text).map(|it| {
+                    draft.config.congestion_valve =
+                        it.iter().any(|it| it.ends_with("CongestionControlMessageValve"));
+                })
+            },
+            differs: |a, b| a.congestion_valve != b.congestion_valve,
+        },
+    ),
+    Key::new(
+        &["org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS"],
+        &[],
+        "sipvicious,sipcli,friendly-scanner",
+        "Texts like those of blocked-values that are never answered; BYE, ACK, PRACK and CANCEL pass. Only \
+         with the congestion valve in SIP_MESSAGE_VALVE.",
         "sipx",
         Kind::Other {
             allowed: "a comma list of texts",

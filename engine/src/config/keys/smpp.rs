@@ -159,7 +159,8 @@ pub(super) const SMPP: &[Key] = &[
         &["timeoutResponse"],
         &["smpp/timeoutResponse"],
         "3000",
-        "Longest wait for a response; then the asker gets ESME_RSYSERR.",
+        "Longest wait for a response; then the asker gets ESME_RSYSERR. One-to-one, a bind is offered to the next \
+         server first, until all have had that time.",
         |it| &mut it.config.smpp.response,
     ),
     millis(
@@ -173,7 +174,8 @@ pub(super) const SMPP: &[Key] = &[
         &["timeoutEnquire"],
         &["smpp/timeoutEnquire"],
         "10000",
-        "From one enquire_link to the next, at a fixed rate.",
+        "From one enquire_link to the next, at a fixed rate. In mux mode without effect: only silence is asked \
+         about, as the next two keys say.",
         |it| &mut it.config.smpp.enquire,
     ),
     millis(

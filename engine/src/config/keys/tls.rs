@@ -83,19 +83,48 @@ pub(super) const TLS: &[Key] = &[
             allowed: "Default, Enabled, Want, Disabled or DisabledAll",
             set: |draft, text| {
                 draft.config.tls.peers = match text {
-                    "Enabled" => PeerCertificates::Required,
-                    "Want" => PeerCertificates::Wanted,
-                    "Disabled" | "Default" => PeerCertificates::ServersOnly,
+                    "Default" => PeerCertificates::ServersOnly,
                     "DisabledAll" => PeerCertificates::Unchecked,
-                    _ => {
-                        return Err(format!(
-                            "\"{text}\"; allowed is Default, Enabled, Want, Disabled or DisabledAll"
-                        ));
-                    }
+                    _ => clients(text).ok_or_else(|| {
+                        format!("\"{text}\"; allowed is Default, Enabled, Want, Disabled or DisabledAll")
+                    })?,
                 };
                 Ok(())
             },
             differs: |a, b| a.tls.peers != b.tls.peers,
+        },
+    ),
+    Key::new(
+        &["httpTlsClientAuthType"],
+        &["http/httpTlsClientAuthType"],
+        "Disabled",
+        "Certificates of clients on httpsPort. Enabled: they must have one that we trust. Want: they are asked \
+         for one. Disabled: they are not.",
+        "Enabled",
+        Kind::Other {
+            allowed: "Enabled, Want or Disabled",
+            set: |draft, text| {
+                clients(text)
+                    .map(|it| draft.config.tls.http_clients = it)
+                    .ok_or_else(|| format!("\"{text}\"; allowed is Enabled, Want or Disabled"))
+            },
+            differs: |a, b| a.tls.http_clients != b.tls.http_clients,
+        },
+    ),
+    Key::new(
+        &["smppTlsClientAuthType"],
+        &["smpp/smppTlsClientAuthType"],
+        "Disabled",
+        "The same of clients on smppSslPort.",
+        "Enabled",
+        Kind::Other {
+            allowed: "Enabled, Want or Disabled",
+            set: |draft, text| {
+                clients(text)
+                    .map(|it| draft.config.tls.smpp_clients = it)
+                    .ok_or_else(|| format!("\"{text}\"; allowed is Enabled, Want or Disabled"))
+            },
+            differs: |a, b| a.tls.smpp_clients != b.tls.smpp_clients,
         },
     ),
     Key::new(
@@ -168,3 +197,13 @@ fn cipher_suite(text: &str) -> Result<String, String> {
 /// A phone on a bad line needs two or three seconds.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const SECONDS_MAX: i64 = 3_600;
+
+/// What is asked of clients.
+fn clients(text: &str) -> Option<PeerCertificates> {
+    match text {
+        "Enabled" => Some(PeerCertificates::Required),
+        "Want" => Some(PeerCertificates::Wanted),
+        "Disabled" => Some(PeerCertificates::ServersOnly),
+        _ => None,
+    }
+}

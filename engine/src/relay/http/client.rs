@@ -69,11 +69,10 @@ impl Http {
                 let Some(client) = self.slots.client(conn) else { return 0 };
                 client.phase = Phase::Requests;
                 client.source = source.unwrap_or(client.source);
-                let ip = client.source.ip();
-                if !self.admits(ip) {
+                let (ip, most) = (client.source.ip(), self.settings.http().source_connections_max);
+                if most > 0 && !wire.count_for(conn, ip.to_canonical(), most) {
                     self.counters.refused(Refusal::SourceConnections);
-                    self.forget_client(conn, false);
-                    wire.close(conn);
+                    self.close_client(conn, wire);
                     return 0;
                 }
                 self.slots.arm(conn, now + self.settings.http().client_idle);
@@ -81,8 +80,7 @@ impl Http {
             }
             Err(_) => {
                 self.counters.refused(Refusal::Malformed);
-                self.forget_client(conn, false);
-                wire.close(conn);
+                self.close_client(conn, wire);
                 0
             }
         }
@@ -209,9 +207,12 @@ impl Http {
     /// The request is answered: the connection waits for the next one.
     pub(super) fn next_request(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
         let patience = self.settings.http().client_idle;
+        let is_stopping = self.is_stopping;
         let Some(client) = self.slots.client(conn) else { return };
         client.scan = SCAN;
-        if client.has_more && !client.is_full {
+        if is_stopping && !client.has_more {
+            return self.close_client(conn, wire);
+        } else if client.has_more && !client.is_full {
             wire.resume(conn);
         } else if client.is_ended && !client.has_more {
             return self.close_client(conn, wire);
@@ -234,29 +235,32 @@ impl Http {
 
     /// Closes behind what is queued.
     pub(super) fn close_client(&mut self, conn: Conn, wire: &mut impl Wire) {
-        if self.forget_client(conn, true).is_some() {
+        if self.forget_client(conn).is_some() {
             wire.close(conn);
+        }
+    }
+
+    /// Closes behind what is queued, and waits for nothing.
+    pub(super) fn hang_up_client(&mut self, conn: Conn, wire: &mut impl Wire) {
+        if self.forget_client(conn).is_some() {
+            wire.hang_up(conn);
         }
     }
 
     /// Closes so that the client cannot take what it has for all there is.
     pub(super) fn abort_client(&mut self, conn: Conn, wire: &mut impl Wire) {
-        if self.forget_client(conn, true).is_some() {
+        if self.forget_client(conn).is_some() {
             wire.abort(conn);
         }
     }
 
-    /// `is_admitted`: it counts against its source's limit.
-    fn forget_client(&mut self, conn: Conn, is_admitted: bool) -> Option<Client> {
+    fn forget_client(&mut self, conn: Conn) -> Option<Client> {
         if self.slots.is_client(conn) != Some(true) {
             return None;
         }
         let Some(Peer::Client(client)) = self.slots.remove(conn) else { return None };
         self.counters.clients = self.counters.clients.saturating_sub(1);
         self.counters.paired = self.counters.paired.saturating_sub(u64::from(client.is_paired));
-        if is_admitted && client.phase != Phase::Preface {
-            self.release(client.source.ip());
-        }
         Some(client)
     }
 
@@ -299,7 +303,7 @@ impl Http {
             self.counters.refused(if is_slow { Refusal::Slow } else { Refusal::ClientGone });
             self.give_up(conn, wire);
         }
-        self.forget_client(conn, true);
+        self.forget_client(conn);
     }
 
     /// The client takes bytes again.

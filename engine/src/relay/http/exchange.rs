@@ -55,6 +55,9 @@ impl Http {
     ) {
         let settings = Arc::clone(&self.settings);
         let waiting = if is_fresh { None } else { self.pool.take(&place) };
+        if exchange.attempts == 0 {
+            self.counters.bytes_to_node += exchange.content_bytes;
+        }
         exchange.attempts += 1;
         exchange.place = Some(place);
         (exchange.is_reused, exchange.is_connected) = (waiting.is_some(), waiting.is_some());
@@ -107,7 +110,11 @@ impl Http {
             && (is_unreached || exchange.method.is_idempotent())
             && exchange.attempts < TRIES_MAX;
         let is_stale = exchange.is_reused && !is_unreached;
-        if is_unreached && let Some(key) = exchange.place.and_then(|it| it.node) {
+        let is_ours = failure == Failure::Unreached(Gone::Shortage);
+        if is_unreached
+            && !is_ours
+            && let Some(key) = exchange.place.and_then(|it| it.node)
+        {
             self.sightings.refused(key);
         }
         let next = match exchange.place.filter(|_| may_repeat) {
@@ -131,6 +138,7 @@ impl Http {
             return;
         }
         let status = match failure {
+            Failure::Unreached(Gone::Shortage) => 503,
             Failure::Unreached(Gone::ConnectTimeout) => 504,
             _ => 502,
         };

@@ -20,7 +20,7 @@ mod slots;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,10 +47,10 @@ pub struct Http {
     chooser: Chooser,
     slots: Slots,
     pool: Pool,
-    /// Connections by source, where they are limited.
-    sources: ahash::HashMap<IpAddr, u32>,
     counters: HttpCounters,
     sightings: Sightings,
+    /// Nodes of the table in force.
+    known: Vec<NodeKey>,
     buffers: Buffers,
     is_stopping: bool,
     /// When the log last said that there is no node.
@@ -77,9 +77,9 @@ impl Http {
             shard,
             slots: Slots::default(),
             pool: Pool::default(),
-            sources: ahash::HashMap::default(),
             counters: HttpCounters::default(),
             sightings: Sightings::default(),
+            known: Vec::new(),
             buffers: Buffers::default(),
             is_stopping: false,
             complained: None,
@@ -90,9 +90,6 @@ impl Http {
     /// must be the same.
     pub fn configure(&mut self, settings: Arc<HttpSettings>) {
         self.chooser = Chooser::new(&settings.config, self.shard);
-        if settings.http().source_connections_max == 0 {
-            self.sources.clear();
-        }
         self.settings = settings;
     }
 
@@ -115,9 +112,16 @@ impl Http {
         busy
     }
 
-    /// A new node table is in force: forgets what was counted of nodes that are gone for long.
-    pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+    /// A new node table is in force: forgets what was counted of nodes that are gone for long, and waits for
+    /// none that has left. Looks at all connections if one has.
+    pub fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         self.counters.forget_dead(snapshot);
+        let has_lost = self.known.iter().any(|it| snapshot.find(*it).is_none());
+        self.known.clear();
+        self.known.extend(snapshot.nodes().iter().map(|it| it.key));
+        if has_lost {
+            self.leave_nodes(now, snapshot, wire);
+        }
     }
 
     /// What the control executor must hear: refusals and bad responses at once, life signs a few times a
@@ -148,25 +152,16 @@ impl Http {
         self.counters.clients
     }
 
-    /// Counts one more connection of a source; `false`: it has enough.
-    fn admits(&mut self, source: IpAddr) -> bool {
-        let max = self.settings.http().source_connections_max;
-        if max == 0 {
-            return true;
-        }
-        let count = self.sources.entry(source).or_default();
-        let fits = *count < max;
-        *count += u32::from(fits);
-        fits
+    /// Most connections that one source may open, before anything of them is read; 0 is any number. Behind
+    /// the PROXY protocol the source is not known yet.
+    pub fn source_connections_max(&self) -> usize {
+        let http = self.settings.http();
+        if http.proxy_protocol { 0 } else { http.source_connections_max }
     }
 
-    fn release(&mut self, source: IpAddr) {
-        if let Some(count) = self.sources.get_mut(&source) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.sources.remove(&source);
-            }
-        }
+    /// A client was not let in.
+    pub fn refused(&mut self, why: Refusal) {
+        self.counters.refused(why);
     }
 
     /// Memory for a request; given back by [`Http::recycle`].
@@ -223,7 +218,7 @@ impl StreamRelay for Http {
         let settings = Arc::clone(&self.settings);
         let number = u8::try_from(listener).ok()?;
         let is_secure = settings.listener(listener)?.is_secure;
-        if self.is_stopping || self.counters.clients >= settings.config.connections_max as u64 {
+        if self.is_stopping {
             self.counters.refused(Refusal::Connections);
             return None;
         }
@@ -233,9 +228,6 @@ impl StreamRelay for Http {
         if settings.http().proxy_protocol && !is_secure {
             client.phase = Phase::Preface;
             patience = settings.http().head_time;
-        } else if !self.admits(source.ip()) {
-            self.counters.refused(Refusal::SourceConnections);
-            return None;
         }
         let conn = self.slots.insert(peer::Peer::Client(client))?;
         self.counters.clients += 1;

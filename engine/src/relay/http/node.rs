@@ -152,7 +152,7 @@ impl Http {
         exchange.keeps_node =
             response.is_persistent.then_some(response.keeps_secs.unwrap_or(u32::MAX));
         let edits = &mut self.buffers.edits;
-        if exchange.strips_chunks {
+        if exchange.is_1_0 && !matches!(response.status, 100..200 | 204) {
             response.coding.into_iter().for_each(|it| edits.remove(it));
         }
         let end = head::end_of_lines(head.len());
@@ -285,11 +285,12 @@ impl Http {
         if let Some(node) = exchange.node.take() {
             self.release_node(now, node, exchange.keeps_node.filter(|_| is_whole), wire);
         }
-        let keeps_client = exchange.keeps_client;
+        let (keeps_client, is_last) = (exchange.keeps_client, exchange.is_last);
         self.retire(exchange);
         let has_more = self.slots.client(client).is_some_and(|it| it.has_more);
         match (is_whole && keeps_client, is_whole && !has_more) {
             (true, _) => self.next_request(now, client, wire),
+            (false, true) if is_last => self.hang_up_client(client, wire),
             (false, true) => self.close_client(client, wire),
             (false, false) => self.linger(now, client, wire),
         }
@@ -414,7 +415,9 @@ impl Http {
             return self.abort_client(client, wire);
         }
         let failure = match why {
-            Gone::Refused | Gone::ConnectTimeout | Gone::Handshake => Failure::Unreached(why),
+            Gone::Refused | Gone::Shortage | Gone::ConnectTimeout | Gone::Handshake => {
+                Failure::Unreached(why)
+            }
             _ if !exchange.is_connected => Failure::Unreached(why),
             _ => Failure::Broken,
         };
@@ -459,6 +462,35 @@ impl Http {
         let patience = if exchange.tunnel.is_some() { tunnel_idle } else { body_idle };
         wire.resume(client);
         self.slots.arm(client, now + patience);
+    }
+
+    /// Nodes have left the table: what waits in the pool for them is closed, and requests that they have not
+    /// answered and that another may carry out as well go there now, since a dead host answers nothing.
+    pub(super) fn leave_nodes(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
+        for conn in self.slots.nodes() {
+            let Some(node) = self.slots.node(conn) else { continue };
+            let (place, client) = (node.place, node.client);
+            if place.node.is_none_or(|it| snapshot.find(it).is_some()) {
+                continue;
+            }
+            let Some(client) = client else {
+                self.close_node(conn, wire);
+                continue;
+            };
+            let is_movable = |it: &Exchange| {
+                let can_repeat = it.method.is_idempotent() || !it.is_connected;
+                it.tunnel.is_none() && it.response.is_none() && it.can_replay && can_repeat
+            };
+            let exchange = self.slots.client(client).and_then(|it| it.exchange.as_deref());
+            if exchange.is_some_and(is_movable)
+                && let Some(mut exchange) = self.take_exchange(client)
+            {
+                self.slots.remove(conn);
+                wire.abort(conn);
+                exchange.is_reused = false;
+                self.failed(now, client, exchange, Failure::Broken, snapshot, wire);
+            }
+        }
     }
 
     /// It waited long enough in the pool.

@@ -83,6 +83,8 @@ pub(super) struct Exchange {
     pub(super) is_1_0: bool,
     /// The client's connection goes on after this.
     pub(super) keeps_client: bool,
+    /// The client has said that it asks no more (RFC 9112 §9.6).
+    pub(super) is_last: bool,
     /// The node's does.
     pub(super) keeps_node: Option<u32>,
     pub(super) service: Service,
@@ -128,6 +130,7 @@ impl Exchange {
             method: request.method,
             is_1_0: request.is_1_0,
             keeps_client: request.is_persistent,
+            is_last: !request.is_persistent,
             keeps_node: None,
             service: Service::Http,
             upgrades: request.upgrade.is_some(),

@@ -43,6 +43,10 @@ impl Http {
             }
         };
         if let Some(port) = http.tls_port.filter(|_| !listener.is_secure && http.redirects_to_tls) {
+            if request.host.is_none_or(|it| it.of(head).is_empty()) {
+                self.malformed(now, conn, Malformed::Host, wire); // whereto?
+                return 0;
+            }
             let location = secure_location(head, &request, listener.port, port);
             self.redirect(now, conn, &request, &location, wire);
             return 0;
@@ -55,7 +59,7 @@ impl Http {
         if let Some(text) = &rewritten {
             self.buffers.edits.replace(request.target, text);
         }
-        self.write_fields(head, source, listener.is_secure);
+        self.write_fields(head, source, listener.is_secure, request.is_1_0);
         let target = rewritten.as_deref().unwrap_or(target);
         let is_sip = request.upgrade.is_some_and(|it| it.is_sip);
         let mut replay = self.spare();
@@ -125,13 +129,12 @@ impl Http {
         if limit > 0 && exchange.content_bytes > limit {
             return Err(413);
         }
-        self.counters.bytes_to_node += taken.content as u64;
         exchange.progress_bytes += taken.bytes as u64;
         Ok(taken.bytes)
     }
 
     /// Fields of our own, by key.
-    fn write_fields(&mut self, head: &[u8], source: IpAddr, is_secure: bool) {
+    fn write_fields(&mut self, head: &[u8], source: IpAddr, is_secure: bool, is_1_0: bool) {
         let http = &self.settings.config.http;
         let (edits, end) = (&mut self.buffers.edits, head::end_of_lines(head.len()));
         if http.x_forwarded {
@@ -147,7 +150,9 @@ impl Http {
             edits.insert(end, &[b"X-Forwarded-Proto: ", scheme, b"\r\n"].concat());
         }
         if http.via {
-            edits.insert(end, b"Via: 1.1 trunkline\r\n");
+            let via: &[u8] =
+                if is_1_0 { b"Via: 1.0 trunkline\r\n" } else { b"Via: 1.1 trunkline\r\n" };
+            edits.insert(end, via);
         }
     }
 
@@ -223,6 +228,7 @@ impl Http {
         // Until the node is there, no more is taken than can be given to another one.
         let room = http.replay_bytes_max.saturating_sub(exchange.replay.len());
         let most = if exchange.is_connected { bytes.len() } else { bytes.len().min(room) };
+        let before = exchange.content_bytes;
         let bytes_taken = match self.absorb(&mut exchange, bytes.get(..most).unwrap_or_default()) {
             Ok(it) => it,
             Err(status) => {
@@ -232,6 +238,7 @@ impl Http {
                 return 0;
             }
         };
+        self.counters.bytes_to_node += exchange.content_bytes - before;
         let part = bytes.get(..bytes_taken).unwrap_or_default();
         if exchange.can_replay && part.len() <= room {
             exchange.replay.extend_from_slice(part);

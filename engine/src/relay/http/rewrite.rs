@@ -98,7 +98,8 @@ fn expanded(to: &str, captures: &Captures<'_>) -> Vec<u8> {
     out
 }
 
-/// `%xx`, and `+` for a blank; what is not two hexadecimal digits stays.
+/// `%xx`, and `+` for a blank; what is not two hexadecimal digits stays, and so does what would mean something
+/// else without its escape: `%26` is no `&`.
 fn decoded(target: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(target.len());
     let mut rest = target;
@@ -107,8 +108,13 @@ fn decoded(target: &[u8]) -> Vec<u8> {
         let digit = |at: usize| tail.get(at).and_then(|it| char::from(*it).to_digit(16));
         match (byte, digit(0), digit(1)) {
             (b'%', Some(high), Some(low)) => {
-                out.push(u8::try_from(high * 16 + low).unwrap_or_default());
-                rest = tail.get(2..).unwrap_or_default();
+                let byte = u8::try_from(high * 16 + low).unwrap_or_default();
+                if byte == b'%' || DELIMITERS.contains(&byte) {
+                    out.push(b'%');
+                } else {
+                    out.push(byte);
+                    rest = tail.get(2..).unwrap_or_default();
+                }
             }
             (b'+', ..) => out.push(b' '),
             _ => out.push(*byte),
@@ -120,10 +126,19 @@ fn decoded(target: &[u8]) -> Vec<u8> {
 /// What may not stand in a target (RFC 3986 §2, §3.3, §3.4) becomes `%xx`.
 fn encoded(text: &[u8], was_decoded: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
-    for byte in text {
+    for (at, byte) in text.iter().enumerate() {
+        let is_escape = || {
+            let digits = text.get(at + 1..at + 3);
+            digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit))
+        };
         let may_stand = byte.is_ascii_alphanumeric()
-            || b"-._~!$&'()*,;=:@/?".contains(byte)
-            || (matches!(byte, b'%' | b'+') && !was_decoded);
+            || b"-._~".contains(byte)
+            || DELIMITERS.contains(byte)
+            || match byte {
+                b'%' => !was_decoded || is_escape(),
+                b'+' => !was_decoded,
+                _ => false,
+            };
         if may_stand {
             out.push(*byte);
         } else {
@@ -135,6 +150,9 @@ fn encoded(text: &[u8], was_decoded: bool) -> Vec<u8> {
     }
     out
 }
+
+/// What separates parts of a target, but for `+` and `#` (RFC 3986 §2.2).
+const DELIMITERS: &[u8] = b"!$&'()*,;=:@/?";
 
 /// As long as a head may be; rules can make texts longer with every match.
 const TARGET_BYTES_MAX: usize = 32 * 1024;
@@ -174,6 +192,11 @@ mod tests {
             (company, "/SOMECOMPANY/someCompany", Some("/restcomm/restcomm")),
             (company, "/some%43ompany?a=b%20c+d%25", Some("/restcomm?a=b%20c%20d%25")),
             (company, "/mobius/a%20b+c", None),
+            (
+                company,
+                "/someCompany?Url=http%3A%2F%2Fx%3Fa%26b&appsession=7%3b1%2B%",
+                Some("/restcomm?Url=http%3A%2F%2Fx%3Fa%26b&appsession=7%3b1%2B%25"),
+            ),
             (two, "/a/x", Some("/x/a")),
             (two, "/a/b", Some("/c/a")),
             (two, "/c", Some("/d")),

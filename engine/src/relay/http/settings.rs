@@ -79,8 +79,8 @@ pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// `Retry-After` of a 503: nodes come back within a heartbeat or two.
 pub(super) const RETRY_AFTER_SECS: &str = "5";
 
-/// Nodes that one request is given to at most.
-pub(super) const TRIES_MAX: usize = 4;
+/// Times that one request is sent at most, connections that had been closed meanwhile included.
+pub(super) const TRIES_MAX: usize = 32;
 
 /// Connections to one node that wait for work on one shard, at most.
 pub(super) const IDLE_PER_NODE_MAX: usize = 256;

@@ -123,9 +123,18 @@ impl Slots {
 
     /// Every client's connection.
     pub(super) fn clients(&self) -> Vec<Conn> {
+        self.those(|it| matches!(it, Peer::Client(_)))
+    }
+
+    /// Every connection to a node.
+    pub(super) fn nodes(&self) -> Vec<Conn> {
+        self.those(|it| matches!(it, Peer::Node(_)))
+    }
+
+    fn those(&self, is_it: impl Fn(&Peer) -> bool) -> Vec<Conn> {
         let numbered = (0..).zip(&self.slots);
         numbered
-            .filter(|(_, it)| matches!(it.peer, Some(Peer::Client(_))))
+            .filter(|(_, it)| it.peer.as_ref().is_some_and(&is_it))
             .map(|(slot, it)| Conn { slot, generation: it.generation })
             .collect()
     }

@@ -9,7 +9,7 @@ use protocols::sip::reply;
 use super::settings::Settings;
 use super::via::{self, TopVia};
 use super::{Incoming, State};
-use crate::relay::{Arrival, DropReason, Hop, Verdict};
+use crate::relay::{Arrival, DropReason, Failure, Hop, Verdict};
 use crate::snapshot::{Family, Snapshot};
 
 /// An answer of our own.
@@ -72,14 +72,14 @@ impl State {
         self.answer(settings, incoming, method, &answer, out)
     }
 
-    /// The answer to a message whose only way failed: 430 where that was a client's own connection (RFC
-    /// 5626 §5.3), else 503.
+    /// The answer to a message whose only way failed: 430 where that was a client's own connection and it
+    /// is gone (RFC 5626 §5.3), else 503.
     pub(super) fn unreachable(
         &mut self,
         settings: &Settings,
         arrival: &Arrival,
         bytes: &[u8],
-        failed: Hop,
+        failed: Failure,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
@@ -88,7 +88,7 @@ impl State {
             return Verdict::Drop(DropReason::Malformed);
         };
         if !message.is_request() {
-            return Verdict::Drop(DropReason::ConnectionGone);
+            return Verdict::Drop(failed.reason);
         }
         self.calls.handle_failure(arrival.now, &message);
         let method = message.method();
@@ -104,8 +104,8 @@ impl State {
         };
         self.buffers.via.clear();
         via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
-        let reason = DropReason::ConnectionGone;
-        let is_flow = match failed {
+        let Failure { hop, reason } = failed;
+        let is_flow = match hop {
             Hop::Flow { or, .. } => or.is_none(),
             Hop::Stream { from, to } => {
                 let transport = settings.listener(from).transport;
@@ -114,7 +114,7 @@ impl State {
             }
             Hop::Datagram { .. } => false,
         };
-        if is_flow {
+        if is_flow && reason == DropReason::ConnectionGone {
             let answer = Answer::plain(430, "Flow Failed", reason);
             return self.answer(settings, &incoming, method, &answer, out);
         }

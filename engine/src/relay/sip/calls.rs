@@ -53,6 +53,10 @@ impl Calls {
         Calls(Memory::new(config.calls_max, config.call_idle))
     }
 
+    pub(super) fn configure(&mut self, config: &Config) {
+        self.0.configure(config.calls_max, config.call_idle);
+    }
+
     /// A request goes to a node or comes from it.
     pub(super) fn handle_request(
         &mut self,

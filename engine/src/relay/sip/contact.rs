@@ -9,9 +9,8 @@ use protocols::sip::message::Message;
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
-use super::flow;
+use super::flow::{self, Token};
 use super::settings::Settings;
-use crate::relay::Flow;
 
 /// What becomes of a client's Contact; parts that are `None` stay as they are.
 #[derive(Clone, Copy, Default)]
@@ -28,7 +27,7 @@ pub(super) struct Real<'a> {
     /// The other end of its connection.
     pub address: SocketAddr,
     /// The connection: nobody can call it back otherwise.
-    pub flow: Option<Flow>,
+    pub token: Option<Token>,
     /// Signs the connection's token.
     pub secret: &'a [u8; 16],
 }
@@ -57,9 +56,9 @@ pub(super) fn change(message: &Message<'_>, changes: Changes<'_>, edits: &mut Ed
             out.extend_from_slice(value);
         });
     }
-    if let Some(Real { flow: Some(flow), secret, .. }) = real {
+    if let Some(Real { token: Some(token), secret, .. }) = real {
         let end = Span { start: uri.params_end, end: uri.params_end };
-        edits.write(contact.span(end), |out| flow::write(flow, secret, out));
+        edits.write(contact.span(end), |out| flow::write(token, secret, out));
     }
     if contact.is_bare {
         edits.insert(contact.at(uri.text.len().try_into().unwrap_or(u32::MAX)), b">");
@@ -76,9 +75,9 @@ pub(super) fn change_record_route(message: &Message<'_>, real: Real<'_>, edits: 
         Span { start: start + span.start, end: start + span.end }
     };
     edits.write(at(uri.host_port), |out| write_address(real.address, out));
-    if let Some(flow) = real.flow {
+    if let Some(token) = real.token {
         let end = Span { start: uri.params_end, end: uri.params_end };
-        edits.write(at(end), |out| flow::write(flow, real.secret, out));
+        edits.write(at(end), |out| flow::write(token, real.secret, out));
     }
 }
 
@@ -86,7 +85,7 @@ pub(super) fn change_record_route(message: &Message<'_>, real: Real<'_>, edits: 
 /// node's later requests come back to it by its own connection, whatever its Contact says.
 pub(super) fn mark_record_route(
     message: &Message<'_>,
-    flow: Flow,
+    token: Token,
     settings: &Settings,
     edits: &mut Edits,
 ) {
@@ -98,7 +97,7 @@ pub(super) fn mark_record_route(
         if uri.param("flow").is_none() {
             let at = value.span.start + address.uri_span.start + uri.params_end;
             let end = Span { start: at, end: at };
-            edits.write(end, |out| flow::write(flow, &settings.secret, out));
+            edits.write(end, |out| flow::write(token, &settings.secret, out));
         }
         return;
     }

@@ -6,8 +6,9 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use super::{Relay, Settings};
+use super::{Attempt, Relay, Settings};
 use crate::balance::{Query, Shard};
+use crate::node::{Bad, Node};
 use crate::relay::{Arrival, Hop, Verdict};
 use crate::snapshot::{Family, NodeId, Snapshot};
 
@@ -30,29 +31,45 @@ pub(super) trait Trace {
 
     /// Every node, and why it is or is not a candidate.
     fn candidates(&mut self, snapshot: &Snapshot, query: &Query<'_>) {
-        for node in snapshot.nodes() {
-            let refusal = if node.version != query.version {
-                "other version"
-            } else if Family::of(node.ip) != query.family {
-                "other address family"
-            } else if node.ports.of(query.transport).is_none() {
-                "no port for this transport"
-            } else if node.suspect {
-                "refused a moment ago"
-            } else if let Some(bad) = node.bad {
-                match bad {
-                    crate::node::Bad::Errors => "bad: too many error responses",
-                    crate::node::Bad::Response => "bad: an error response over HTTP",
-                    crate::node::Bad::Silence => "bad: does not answer",
-                    crate::node::Bad::Full => "bad: says it is full",
+        let candidates = query.candidates(snapshot).ids();
+        for (id, node) in (0..).map(NodeId).zip(snapshot.nodes()) {
+            let (name, ip) = (&node.host_name, node.ip);
+            match (candidates.contains(&id), flaw(node)) {
+                (true, None) => self.say(format_args!("  {name} {ip}: candidate")),
+                (true, Some(flaw)) => {
+                    self.say(format_args!("  {name} {ip}: candidate, although {flaw}"));
                 }
-            } else if node.graceful {
-                "shutting down: no new calls"
-            } else {
-                "candidate"
-            };
-            self.say(format_args!("  {} {}: {refusal}", node.host_name, node.ip));
+                (false, flaw) => {
+                    let refusal = unfit(node, query).or(flaw).unwrap_or("not asked");
+                    self.say(format_args!("  {name} {ip}: {refusal}"));
+                }
+            }
         }
+    }
+}
+
+/// Why a node cannot take the message at all.
+fn unfit(node: &Node, query: &Query<'_>) -> Option<&'static str> {
+    if node.version != query.version {
+        Some("other version")
+    } else if Family::of(node.ip) != query.family {
+        Some("other address family")
+    } else if node.ports.of(query.transport).is_none() {
+        Some("no port for this transport")
+    } else {
+        None
+    }
+}
+
+/// Why others are asked rather than this node.
+fn flaw(node: &Node) -> Option<&'static str> {
+    match node.bad {
+        _ if node.suspect => Some("refused a moment ago"),
+        Some(Bad::Errors) => Some("bad: too many error responses"),
+        Some(Bad::Response) => Some("bad: an error response over HTTP"),
+        Some(Bad::Silence) => Some("bad: does not answer"),
+        Some(Bad::Full) => Some("bad: says it is full"),
+        None => node.graceful.then_some("shutting down: no new calls"),
     }
 }
 
@@ -100,7 +117,7 @@ pub fn explain(
         listener.address,
         listener.leg,
     ));
-    let verdict = relay.decide(arrival, bytes, snapshot, &mut sent, &mut steps);
+    let verdict = relay.decide(Attempt::First, arrival, bytes, snapshot, &mut sent, &mut steps);
     let changed = if let Verdict::Forward { reply, .. } = verdict {
         if reply > 0 {
             steps.say(format_args!("answers 100 Trying itself: the next hop is reliable"));

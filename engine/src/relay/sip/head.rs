@@ -4,12 +4,12 @@ use protocols::bytes::{write_decimal, write_host};
 use protocols::sip::Transport;
 use protocols::sip::message::Method;
 
+use super::State;
+use super::flow::{self, Token};
 use super::request::Request;
 use super::settings::{Place, Settings};
 use super::via::{self, Branch};
-use super::{State, flow};
 use crate::node::Node;
-use crate::relay::Flow;
 
 /// What the lines depend on.
 pub(super) struct HeadLines<'a> {
@@ -23,7 +23,7 @@ pub(super) struct HeadLines<'a> {
     /// Marks of the outgoing and the incoming leg.
     pub marks: (u8, u8),
     /// Connection that it came by.
-    pub came_by: Option<Flow>,
+    pub came_by: Option<Token>,
     /// Where a dialog begins.
     pub record: Option<Record<'a>>,
 }
@@ -34,10 +34,13 @@ pub(super) struct Record<'a> {
     pub node: Option<&'a Node>,
     /// Transport between us and nodes.
     pub inner: Transport,
+    /// It was asked for by `sips:`, and so must be what we write, where the leg is secure
+    /// (RFC 3261 §16.6(4)). A leg that is not (`terminateTLSTraffic`) can only be reached by `sip:`.
+    pub is_sips: bool,
     /// The client's connection, where it came by one.
-    pub from_client: Option<Flow>,
+    pub from_client: Option<Token>,
     /// The client's connection, where it leaves by one.
-    pub to_client: Option<Flow>,
+    pub to_client: Option<Token>,
 }
 
 impl Record<'_> {
@@ -79,7 +82,14 @@ impl State {
                 }
                 head.extend_from_slice(b"Record-Route: ");
                 let text = if own_address { &place.own_record_route } else { &place.record_route };
-                head.extend_from_slice(text.as_bytes());
+                let is_secure = settings.listener(place.listener).transport.is_secure();
+                match text.strip_prefix("<sip:").filter(|_| record.is_sips && is_secure) {
+                    Some(rest) => {
+                        head.extend_from_slice(b"<sips:");
+                        head.extend_from_slice(rest.as_bytes());
+                    }
+                    None => head.extend_from_slice(text.as_bytes()),
+                }
                 record.stamp(head);
                 let client = match (is_one, is_in) {
                     (true, _) => record.from_client.or(record.to_client),

@@ -7,10 +7,11 @@ use protocols::sip::Transport;
 use protocols::sip::message::Message;
 use protocols::sip::message::Method;
 use protocols::sip::route::NameAddr;
-use protocols::sip::uri::Uri;
+use protocols::sip::uri::{Scheme, Uri};
 
 use super::answer::Answer;
 use super::explain::Trace;
+use super::flow::Token;
 use super::head::{HeadLines, Record, opens_dialog};
 use super::request::Request;
 use super::routes::Stripped;
@@ -52,7 +53,11 @@ impl State {
         let message = incoming.message;
         let snapshot = incoming.snapshot;
         let towards = settings.towards_nodes(incoming.transport);
-        let version = version_of(routes, snapshot);
+        // An ACK with the route set of its dialog goes where the dialog's other requests go; one without
+        // belongs to an INVITE outside of any.
+        let in_dialog = request.is_subsequent && (request.method != Method::Ack || routes.named);
+        let version =
+            routes.version.unwrap_or_else(|| snapshot.newest(in_dialog, incoming.family, towards));
         let query = Query {
             now: incoming.arrival.now,
             key: self.affinity_key(settings, message),
@@ -64,9 +69,7 @@ impl State {
             is_first: !request.is_subsequent
                 && !matches!(request.method, Method::Ack | Method::Cancel),
             is_ack: request.method == Method::Ack,
-            // An ACK with the route set of its dialog goes where the dialog's other requests go; one
-            // without belongs to an INVITE outside of any.
-            in_dialog: request.is_subsequent && (request.method != Method::Ack || routes.named),
+            in_dialog,
             status: None,
         };
         if T::ON {
@@ -146,7 +149,15 @@ impl State {
             let (text, uri) = (top_text?, top_uri?);
             (replaced.is_some() && node_at(&uri, wanted, snapshot) == replaced).then_some(text)
         });
-        self.cut_routes(message, request, routes.count + usize::from(old_route.is_some()));
+        // A node's own Route without lr: it knows no loose routing.
+        let is_strict = assigned == Some(id)
+            && !request.route_moved
+            && top_uri.is_some_and(|it| it.param("lr").is_none() && is_at(&it, node));
+        let leaving = usize::from(old_route.is_some() || is_strict);
+        self.cut_routes(message, request, routes.count + leaving);
+        if is_strict && let Some(address) = top_text.and_then(NameAddr::parse) {
+            self.feed_strict_router(message, request, address.uri);
+        }
         let to = SocketAddr::new(node.ip, port);
         self.aim_at_node(
             settings,
@@ -170,7 +181,7 @@ impl State {
         self.locate_client(settings, incoming, switched);
         let source = incoming.arrival.source.ip();
         let own_address = settings.hides_balancer(source, &mut self.buffers.uri);
-        let flow = incoming.arrival.flow;
+        let came_by = Token::of(incoming.arrival);
         self.head_lines(
             settings,
             HeadLines {
@@ -179,11 +190,12 @@ impl State {
                 own_address,
                 branch: Branch { hash: request.hash, version: node.version },
                 marks: (INNER, OUTER),
-                came_by: flow,
+                came_by,
                 record: (opens_dialog(request)).then_some(Record {
                     node: Some(node),
                     inner: towards,
-                    from_client: flow,
+                    is_sips: request.uri.is_some_and(|it| it.scheme == Scheme::Sips),
+                    from_client: came_by,
                     to_client: None,
                 }),
             },
@@ -209,11 +221,11 @@ impl State {
                     && same_place(uri, &old)
                 {
                     scratch.clear();
-                    redirect(uri, to, None, scratch);
+                    redirect(uri, to, towards, None, scratch);
                     edits.replace(request.uri_span, scratch);
                 }
                 head.extend_from_slice(b"Route: <");
-                redirect(&old, to, Some(towards), head);
+                redirect(&old, to, towards, Some(towards), head);
                 if old.param("lr").is_none() {
                     head.extend_from_slice(b";lr");
                 }
@@ -224,7 +236,7 @@ impl State {
         if left == 0 && is_us {
             if let Some(uri) = &request.uri {
                 scratch.clear();
-                redirect(uri, to, uri.transport().map(|_| towards), scratch);
+                redirect(uri, to, towards, uri.transport().map(|_| towards), scratch);
                 edits.replace(request.uri_span, scratch);
             }
             return;
@@ -233,7 +245,7 @@ impl State {
             && is_at(uri, old)
         {
             scratch.clear();
-            redirect(uri, to, None, scratch);
+            redirect(uri, to, towards, None, scratch);
             edits.replace(request.uri_span, scratch);
             if left == 0 {
                 return;
@@ -286,11 +298,6 @@ impl State {
     }
 }
 
-/// Cluster that a request belongs to: its route set's, else the latest (`sip.md` 5.9).
-pub(super) fn version_of(routes: &Stripped, snapshot: &Snapshot) -> Version {
-    routes.version.unwrap_or_else(|| snapshot.latest())
-}
-
 /// The live node that a URI names by address, on any of its ports; the newest there if any version will do.
 fn node_at(uri: &Uri<'_>, version: Option<Version>, snapshot: &Snapshot) -> Option<NodeId> {
     snapshot.at(SocketAddr::new(uri.host_ip()?, uri.own_port()), version)
@@ -304,11 +311,26 @@ fn same_place(a: &Uri<'_>, b: &Uri<'_>) -> bool {
     !a.host.is_empty() && a.host.eq_ignore_ascii_case(b.host) && a.own_port() == b.own_port()
 }
 
-/// Appends a URI with another host and port; with `transport`, that too.
-fn redirect(uri: &Uri<'_>, to: SocketAddr, transport: Option<Transport>, out: &mut Vec<u8>) {
+/// Appends a URI with another host and port, which are reached by `towards`: `sips` stays where that is
+/// secure. With `transport`, that too.
+fn redirect(
+    uri: &Uri<'_>,
+    to: SocketAddr,
+    towards: Transport,
+    transport: Option<Transport>,
+    out: &mut Vec<u8>,
+) {
     let text = uri.text;
     let part = |start: u32, end: u32| text.get(start as usize..end as usize).unwrap_or_default();
-    out.extend_from_slice(part(0, uri.host_port.start));
+    let head = part(0, uri.host_port.start);
+    match head.get(b"sips:".len()..).filter(|_| uri.scheme == Scheme::Sips && !towards.is_secure())
+    {
+        Some(rest) => {
+            out.extend_from_slice(b"sip:");
+            out.extend_from_slice(rest);
+        }
+        None => out.extend_from_slice(head),
+    }
     push_address(to, out);
     let params = (uri.host_port.end, uri.params_end);
     match (transport, uri.param_span("transport")) {

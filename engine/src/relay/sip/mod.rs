@@ -26,6 +26,8 @@ mod words;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_keys;
+#[cfg(test)]
 mod tests_websocket;
 
 use std::net::SocketAddr;
@@ -33,7 +35,7 @@ use std::sync::Arc;
 
 use protocols::bytes::Edits;
 use protocols::sip::Transport;
-use protocols::sip::message::{Malformed, Message, Start};
+use protocols::sip::message::{Malformed, Message, Method, Start};
 use protocols::time::Time;
 
 pub use self::explain::{Explanation, explain};
@@ -49,7 +51,7 @@ use crate::balance::{self, Algorithm, Shard};
 use crate::config::AffinityKey;
 use crate::names::{Answer, Query, Unresolved};
 use crate::node::NodeKey;
-use crate::relay::{Arrival, DropReason, Hop, Leg, Report, Verdict};
+use crate::relay::{Arrival, DropReason, Failure, Hop, Leg, Report, Verdict};
 use crate::snapshot::{Family, Snapshot};
 use crate::stats::Counters;
 
@@ -72,6 +74,8 @@ struct State {
     sightings: Sightings,
     names: NameCache,
     wanted: Option<Query>,
+    /// Which time the message at hand is decided.
+    attempt: Attempt,
     /// Our answer to the message at hand, to be counted if it is sent.
     answered: Option<(u16, Leg, Transport)>,
     /// The last name looked up; reused.
@@ -105,6 +109,17 @@ struct Incoming<'a> {
     snapshot: &'a Snapshot,
 }
 
+/// How often a message has been decided: what it costs and counts, it costs and counts once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Attempt {
+    /// It has just come.
+    First,
+    /// The name that it waited for has been asked after.
+    Resolved,
+    /// It did not reach its next hop.
+    Undelivered,
+}
+
 impl Relay {
     /// A relay for one shard.
     pub fn new(settings: Arc<Settings>, shard: Shard) -> Relay {
@@ -116,6 +131,7 @@ impl Relay {
             sightings: Sightings::default(),
             names: NameCache::default(),
             wanted: None,
+            attempt: Attempt::First,
             answered: None,
             asked: Query { host: String::new(), port: None, transport: None, sips: false },
             buffers: Buffers::default(),
@@ -123,16 +139,15 @@ impl Relay {
         Relay { settings, shard, state }
     }
 
-    /// Takes new settings over between two messages. What the algorithm remembers stays unless the
-    /// algorithm itself changed.
+    /// Takes new settings over between two messages. What the algorithm remembers stays unless another
+    /// one is configured.
     pub fn configure(&mut self, settings: Arc<Settings>) {
-        if balance::must_rebuild(&self.settings.config, &settings.config) {
+        if self.settings.config.algorithm == settings.config.algorithm {
+            self.state.algorithm.configure(&settings.config);
+        } else {
             self.state.algorithm = balance::build(&settings.config, self.shard);
         }
-        let limits = |it: &Settings| (it.config.calls_max, it.config.call_idle);
-        if limits(&self.settings) != limits(&settings) {
-            self.state.calls = Calls::new(&settings.config);
-        }
+        self.state.calls.configure(&settings.config);
         self.state.rates = Rates::new(&settings.config);
         self.settings = settings;
     }
@@ -153,34 +168,55 @@ impl Relay {
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let verdict = self.decide(arrival, bytes, snapshot, out, &mut ());
+        self.attempt(Attempt::First, arrival, bytes, snapshot, out)
+    }
+
+    /// Decides a message again that a [`Verdict::Resolve`] put off.
+    pub fn resume(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        self.attempt(Attempt::Resolved, arrival, bytes, snapshot, out)
+    }
+
+    fn attempt(
+        &mut self,
+        attempt: Attempt,
+        arrival: &Arrival,
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let verdict = self.decide(attempt, arrival, bytes, snapshot, out, &mut ());
         self.state.count(verdict);
         verdict
     }
 
-    /// Decides a message again whose `hop` failed: another node if there is one (mark the failed one
-    /// suspect in `snapshot` first), else our 503 (`sip.md` 2.10, 5.1).
+    /// Decides a message again that did not reach its hop: another node if there is one (mark one that is
+    /// dead suspect in `snapshot` first), else our 503 (`sip.md` 2.10, 5.1). A node that has too much to
+    /// read keeps its dialogs, and only what opens one looks for another.
     pub fn undelivered(
         &mut self,
         arrival: &Arrival,
         bytes: &[u8],
-        failed: Hop,
+        failed: Failure,
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        self.state.names.demote(failed);
-        let verdict = match self.decide(arrival, bytes, snapshot, out, &mut ()) {
-            Verdict::Forward { hop, .. } if target(hop) == target(failed) => {
+        let others = without_slow(failed, bytes, snapshot);
+        let others = others.as_ref().unwrap_or(snapshot);
+        self.state.names.demote(failed.hop);
+        let again = Attempt::Undelivered;
+        let verdict = match self.decide(again, arrival, bytes, others, out, &mut ()) {
+            Verdict::Forward { hop, .. } if target(hop) == target(failed.hop) => {
                 self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
             }
             // Nobody else is there: the truth is that it could not be delivered.
             Verdict::Reply { .. } => {
                 self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
-            }
-            Verdict::Forward { hop, node, reply } => {
-                // The 100 went out with the first attempt.
-                out.drain(..reply);
-                Verdict::Forward { hop, node, reply: 0 }
             }
             other => other,
         };
@@ -241,12 +277,14 @@ impl Relay {
 
     fn decide<T: Trace>(
         &mut self,
+        attempt: Attempt,
         arrival: &Arrival,
         bytes: &[u8],
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
         trace: &mut T,
     ) -> Verdict {
+        self.state.attempt = attempt;
         self.state.decide(&self.settings, arrival, bytes, snapshot, out, trace)
     }
 }
@@ -311,12 +349,10 @@ impl State {
         match message.start {
             Start::Request { method, .. } => self.request(settings, &incoming, method, out, trace),
             Start::Response { status, .. } => {
-                self.counters.response(
-                    status,
-                    incoming.leg,
-                    incoming.transport,
-                    message.body.len(),
-                );
+                if self.attempt == Attempt::First {
+                    let Incoming { leg, transport, .. } = incoming;
+                    self.counters.response(status, leg, transport, message.body.len());
+                }
                 self.response(settings, &incoming, status, out, trace)
             }
         }
@@ -332,6 +368,19 @@ impl State {
         }
         Verdict::Drop(DropReason::KeepAlive)
     }
+}
+
+/// The nodes without one that has too much to read already, for what opens a dialog.
+fn without_slow(failed: Failure, bytes: &[u8], snapshot: &Snapshot) -> Option<Snapshot> {
+    if failed.reason != DropReason::SlowPeer {
+        return None;
+    }
+    let node = snapshot.node(snapshot.at(target(failed.hop)?, None)?).key;
+    let message = Message::parse(bytes, None).ok()?;
+    let is_first = message.is_request()
+        && message.to_tag().is_none()
+        && !matches!(message.method(), Method::Ack | Method::Cancel);
+    is_first.then(|| snapshot.suspecting(node))
 }
 
 /// Address that a hop leads to, as far as it is known.

@@ -7,10 +7,11 @@ use protocols::sip::Transport;
 use protocols::sip::uri::{Scheme, Uri, parse_ip};
 use protocols::time::Time;
 
+use super::flow::Token;
 use super::names::NameCache;
 use super::settings::{Place, Settings};
 use crate::names::Query;
-use crate::relay::{DropReason, Flow, Hop, Leg};
+use crate::relay::{DropReason, Hop, Leg};
 use crate::snapshot::Family;
 
 /// What became of the search for a next hop.
@@ -39,7 +40,7 @@ pub(super) struct Search<'a> {
     /// Transport where the URI names none.
     pub otherwise: Transport,
     /// Connection that the dialog's route set names.
-    pub flow: Option<Flow>,
+    pub token: Option<Token>,
 }
 
 impl Search<'_> {
@@ -51,21 +52,15 @@ impl Search<'_> {
         query: &mut Query,
     ) -> NextHop<'s> {
         let uri = self.uri;
-        let named = match uri.transport() {
-            Some(None) => return NextHop::Unreachable(DropReason::NoListener),
-            Some(Some(transport)) => Some(transport),
-            None => None,
-        };
-        let transport = match (uri.scheme, named.unwrap_or(self.otherwise)) {
-            (Scheme::Sips, Transport::Udp | Transport::Tcp) => Transport::Tls,
-            (Scheme::Sips, Transport::Ws) => Transport::Wss,
-            (_, transport) => transport,
-        };
         let host = uri.param("maddr").filter(|it| !it.is_empty()).unwrap_or(uri.host);
         let literal = parse_ip(host);
-        if let Some(flow) = self.flow {
-            // The connection itself is the way; its literal address is only for when it is gone.
-            let Some(place) = settings.place(Leg::External, self.family, transport) else {
+        if let Some(Token { flow, listener }) = self.token {
+            // The connection itself is the way, whatever transport the URI names: browsers write `ws`
+            // over WSS. Its literal address is only for when the connection is gone.
+            let listener = settings.listeners.get(usize::from(listener.0));
+            let place = |it| settings.place(Leg::External, self.family, it);
+            let transport = listener.map(|it| it.transport);
+            let Some((transport, place)) = transport.and_then(|it| Some((it, place(it)?))) else {
                 return NextHop::Unreachable(DropReason::NoListener);
             };
             let or = literal
@@ -78,6 +73,16 @@ impl Search<'_> {
                 hop: Hop::Flow { flow, or, is_response: false },
             };
         }
+        let named = match uri.transport() {
+            Some(None) => return NextHop::Unreachable(DropReason::NoListener),
+            Some(Some(transport)) => Some(transport),
+            None => None,
+        };
+        let transport = match (uri.scheme, named.unwrap_or(self.otherwise)) {
+            (Scheme::Sips, Transport::Udp | Transport::Tcp) => Transport::Tls,
+            (Scheme::Sips, Transport::Ws) => Transport::Wss,
+            (_, transport) => transport,
+        };
         if let Some(ip) = literal {
             let to = SocketAddr::new(ip, uri.effective_port(transport));
             return self.reach(settings, transport, to);
@@ -111,7 +116,11 @@ impl Search<'_> {
         if Family::of(to.ip()) != self.family || to.port() == 0 {
             return NextHop::Unreachable(DropReason::NoListener);
         }
-        match settings.place(Leg::External, self.family, transport) {
+        let place = |transport| settings.place(Leg::External, self.family, transport);
+        // Clients on secure WebSocket call it `ws`, too: RFC 7118 has no other name for it.
+        let is_secure = transport == Transport::Ws && place(transport).is_none();
+        let transport = if is_secure { Transport::Wss } else { transport };
+        match place(transport) {
             Some(place) => NextHop::Found { place, transport, hop: hop(place, transport, to) },
             None => NextHop::Unreachable(DropReason::NoListener),
         }

@@ -7,18 +7,18 @@ use protocols::sip::Transport;
 use protocols::sip::message::Message;
 use protocols::sip::message::Method;
 use protocols::sip::route::NameAddr;
-use protocols::sip::uri::Uri;
+use protocols::sip::uri::{Scheme, Uri};
 
 use super::answer::Answer;
 use super::explain::Trace;
+use super::flow::{self, Token};
 use super::head::{HeadLines, Record, opens_dialog};
-use super::inwards::version_of;
 use super::next_hop::{NextHop, Search};
 use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Incoming, State, contact, flow, target};
+use super::{Incoming, State, contact, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::{Family, NodeId};
@@ -42,8 +42,8 @@ impl State {
             self.sightings.alive(snapshot, node);
         }
         let owner = routes.node.or(sender);
-        let version =
-            owner.map_or_else(|| version_of(routes, snapshot), |it| snapshot.node(it).version);
+        let version = owner.map(|it| snapshot.node(it).version).or(routes.version);
+        let version = version.unwrap_or_else(|| snapshot.latest());
         if let Some(node) = routes.node
             && request.method != Method::Ack
         {
@@ -91,8 +91,8 @@ impl State {
             uri: &next,
             otherwise: routes.outer.unwrap_or(incoming.transport),
             // The route set's, or that of a Contact that we put a client's connection into.
-            flow: routes
-                .flow
+            token: routes
+                .token
                 .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret))),
         };
         let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {
@@ -141,13 +141,16 @@ impl State {
                 own_address,
                 branch: Branch { hash: request.hash, version },
                 marks: (OUTER, INNER),
-                came_by: arrival.flow,
+                came_by: Token::of(arrival),
                 record: opens_dialog(request).then_some(Record {
                     node: owner.map(|it| snapshot.node(it)),
                     inner: incoming.transport,
+                    is_sips: is_sips(&next) || request.uri.as_ref().is_some_and(is_sips),
                     from_client: None,
                     to_client: match hop {
-                        Hop::Flow { flow, .. } => Some(flow),
+                        Hop::Flow { flow, .. } => {
+                            Some(Token { flow, listener: out_place.listener })
+                        }
                         Hop::Datagram { .. } | Hop::Stream { .. } => None,
                     },
                 }),
@@ -160,7 +163,12 @@ impl State {
     }
 
     /// The next hop knows no loose routing: it gets its own URI as Request-URI (RFC 3261 §16.6(6)).
-    fn feed_strict_router(&mut self, message: &Message<'_>, request: &Request<'_>, uri: &[u8]) {
+    pub(super) fn feed_strict_router(
+        &mut self,
+        message: &Message<'_>,
+        request: &Request<'_>,
+        uri: &[u8],
+    ) {
         let edits = &mut self.buffers.edits;
         let old = request.uri.map_or(b"".as_slice(), |it| it.text);
         let Some(last) = message.routes.as_slice().last() else { return };
@@ -190,6 +198,10 @@ impl State {
             contact::publish(incoming.message, host, port, &mut self.buffers.edits);
         }
     }
+}
+
+fn is_sips(uri: &Uri<'_>) -> bool {
+    uri.scheme == Scheme::Sips
 }
 
 /// The registered node that a request comes from: by its source, else by the Via it wrote from that IP.

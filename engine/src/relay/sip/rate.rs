@@ -90,3 +90,74 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Sources remembered at once; past it the idle ones are forgotten first. About 2 MiB a shard.
 const SOURCES_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    fn rates(keys: &str) -> Rates {
+        let text = format!("host=127.0.0.1\nexternalPort=5060\n{keys}");
+        Rates::new(&load("t", text.as_bytes(), &[]).config)
+    }
+
+    fn source(number: u32) -> IpAddr {
+        IpAddr::from((0x0a00_0000 + number).to_be_bytes())
+    }
+
+    #[test]
+    fn a_second_of_the_rate_passes_at_once_and_then_the_rate() {
+        let start = Time::from_millis(5_000);
+        let later = |millis| start + Duration::from_millis(millis);
+        let mut rates = rates("sourceRateMax=10\n");
+        let mut admitted =
+            |now, number| (0..20).filter(|_| rates.admits(now, source(number))).count();
+        assert_eq!(admitted(start, 1), 10);
+        assert_eq!(admitted(later(99), 1), 0);
+        assert_eq!(admitted(later(100), 1), 1);
+        assert_eq!(admitted(later(100), 2), 10, "another source");
+        assert_eq!(admitted(later(60_000), 1), 10, "a pause earns no more than a second");
+    }
+
+    #[test]
+    fn all_sources_together_have_a_rate_and_whoever_exceeds_its_own_costs_the_others_nothing() {
+        let now = Time::from_millis(5_000);
+        let mut rates = rates("sourceRateMax=2\ntotalRateMax=5\n");
+        let mut admitted = |number| (0..20).filter(|_| rates.admits(now, source(number))).count();
+        assert_eq!([admitted(1), admitted(2), admitted(3), admitted(4)], [2, 2, 1, 0]);
+        let mut none = super::tests::rates("");
+        assert!((0..1_000).all(|_| none.admits(now, source(1))), "no key, no limit");
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_is_left_to_the_total() {
+        let now = Time::from_millis(5_000);
+        let mut rates = rates("sourceRateMax=1\n");
+        for number in 0..u32::try_from(3 * SOURCES_MAX).unwrap() {
+            assert!(rates.admits(now, source(number)));
+            assert!(rates.sources.len() <= SOURCES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_keep_alive_is_answered_once_per_interval_and_source() {
+        let start = Time::from_millis(5_000);
+        let mut rates = rates("gov.nist.javax.sip.MIN_KEEPALIVE_TIME_SECONDS=2\n");
+        let at = |port| SocketAddr::new(source(1), port);
+        let mut answers = |millis, port| {
+            rates.may_answer_keep_alive(start + Duration::from_millis(millis), at(port))
+        };
+        assert!(answers(0, 1));
+        assert!(!answers(1_999, 1));
+        assert!(answers(1_999, 2), "another source");
+        assert!(answers(2_000, 1));
+        assert!(!answers(3_999, 1));
+        let now = start + Duration::from_secs(60);
+        let many = u32::try_from(SOURCES_MAX).unwrap();
+        let all = (0..many)
+            .filter(|it| rates.may_answer_keep_alive(now, SocketAddr::new(source(*it), 5_060)));
+        assert_eq!(all.count(), SOURCES_MAX);
+        assert!(!rates.may_answer_keep_alive(now, at(1)), "no room for one more");
+        assert!(!super::tests::rates("").may_answer_keep_alive(now, at(1)), "no key, no answer");
+    }
+}

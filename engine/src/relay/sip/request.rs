@@ -10,12 +10,14 @@ use protocols::sip::uri::Uri;
 use super::answer::{Answer, answer_hop};
 use super::contact::{self, Real};
 use super::explain::Trace;
+use super::flow::Token;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via;
-use super::{Buffers, Incoming, State};
+use super::words::Words;
+use super::{Attempt, Buffers, Incoming, State};
 use crate::node::Node;
-use crate::registry::Announcement;
+use crate::registry::{Announcement, BeatError};
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 
 /// A request on its way: what has been found out so far.
@@ -54,7 +56,10 @@ impl State {
             return self.heartbeat(settings, incoming, out);
         }
         // Heartbeats are no traffic: the original counts after them (`sip.md` 2.1).
-        self.counters.request(method, incoming.leg, incoming.transport, message.body.len());
+        if self.attempt == Attempt::First {
+            let Incoming { leg, transport, .. } = *incoming;
+            self.counters.request(method, leg, transport, message.body.len());
+        }
         let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side = if from_node { "from a node, outwards" } else { "from a client, to a node" };
@@ -62,7 +67,10 @@ impl State {
         }
         let is_subsequent = message.to_tag().is_some();
         let is_new = !is_subsequent && !matches!(method, Method::Ack | Method::Cancel);
-        if !from_node && let Some(refusal) = self.admit(settings, incoming, method, is_new, out) {
+        if !from_node
+            && self.attempt == Attempt::First
+            && let Some(refusal) = self.admit(settings, incoming, method, is_new, out)
+        {
             return refusal;
         }
         match self.max_forwards(message) {
@@ -93,7 +101,8 @@ impl State {
         }
     }
 
-    /// Registers what a node says of itself (`sip.md` 4).
+    /// Registers what a node says of itself (`sip.md` 4). One without an address is refused, yet hears 200
+    /// as it always did (4.2): what is wrong stands in the log.
     fn heartbeat(
         &mut self,
         settings: &Settings,
@@ -108,7 +117,11 @@ impl State {
                 }
                 None
             }
-            Err(error) => Some(format!("Bad heartbeat: {error}")),
+            Err(error) => {
+                self.sightings.bad_beat(incoming.arrival.source.ip(), error);
+                let is_heard = matches!(error, BeatError::NoIp | BeatError::BadIp);
+                (!is_heard).then(|| format!("Bad heartbeat: {error}"))
+            }
         };
         let answer = match &refusal {
             None => Answer::plain(200, "OK", DropReason::Malformed),
@@ -129,17 +142,20 @@ impl State {
     ) -> Option<Verdict> {
         let message = incoming.message;
         let arrival = incoming.arrival;
-        if settings.blocks() {
-            let agent = message.user_agent.unwrap_or_default();
-            let values = [agent, message.to, message.from];
-            if values.iter().any(|it| settings.is_blocked(it.of(message.bytes))) {
-                let Some(status) = settings.config.blocked_response else {
-                    return Some(Verdict::Drop(DropReason::Blocked));
-                };
-                let reason = if status == 403 { "Forbidden" } else { "Blocked" };
-                let answer = Answer::plain(status, reason, DropReason::Blocked);
-                return Some(self.answer(settings, incoming, method, &answer, out));
-            }
+        let values = [message.user_agent.unwrap_or_default(), message.to, message.from];
+        let has = |words: &Words| values.iter().any(|it| words.are_in(it.of(message.bytes)));
+        let is_spared =
+            matches!(method, Method::Bye | Method::Ack | Method::Prack | Method::Cancel);
+        if settings.scanners().is_some_and(|it| !is_spared && has(it)) {
+            return Some(Verdict::Drop(DropReason::Blocked));
+        }
+        if settings.blocked().is_some_and(has) {
+            let Some(status) = settings.config.blocked_response else {
+                return Some(Verdict::Drop(DropReason::Blocked));
+            };
+            let reason = if status == 403 { "Forbidden" } else { "Blocked" };
+            let answer = Answer::plain(status, reason, DropReason::Blocked);
+            return Some(self.answer(settings, incoming, method, &answer, out));
         }
         if is_new && !self.rates.admits(arrival.now, arrival.source.ip()) {
             // New work is refused first; what is up goes on.
@@ -254,7 +270,7 @@ impl State {
         let arrival = incoming.arrival;
         let real = (is_websocket && settings.config.patch_websocket_headers).then_some(Real {
             address: arrival.source,
-            flow: arrival.flow,
+            token: Token::of(arrival),
             secret: &settings.secret,
         });
         if transport.is_none() && real.is_none() {
@@ -290,7 +306,9 @@ impl State {
         // A 100 stops the client's retransmissions, so the rest of the way must be reliable
         // (`sip.md` 2.10); to other methods RFC 4320 §4.1 forbids it.
         let may_try = settings.config.send_trying && request.method == Method::Invite;
-        if may_try && !matches!(hop, Hop::Datagram { .. }) {
+        // Once is enough: what is decided again has had its own.
+        let is_due = may_try && self.attempt != Attempt::Undelivered;
+        if is_due && !matches!(hop, Hop::Datagram { .. }) {
             let answer = Answer::plain(100, "Trying", DropReason::Malformed);
             self.counters.response(100, incoming.leg, incoming.transport, 0);
             self.write_answer(incoming, &answer, out);

@@ -1,6 +1,6 @@
 //! Responses: off with our Vias, on to the next (`sip.md` 2.7; RFC 3261 §16.7, §16.11, §18.2.2).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocols::bytes::{Span, write_decimal, write_host};
 use protocols::sip::Transport;
@@ -8,12 +8,13 @@ use protocols::sip::message::Method;
 use protocols::sip::message::{Start, remove_values};
 
 use super::explain::Trace;
+use super::flow::{self, Token};
 use super::settings::{Place, Settings};
 use super::via::{self, ResponseTarget, TopVia};
-use super::{Buffers, Incoming, State, contact, flow, next_hop, target};
+use super::{Attempt, Buffers, Incoming, State, contact, next_hop, target};
 use crate::balance::Query;
-use crate::relay::{DropReason, Hop, Leg, Verdict};
-use crate::snapshot::NodeId;
+use crate::relay::{DropReason, Flow, Hop, Leg, Verdict};
+use crate::snapshot::{NodeId, Snapshot};
 
 impl State {
     pub(super) fn response<T: Trace>(
@@ -31,18 +32,20 @@ impl State {
         }
         // One of ours, or two where the legs differ; what is below belongs to others.
         let below = message.vias.get(1).map_or(b"".as_slice(), |it| message.text(it.span));
-        let (ours, token) = if via::is_verbatim(below, settings) {
-            (2, None)
+        // The last one says where the request came in: the response goes out there, whatever transport
+        // the sender wrote into its own.
+        let (ours, transport, token) = if let Some(transport) = via::verbatim(below, settings) {
+            (2, Some(transport), None)
         } else {
             match TopVia::at(message, 1).filter(|it| is_ours(it, settings)) {
-                Some(second) => (2, second.via.param("flow")),
-                None => (1, incoming.via.via.param("flow")),
+                Some(second) => (2, second.via.transport, second.via.param("flow")),
+                None => (1, incoming.via.via.transport, incoming.via.via.param("flow")),
             }
         };
         let Some(next) = TopVia::at(message, ours) else {
             return Verdict::Drop(DropReason::NoVia);
         };
-        let Some(transport) = next.via.transport else {
+        let Some(transport) = transport else {
             return Verdict::Drop(DropReason::NoListener);
         };
         remove_values(&message.vias, ours, &mut self.buffers.edits);
@@ -62,18 +65,18 @@ impl State {
         let Some(place) = settings.place(out_leg, incoming.family, transport) else {
             return Verdict::Drop(DropReason::NoListener);
         };
-        let token = token.and_then(|it| flow::read(it, &settings.secret));
-        let next =
-            Next { target: via::response_target(&next, transport), via: next, transport, place };
+        let flow = token.and_then(|it| flow::read(it, &settings.secret)).map(|it| it.flow);
+        let target = via::response_target(&next, transport);
+        let next = Next { target, via: next, transport, place, flow, snapshot };
         let hop = if from_node {
             self.leave_node(settings, incoming, status, &next, trace);
-            next.hop(token)
+            next.hop()
         } else {
             self.locate_client(settings, incoming, None);
-            if let Some(flow) = incoming.arrival.flow {
-                contact::mark_record_route(message, flow, settings, &mut self.buffers.edits);
+            if let Some(token) = Token::of(incoming.arrival) {
+                contact::mark_record_route(message, token, settings, &mut self.buffers.edits);
             }
-            self.reach_node(settings, incoming, status, &next, token, trace)
+            self.reach_node(settings, incoming, status, &next, trace)
         };
         let Some(hop) = hop else { return Verdict::Drop(DropReason::Unresolved) };
         self.state_length(message, hop);
@@ -94,7 +97,9 @@ impl State {
     ) {
         let message = incoming.message;
         let config = &settings.config;
-        if let Some(node) = incoming.snapshot.at(incoming.arrival.source, None) {
+        if self.attempt == Attempt::First
+            && let Some(node) = incoming.snapshot.at(incoming.arrival.source, None)
+        {
             let reason = match message.start {
                 Start::Response { reason, .. } => message.text(reason),
                 Start::Request { .. } => b"",
@@ -125,7 +130,6 @@ impl State {
         incoming: &Incoming<'_>,
         status: u16,
         next: &Next<'_>,
-        token: Option<crate::relay::Flow>,
         trace: &mut T,
     ) -> Option<Hop> {
         let message = incoming.message;
@@ -134,7 +138,7 @@ impl State {
             self.buffers.edits.remove(*line);
         }
         self.initial_remote(message, incoming.arrival.source);
-        let named = next.node(snapshot);
+        let named = next.node();
         let is_server = next.target.ip.is_some_and(|ip| {
             let port = next.target.sent_by_port;
             settings.extra_servers.contains(&SocketAddr::new(ip, port))
@@ -145,7 +149,8 @@ impl State {
             now: incoming.arrival.now,
             key: self.affinity_key(settings, message),
             call_id: message.text(message.call_id),
-            version: version.unwrap_or_else(|| snapshot.latest()),
+            version: version
+                .unwrap_or_else(|| snapshot.newest(false, incoming.family, next.transport)),
             names_version: version.is_some(),
             family: incoming.family,
             transport: next.transport,
@@ -164,9 +169,9 @@ impl State {
         }
         if taker == named || taker.is_none() {
             let hop = if settings.config.use_with_nexmo {
-                next.hop_to(next.via.via.host_ip(), next.target.sent_by_port, token)
+                next.hop_to(next.via.via.host_ip(), next.target.sent_by_port)
             } else {
-                next.hop(token)
+                next.hop()
             };
             // Anybody outside can write such a Via: it leads to servers or nowhere.
             let is_known = |it: SocketAddr| {
@@ -232,41 +237,45 @@ struct Next<'a> {
     target: ResponseTarget,
     transport: Transport,
     place: &'a Place,
+    /// Connection that its request came by.
+    flow: Option<Flow>,
+    snapshot: &'a Snapshot,
 }
 
 impl Next<'_> {
     /// The live node that wrote it.
-    fn node(&self, snapshot: &crate::snapshot::Snapshot) -> Option<NodeId> {
+    fn node(&self) -> Option<NodeId> {
         let ports = [self.target.sent_by_port, self.target.port];
         let ips = [self.via.via.host_ip(), self.target.ip];
         ips.into_iter().flatten().find_map(|ip| {
-            ports.into_iter().find_map(|port| snapshot.at(SocketAddr::new(ip, port), None))
+            ports.into_iter().find_map(|port| self.snapshot.at(SocketAddr::new(ip, port), None))
         })
     }
 
-    fn hop(&self, token: Option<crate::relay::Flow>) -> Option<Hop> {
-        self.hop_to(self.target.ip, self.target.port, token)
+    fn hop(&self) -> Option<Hop> {
+        self.hop_to(self.target.ip, self.target.port)
     }
 
-    fn hop_to(
-        &self,
-        ip: Option<std::net::IpAddr>,
-        port: u16,
-        token: Option<crate::relay::Flow>,
-    ) -> Option<Hop> {
+    fn hop_to(&self, ip: Option<IpAddr>, port: u16) -> Option<Hop> {
         let from = self.place.listener;
         if !self.transport.is_stream() {
             return Some(Hop::Datagram { from, to: SocketAddr::new(ip?, port) });
         }
         // The connection it came by; once that is gone, where the sender listens, never its old
         // ephemeral port (RFC 3261 §18.2.2).
-        let listens = ip.map(|ip| (from, SocketAddr::new(ip, self.target.sent_by_port)));
-        let may_call = !matches!(self.transport, Transport::Ws | Transport::Wss);
-        match token {
+        let listens = ip.map(|ip| SocketAddr::new(ip, self.target.sent_by_port));
+        // Clients on WebSocket listen nowhere: all that is left is a connection that they have.
+        let may_call = |to: &SocketAddr| {
+            !matches!(self.transport, Transport::Ws | Transport::Wss)
+                || self.snapshot.at(*to, None).is_some()
+        };
+        let listens = listens.filter(may_call);
+        match self.flow {
             Some(flow) => {
-                Some(Hop::Flow { flow, or: listens.filter(|_| may_call), is_response: true })
+                let or = listens.map(|to| (from, to));
+                Some(Hop::Flow { flow, or, is_response: true })
             }
-            None => Some(Hop::Stream { from, to: SocketAddr::new(ip?, port) }),
+            None => Some(Hop::Stream { from, to: listens.unwrap_or(SocketAddr::new(ip?, port)) }),
         }
     }
 }

@@ -9,10 +9,10 @@ use protocols::sip::route::NameAddr;
 use protocols::sip::uri::{Uri, parse_ip};
 
 use super::explain::Trace;
+use super::flow::{self, Token};
 use super::settings::Settings;
-use super::{flow, via};
+use super::via;
 use crate::node::Version;
-use crate::relay::Flow;
 use crate::snapshot::{NodeId, Snapshot};
 
 /// What the Routes meant for us said.
@@ -27,7 +27,7 @@ pub(super) struct Stripped {
     /// `version` of the route set.
     pub version: Option<Version>,
     /// Client connection named by a flow token that is truly ours.
-    pub flow: Option<Flow>,
+    pub token: Option<Token>,
     /// `transport` of the second of our Routes, or of the only one: the leg towards the client.
     pub outer: Option<Transport>,
 }
@@ -87,12 +87,13 @@ impl Stripped {
         {
             self.outer = Some(transport);
         }
-        if self.flow.is_none()
+        if self.token.is_none()
             && let Some(token) = said.flow
         {
-            self.flow = flow::read(token, &settings.secret);
+            self.token = flow::read(token, &settings.secret);
             if T::ON {
-                let verdict = if self.flow.is_some() { "ours" } else { "forged or stale, ignored" };
+                let verdict =
+                    if self.token.is_some() { "ours" } else { "forged or stale, ignored" };
                 trace.say(format_args!("flow token {}: {verdict}", token.escape_ascii()));
             }
         }

@@ -1,12 +1,13 @@
 //! What a shard saw of each node since it last told the control executor (`sip.md` 5.6, 5.7, 8.4).
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use protocols::time::Time;
 
 use crate::node::NodeKey;
-use crate::registry::Announcement;
+use crate::registry::{Announcement, BeatError};
 use crate::relay::Report;
 use crate::snapshot::{NodeId, Snapshot};
 
@@ -63,6 +64,11 @@ impl Sightings {
     /// The node announced itself. `false`: too many announcements wait already.
     pub(in crate::relay) fn beat(&mut self, announcement: Announcement) -> bool {
         self.urge(Report::Beat(announcement))
+    }
+
+    /// A heartbeat named no node.
+    pub(in crate::relay) fn bad_beat(&mut self, from: IpAddr, why: BeatError) {
+        self.urge(Report::BadBeat { from, why });
     }
 
     fn urge(&mut self, report: Report) -> bool {

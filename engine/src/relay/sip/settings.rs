@@ -26,10 +26,11 @@ pub struct Settings {
     pub secret: [u8; 16],
     own: Vec<SocketAddr>,
     own_names: Vec<(String, Vec<u16>)>,
-    own_vias: Vec<String>,
+    own_vias: Vec<(String, Transport)>,
     places: [[[Option<Place>; 5]; 2]; 2],
     two_entry: [bool; 2],
     blocked: Option<Words>,
+    scanners: Option<Words>,
     exclusion: Option<Regex>,
     rules: Vec<(Regex, bool)>,
 }
@@ -57,8 +58,8 @@ impl Settings {
         extra_servers: Vec<SocketAddr>,
         secret: [u8; 16],
     ) -> Settings {
-        let words: Vec<String> = [&config.blocked_values[..], &config.scanners[..]].concat();
-        let blocked = Words::new(&words);
+        let blocked = Words::new(&config.blocked_values);
+        let scanners = Words::new(&config.scanners).filter(|_| config.congestion_valve);
         let exclusion = config.affinity_exclusion.as_ref().and_then(whole);
         let rules = config
             .routing_rules
@@ -74,6 +75,7 @@ impl Settings {
             places: Default::default(),
             two_entry: [false; 2],
             blocked,
+            scanners,
             config,
             listeners,
             extra_servers,
@@ -103,6 +105,7 @@ impl Settings {
                 (&config.ipv6_balancer, config.ipv6_balancer_ports, &self.config.public_ipv6)
             }
         };
+        let everywhere = public.clone();
         let public = public.clone().filter(|_| leg == Leg::External);
         let balancers = balancers.clone();
         let host = public.clone().unwrap_or_else(|| address.ip().to_string());
@@ -122,8 +125,8 @@ impl Settings {
             own_record_route: record_route(&own),
         };
         for text in [&place.via, &place.own_via] {
-            if !self.own_vias.contains(text) {
-                self.own_vias.push(text.clone());
+            if !self.own_vias.iter().any(|(it, _)| it == text) {
+                self.own_vias.push((text.clone(), transport));
             }
         }
         self.places[leg as usize][family as usize][transport.index()] = Some(place);
@@ -131,7 +134,8 @@ impl Settings {
         let mut ports = vec![address.port()];
         ports.extend(balancer_ports.of(transport));
         self.own.push(address);
-        for name in balancers.iter().chain(&public) {
+        // A router in front of us may hand the node side's ports through, too.
+        for name in balancers.iter().chain(&everywhere) {
             self.mean_us(name, &ports);
         }
         let (host, ipv6_host) = match leg {
@@ -179,8 +183,8 @@ impl Settings {
         }
     }
 
-    /// Every way in which we write ourselves into Via: `SIP/2.0/UDP host:port`.
-    pub fn own_vias(&self) -> &[String] {
+    /// Every way in which we write ourselves into Via: `SIP/2.0/UDP host:port`, and what it says there.
+    pub fn own_vias(&self) -> &[(String, Transport)] {
         &self.own_vias
     }
 
@@ -256,14 +260,14 @@ impl Settings {
         self.exclusion.as_ref().is_some_and(|it| it.is_match(value))
     }
 
-    /// Whether a header value contains a blocked word.
-    pub fn is_blocked(&self, value: &[u8]) -> bool {
-        self.blocked.as_ref().is_some_and(|it| it.are_in(value))
+    /// Words that are blocked, if there are any.
+    pub(super) fn blocked(&self) -> Option<&Words> {
+        self.blocked.as_ref()
     }
 
-    /// Whether anything is blocked at all.
-    pub fn blocks(&self) -> bool {
-        self.blocked.is_some()
+    /// Words that get no answer but in a call, if there are any (`SIP_SCANNERS`).
+    pub(super) fn scanners(&self) -> Option<&Words> {
+        self.scanners.as_ref()
     }
 
     /// Whether heartbeats from this address are believed.
@@ -279,4 +283,79 @@ fn whole(pattern: &Pattern) -> Option<Regex> {
 
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+    use crate::relay::listeners;
+
+    /// The external leg on `lb.example`, the internal one on an address.
+    const LEGS: &str = "externalHost=lb.example\nexternalPort=5060\nexternalTlsPort=5061\n\
+        internalHost=172.16.0.1\ninternalPort=5065\n";
+
+    fn settings(more: &str) -> Settings {
+        let config = load("t", format!("{LEGS}{more}").as_bytes(), &[]).config;
+        let listeners = listeners(&config, &|_, _| Ok("192.0.2.1".parse().unwrap())).unwrap();
+        Settings::new(config, listeners, Vec::new(), [0; 16])
+    }
+
+    const BALANCERS: &str = "externalIpLoadBalancerAddress=198.51.100.1,198.51.100.2,sbc.example\n\
+        externalIpLoadBalancerUdpPort=5070\ninternalIpLoadBalancerAddress=172.16.9.1\n\
+        internalIpLoadBalancerUdpPort=5075\n";
+
+    #[test]
+    fn these_uris_are_ours_and_those_are_not() {
+        let cases = [
+            ("", "sip:192.0.2.1:5060", true),
+            ("", "sip:192.0.2.1", true),
+            ("", "sip:192.0.2.1;transport=sctp", true),
+            ("", "sips:192.0.2.1", true),
+            ("", "sip:192.0.2.1:5061;transport=udp", true),
+            ("", "sip:192.0.2.1:5065", false),
+            ("", "sip:172.16.0.1:5065", true),
+            ("", "sip:172.16.0.1", false),
+            ("", "sip:LB.example", true),
+            ("", "sip:lb.example:5061", true),
+            ("", "sip:lb.example:5065", false),
+            ("", "sip:b.example", false),
+            (BALANCERS, "sip:198.51.100.1:5070", true),
+            (BALANCERS, "sip:198.51.100.2:5070", true),
+            (BALANCERS, "sip:198.51.100.2:5060", true),
+            (BALANCERS, "sip:sbc.example:5070", true),
+            (BALANCERS, "sip:198.51.100.2:5075", false),
+            (BALANCERS, "sip:192.0.2.1:5070", false),
+            (BALANCERS, "sip:lb.example:5070", true),
+            (BALANCERS, "sip:172.16.9.1:5075", true),
+            (BALANCERS, "sip:172.16.9.1:5065", true),
+            ("public-ip=203.0.113.9\n", "sip:203.0.113.9", true),
+            ("public-ip=203.0.113.9\n", "sip:203.0.113.9:5065", true),
+            ("public-ip=203.0.113.9\n", "sip:203.0.113.9:5066", false),
+        ];
+        for (more, uri, want) in cases {
+            let is_mine = settings(more).is_my_uri(&Uri::parse(uri.as_bytes()).unwrap());
+            assert_eq!(is_mine, want, "{uri} with {more:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_ip_load_balancer_is_shown_where_it_has_a_port_for_the_transport() {
+        let of = |transport, more: &str| {
+            let settings = settings(&format!("{BALANCERS}{more}"));
+            let place = settings.place(Leg::External, Family::V4, transport).unwrap();
+            (place.via.clone(), place.record_route.clone())
+        };
+        let in_via = "useIpLoadBalancerAddressInViaHeaders=true\n";
+        for (transport, more, via, host) in [
+            (Transport::Udp, "", "SIP/2.0/UDP 192.0.2.1:5060", "198.51.100.1:5070"),
+            (Transport::Udp, in_via, "SIP/2.0/UDP 198.51.100.1:5070", "198.51.100.1:5070"),
+            (Transport::Tcp, in_via, "SIP/2.0/TCP 192.0.2.1:5060", "192.0.2.1:5060"),
+            (Transport::Tls, "", "SIP/2.0/TLS 192.0.2.1:5061", "192.0.2.1:5061"),
+        ] {
+            let (name, want) = (transport.as_param(), (via.to_owned(), host));
+            let route = format!("<sip:{};transport={name};lr", want.1);
+            assert_eq!(of(transport, more), (want.0, route), "{more:?}");
+        }
+    }
 }

@@ -8,12 +8,12 @@ use protocols::time::Time;
 
 use super::*;
 use crate::config;
-use crate::node::{Node, NodeKey, Origin, Ports, Version};
+use crate::node::{Bad, Node, NodeKey, Origin, Ports, Version};
 use crate::relay::{Flow, Listener, ListenerId};
 
-const TWO_LEGS: &str =
+pub(super) const TWO_LEGS: &str =
     "host=10.0.0.1\nexternalPort=5060\ninternalHost=172.16.0.1\ninternalPort=5065\n";
-const CLIENT: &str = "203.0.113.5:5062";
+pub(super) const CLIENT: &str = "203.0.113.5:5062";
 pub(super) const NODE: &str = "172.16.0.10:5080";
 
 /// One balancer with its nodes, without sockets.
@@ -26,27 +26,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(config: &str) -> World {
-        let loaded = config::load("test.properties", config.as_bytes(), &[]);
-        assert!(!loaded.has_errors(), "{:?}", loaded.findings);
-        let config = loaded.config;
-        let mut listeners = Vec::new();
-        for (leg, it) in [(Leg::External, &config.external), (Leg::Internal, &config.internal)] {
-            let host = it.host.clone().or_else(|| config.host.clone()).unwrap();
-            for (transport, port) in it.ports.iter() {
-                let address = SocketAddr::new(host.parse().unwrap(), port);
-                listeners.push(Listener { leg, transport, address });
-            }
-            let host = it.ipv6_host.clone().or_else(|| config.ipv6_host.clone());
-            for (transport, port) in it.ipv6_ports.iter() {
-                let address = SocketAddr::new(host.as_ref().unwrap().parse().unwrap(), port);
-                listeners.push(Listener { leg, transport, address });
-            }
-        }
-        let extra = config.extra_server_nodes.iter();
-        let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
-        let settings = Settings::new(config, listeners, extra, *b"0123456789abcdef");
         World {
-            relay: Relay::new(Arc::new(settings), Shard { index: 0, scattered: false }),
+            relay: Relay::new(Arc::new(settings(config)), Shard { index: 0, scattered: false }),
             snapshot: Snapshot::new(1, Vec::new(), &[]),
             out: Vec::new(),
             now: Time::from_millis(1_000),
@@ -123,6 +104,28 @@ impl World {
     }
 }
 
+fn settings(config: &str) -> Settings {
+    let loaded = config::load("test.properties", config.as_bytes(), &[]);
+    assert!(!loaded.has_errors(), "{:?}", loaded.findings);
+    let config = loaded.config;
+    let mut listeners = Vec::new();
+    for (leg, it) in [(Leg::External, &config.external), (Leg::Internal, &config.internal)] {
+        let host = it.host.clone().or_else(|| config.host.clone()).unwrap();
+        for (transport, port) in it.ports.iter() {
+            let address = SocketAddr::new(host.parse().unwrap(), port);
+            listeners.push(Listener { leg, transport, address });
+        }
+        let host = it.ipv6_host.clone().or_else(|| config.ipv6_host.clone());
+        for (transport, port) in it.ipv6_ports.iter() {
+            let address = SocketAddr::new(host.as_ref().unwrap().parse().unwrap(), port);
+            listeners.push(Listener { leg, transport, address });
+        }
+    }
+    let extra = config.extra_server_nodes.iter();
+    let extra = extra.map(|it| SocketAddr::new(it.host.parse().unwrap(), it.port)).collect();
+    Settings::new(config, listeners, extra, *b"0123456789abcdef")
+}
+
 pub(super) const FLOW: Flow = Flow { shard: 3, slot: 77, generation: 5 };
 
 fn node(text: &str) -> Node {
@@ -154,6 +157,11 @@ pub(super) fn wire(message: &str) -> Vec<u8> {
     message.trim_start_matches('\n').replace('\n', "\r\n").into_bytes()
 }
 
+/// The connection there is gone, or nobody listens.
+pub(super) fn gone(hop: Hop) -> Failure {
+    Failure { hop, reason: DropReason::ConnectionGone }
+}
+
 fn datagram(to: &str) -> impl Fn(Verdict) -> bool {
     let want: SocketAddr = to.parse().unwrap();
     move |verdict| match verdict {
@@ -179,7 +187,7 @@ v=0
 ";
 
 /// A request of the dialog that INVITE opened, from the caller, with the route set it learned.
-fn in_dialog(method: &str, routes: &str, uri: &str) -> String {
+pub(super) fn in_dialog(method: &str, routes: &str, uri: &str) -> String {
     format!(
         "
 {method} {uri} SIP/2.0
@@ -367,6 +375,115 @@ fn failover_stays_inside_the_version_of_the_dialog() {
     assert!(world.lines("Via")[0].ends_with("i_2"), "{}", world.sent());
 }
 
+/// A newest version that wants no calls, or cannot take them, leaves them to the one before it.
+#[test]
+fn new_calls_go_to_the_newest_version_that_takes_them() {
+    const NEWER: &str = "172.16.0.11:5090";
+    let changes: [fn(&mut Node); 3] = [
+        |it| it.graceful = true,
+        |it| it.bad = Some(crate::node::Bad::Silence),
+        |it| it.ports.0[Transport::Udp.index()] = None,
+    ];
+    for algorithm in ["CallIDAffinityBalancerAlgorithm", "HeaderConsistentHashBalancerAlgorithm"] {
+        for (case, change) in (0..).zip(changes) {
+            let mut world = World::new(&format!("{TWO_LEGS}algorithmClass={algorithm}\n"));
+            let mut newer = node(&format!("{NEWER},2"));
+            change(&mut newer);
+            world.snapshot = Snapshot::new(1, vec![node(NODE), newer], &[]);
+            for method in ["INVITE", "CANCEL", "ACK", "REGISTER"] {
+                let verdict = world.client(&INVITE.replace("INVITE", method));
+                assert!(datagram(NODE)(verdict), "{algorithm} {case} {method}: {verdict:?}");
+            }
+            // The response to a request whose node is gone finds one too.
+            world.from_node(NODE_INVITE);
+            let answer = callee_answer(&world, "200 OK").replace("_0", "_9");
+            world.snapshot = Snapshot::new(
+                2,
+                vec![node("172.16.0.12:5080"), world.snapshot.nodes()[1].clone()],
+                &[NODE.parse().unwrap()],
+            );
+            let verdict = world.client(&answer);
+            assert!(datagram("172.16.0.12:5080")(verdict), "{algorithm} {case}: {verdict:?}");
+        }
+    }
+}
+
+/// `sip.md` 5.8: what is remembered, and nothing else.
+#[test]
+fn a_switchover_moves_neither_hashes_nor_hints() {
+    let hash = "algorithmClass=HeaderConsistentHashBalancerAlgorithm\n";
+    let mut world =
+        World::new(&format!("{TWO_LEGS}{hash}")).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let calls: Vec<String> =
+        (0..8).map(|it| INVITE.replace("8f3ad1", &format!("call{it}"))).collect();
+    let switch_over = |world: &mut World| {
+        let [from, to] = [NODE, "172.16.0.11:5080"].map(|it| node(it).key);
+        world.relay.switch_over(from, to);
+    };
+    let homes: Vec<Verdict> = calls.iter().map(|it| world.client(it)).collect();
+    assert!(homes.iter().any(|it| datagram(NODE)(*it)), "somebody could move");
+    switch_over(&mut world);
+    for (call, home) in calls.iter().zip(homes) {
+        assert_eq!(world.client(call), home);
+    }
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    switch_over(&mut world);
+    for method in ["INFO", "BYE"] {
+        let verdict = world.client(&in_dialog(method, &routes, "sip:bob@172.16.0.10:5080"));
+        assert!(datagram(NODE)(verdict), "{method}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_response_counts_against_its_node_by_code_and_reason() {
+    let codes = "responsesStatusCodeNodeRemoval=503\n";
+    let reason = "responseReasonNodeRemoval=Media failure\n";
+    let cases = [
+        ("", "503 Busy", 1),
+        ("", "486 Busy", 0),
+        (reason, "503 Media failure", 1),
+        (reason, "503 Media", 0),
+        (reason, "486 Media failure", 0),
+    ];
+    for (reason, status, want) in cases {
+        let mut world = World::new(&format!("{TWO_LEGS}{codes}{reason}")).with_nodes(&[NODE]);
+        world.client(INVITE);
+        let answer = callee_answer(&world, status);
+        world.from_node(&answer);
+        let told = world.relay.poll_report(world.now, &world.snapshot);
+        let is_right = matches!(told, Some(Report::Seen { errors, .. }) if errors == want);
+        assert!(is_right, "{reason}{status}: {told:?}");
+    }
+}
+
+/// Keys that change how calls are remembered are changed while calls ring.
+#[test]
+fn a_reload_forgets_no_call() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let calls: Vec<String> =
+        (0..7).map(|it| INVITE.replace("8f3ad1", &format!("call{it}"))).collect();
+    let homes: Vec<Verdict> = calls.iter().map(|it| world.client(it)).collect();
+    let mut config = TWO_LEGS.to_owned();
+    for line in [
+        "callIdAffinityMaxTimeInCache=700",
+        "callIdAffinityMaxCalls=5000",
+        "callIdAffinityGroupFailover=true",
+        "subclusterMap=(172.16.0.10,172.16.0.11)",
+        "trafficRampupCyclePeriod=10000",
+        "earlyDialogWorstCase=true",
+    ] {
+        config.push_str(&format!("{line}\n"));
+        world.relay.configure(Arc::new(settings(&config)));
+        for (call, home) in calls.iter().zip(&homes) {
+            assert_eq!(world.client(call), *home, "{line}");
+            assert_eq!(world.client(&call.replace("INVITE", "CANCEL")), *home, "{line}");
+        }
+        let calls_of = |it: &Node| world.relay.state.calls.of(world.now, it.key).up();
+        assert_eq!(world.snapshot.nodes().iter().map(calls_of).sum::<u64>(), 7, "{line}");
+    }
+}
+
 #[test]
 fn nobody_from_outside_makes_us_send_to_what_is_no_node() {
     let cases = [
@@ -479,6 +596,9 @@ fn branches_tell_transactions_and_our_two_vias_apart() {
         INVITE.replace(";branch=z9hG4bKc1", ""),
         INVITE.replace(";branch=z9hG4bKc1", "").replace("CSeq: 1", "CSeq: 2"),
         INVITE.replace(";branch=z9hG4bKc1", ";branch=1").replace("8f3ad1", "8f3ad2"),
+        // The cookie and nothing else (RFC 4475 §3.1.2.18) is the same for all.
+        INVITE.replace("z9hG4bKc1", "z9hG4bK"),
+        INVITE.replace("z9hG4bKc1", "z9hG4bK").replace("8f3ad1", "8f3ad3"),
     ];
     for variant in &variants {
         world.client(variant);
@@ -617,6 +737,27 @@ fn blocked_words_are_dropped_silently_from_outside_only() {
 }
 
 #[test]
+fn scanners_of_the_congestion_valve_are_never_answered_and_may_end_what_they_began() {
+    let agent = |request: &str, agent: &str| {
+        request.replace("Max-Forwards", &format!("User-Agent: {agent}\nMax-Forwards"))
+    };
+    let scanners = "org.mobicents.ext.javax.sip.congestion.SIP_SCANNERS=sipx\n";
+    let valve = "gov.nist.javax.sip.SIP_MESSAGE_VALVE=\
+        gov.nist.javax.sip.stack.CongestionControlMessageValve,x.SIPBalancerValveProcessor\n";
+    let config = format!("{TWO_LEGS}blockedResponse=403\n{scanners}");
+    let mut world = World::new(&format!("{config}{valve}")).with_nodes(&[NODE]);
+    assert_eq!(world.client(&agent(INVITE, "SipX/1")), Verdict::Drop(DropReason::Blocked));
+    for method in ["BYE", "ACK", "PRACK", "CANCEL"] {
+        let request = agent(&in_dialog(method, "", "sip:bob@172.16.0.10:5080"), "sipx");
+        assert!(datagram(NODE)(world.client(&request)), "{method}");
+    }
+    world.client(&agent(INVITE, "sipcli"));
+    assert_eq!(world.first_line(), "SIP/2.0 403 Forbidden", "blocked-values have their own answer");
+    let mut world = World::new(&config).with_nodes(&[NODE]);
+    assert!(datagram(NODE)(world.client(&agent(INVITE, "sipx"))), "without the valve");
+}
+
+#[test]
 fn the_applications_headers_cannot_be_forged() {
     let forged = "X-Sip-Balancer-InitialRemoteAddr: 6.6.6.6\n";
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
@@ -630,7 +771,7 @@ fn the_applications_headers_cannot_be_forged() {
     assert_eq!(world.lines("Record-Route"), Vec::<String>::new());
 }
 
-const NODE_INVITE: &str = "
+pub(super) const NODE_INVITE: &str = "
 INVITE sip:usera@127.0.0.1:5033 SIP/2.0
 Via: SIP/2.0/UDP 172.16.0.10:5080;branch=z9hG4bKn1
 Route: <sip:lbint@172.16.0.1:5065;transport=udp;node_host=172.16.0.10;node_port=5080;lr>
@@ -674,6 +815,14 @@ Content-Length: 0
         world.lines("Record-Route")[0].contains("node_host=172.16.0.10"),
         "known by its address"
     );
+    let over_tcp = NODE_INVITE.replace(hint, "").replace("UDP 172", "TCP 172");
+    world.send(Leg::Internal, Transport::Tcp, "172.16.0.10:40000", &over_tcp);
+    assert!(
+        world.lines("Record-Route")[0].contains("node_host=172.16.0.10"),
+        "known by its Via, which it sends from another port"
+    );
+    world.send(Leg::Internal, Transport::Tcp, "172.16.0.99:40000", &over_tcp);
+    assert!(!world.lines("Record-Route")[0].contains("node_host"), "anybody can write that Via");
     world.send(Leg::Internal, Transport::Udp, "172.16.0.99:5060", &NODE_INVITE.replace(hint, ""));
     assert!(
         !world.lines("Record-Route")[0].contains("node_host"),
@@ -771,8 +920,9 @@ fn responses_that_are_not_ours_go_nowhere() {
             DropReason::Unresolved,
         ),
         (
-            "a transport we do not have",
-            format!("{inner}{outer}Via: SIP/2.0/SCTP 1.2.3.4\n"),
+            "a transport that we do not listen on",
+            format!("{inner}{outer}Via: SIP/2.0/UDP 1.2.3.4\n")
+                .replace("UDP 10.0.0.1", "TLS 10.0.0.1"),
             DropReason::NoListener,
         ),
     ];
@@ -785,6 +935,41 @@ fn responses_that_are_not_ours_go_nowhere() {
     let vias = format!("{inner}{outer}Via: SIP/2.0/UDP 1.2.3.4:9;branch=z9hG4bKx\n")
         .replace("_0", "_99999999999");
     assert!(datagram("1.2.3.4:9")(world.from_node(&response(&vias))));
+}
+
+#[test]
+fn a_node_is_stamped_with_any_port_it_has_and_found_by_any() {
+    let mut ports = Ports::default();
+    ports.open(Transport::Tcp, 5090);
+    let mut only_tcp = node(NODE);
+    only_tcp.ports = ports;
+    let mut world = World::new(TWO_LEGS);
+    world.snapshot = Snapshot::new(2, vec![only_tcp.clone()], &[]);
+    world.from_node(&NODE_INVITE.replace("node_port=5080", "node_port=5090"));
+    for route in world.lines("Record-Route") {
+        assert!(route.contains(";node_host=172.16.0.10;node_port=5090;version=0>"), "{route}");
+    }
+    only_tcp.ports.open(Transport::Udp, 5080);
+    world.snapshot = Snapshot::new(3, vec![only_tcp, node("172.16.0.9:5080")], &[]);
+    let routes = format!("Route: {OUTER_ROUTE}\n").replace("node_port=5080", "node_port=5090");
+    for turn in 0..4 {
+        let verdict = world.client(&in_dialog("BYE", &routes, "sip:bob@example.com"));
+        assert!(datagram(NODE)(verdict), "turn {turn}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_node_reaches_who_maddr_names() {
+    for (uri, want) in [
+        ("sip:usera@example.com;maddr=192.0.2.7", "192.0.2.7:5060"),
+        ("sip:usera@example.com:5070;maddr=192.0.2.7", "192.0.2.7:5070"),
+        ("sip:usera@192.0.2.8;maddr=", "192.0.2.8:5060"),
+    ] {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+        let verdict = world.from_node(&NODE_INVITE.replace("sip:usera@127.0.0.1:5033", uri));
+        assert!(datagram(want)(verdict), "{uri}: {verdict:?}");
+        assert_eq!(world.first_line(), format!("INVITE {uri} SIP/2.0"));
+    }
 }
 
 #[test]
@@ -807,7 +992,15 @@ fn strict_routers_on_either_side_are_served() {
     assert!(datagram(NODE)(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.10:5080 SIP/2.0");
     assert_eq!(world.lines("Route"), Vec::<String>::new());
-    // RFC 3261 §16.6(6): behind us, the next Route has no lr.
+    // RFC 3261 §16.6(6): behind us, the next Route has no lr. A node's:
+    for ours in [format!("Route: {OUTER_ROUTE}\n"), String::new()] {
+        let routes = format!("{ours}Route: <sip:app@172.16.0.10:5080>, <sip:8.8.8.8;lr>\n");
+        let verdict = world.client(&in_dialog("INFO", &routes, "sip:bob@example.com"));
+        assert!(datagram(NODE)(verdict), "{verdict:?}");
+        assert_eq!(world.first_line(), "INFO sip:app@172.16.0.10:5080 SIP/2.0");
+        assert_eq!(world.lines("Route"), ["<sip:8.8.8.8;lr>", "<sip:bob@example.com>"]);
+    }
+    // One of outside:
     let verdict = world
         .from_node(&NODE_INVITE.replace("Max-Forwards", "Route: <sip:1.2.3.4:5070>\nMax-Forwards"));
     assert!(datagram("1.2.3.4:5070")(verdict), "{verdict:?}");
@@ -831,6 +1024,15 @@ fn a_name_is_resolved_elsewhere_and_then_the_same_bytes_go_out() {
     let verdict = world.from_node(&message);
     assert!(datagram("192.0.2.1:5071")(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "INVITE sip:usera@carrier.example.net SIP/2.0", "names stay");
+    // RFC 3263 §4.3: where the first target fails the second is asked, now and from now on.
+    let Verdict::Forward { hop, .. } = verdict else { panic!("{verdict:?}") };
+    let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
+    let arrival = Arrival { now: world.now, listener, source: NODE.parse().unwrap(), flow: None };
+    let bytes = wire(&message);
+    let again =
+        world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
+    assert!(datagram("192.0.2.2:5072")(again), "{again:?}");
+    assert!(datagram("192.0.2.2:5072")(world.from_node(&message)));
     world.now += std::time::Duration::from_secs(31);
     assert_eq!(world.from_node(&message), Verdict::Resolve, "the answer is too old");
     world.relay.handle_name(world.now, query, Err(Unresolved::Timeout));
@@ -853,7 +1055,7 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
     let failed = target(hop).unwrap();
     let key = world.relay.refused(failed, &world.snapshot).unwrap();
     let suspected = world.snapshot.suspecting(key);
-    let again = world.relay.undelivered(&arrival, &bytes, hop, &suspected, &mut world.out);
+    let again = world.relay.undelivered(&arrival, &bytes, gone(hop), &suspected, &mut world.out);
     let Verdict::Forward { hop: second, .. } = again else { panic!("{again:?}") };
     assert_ne!(target(second), Some(failed));
     assert!(matches!(
@@ -867,8 +1069,77 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
     else {
         panic!("not forwarded");
     };
-    world.relay.undelivered(&arrival, &bytes, hop, &world.snapshot, &mut world.out);
+    world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
+}
+
+#[test]
+fn what_is_decided_again_is_charged_and_counted_once() {
+    // One request a second, and there are three decisions for one.
+    let config = format!("{TWO_LEGS}sourceRateMax=1\ntotalRateMax=1\n");
+    let mut world = World::new(&config).with_nodes(&[NODE, "172.16.0.11:5080", "172.16.0.12:5080"]);
+    let listener = world.listener(Leg::External, Transport::Tcp, Family::V4);
+    let arrival =
+        Arrival { now: world.now, listener, source: CLIENT.parse().unwrap(), flow: Some(FLOW) };
+    let bytes = wire(&INVITE.replace("UDP", "TCP"));
+    let mut verdict = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out);
+    assert!(matches!(verdict, Verdict::Forward { reply: 1.., .. }), "{verdict:?}");
+    for turn in 1..3 {
+        let Verdict::Forward { hop, .. } = verdict else { panic!("{turn}: {verdict:?}") };
+        let key = world.relay.refused(target(hop).unwrap(), &world.snapshot).unwrap();
+        world.snapshot = world.snapshot.suspecting(key);
+        verdict =
+            world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
+        assert!(matches!(verdict, Verdict::Forward { reply: 0, .. }), "{turn}: {verdict:?}");
+    }
+    let other = world.client(&INVITE.replace("8f3ad1", "another"));
+    assert_eq!(other, Verdict::Drop(DropReason::Rate));
+    // A name is waited for.
+    let message = NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net");
+    assert_eq!(world.from_node(&message), Verdict::Resolve);
+    let query = world.relay.wanted_name().unwrap();
+    let targets = vec![(Transport::Udp, "192.0.2.1:5071".parse().unwrap())];
+    let answer = Answer { targets, ttl: std::time::Duration::from_secs(30) };
+    world.relay.handle_name(world.now, query, Ok(answer));
+    let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
+    let arrival = Arrival { now: world.now, listener, source: NODE.parse().unwrap(), flow: None };
+    let verdict = world.relay.resume(&arrival, &wire(&message), &world.snapshot, &mut world.out);
+    assert!(datagram("192.0.2.1:5071")(verdict), "{verdict:?}");
+    let counters = world.relay.counters(world.now, &world.snapshot, false);
+    let count = |transport, leg| counters.messages(transport, leg);
+    assert_eq!(count(Transport::Tcp, Leg::External), (1, 1), "the INVITE and our 100");
+    assert_eq!(count(Transport::Udp, Leg::External), (1, 0), "too many");
+    assert_eq!(count(Transport::Udp, Leg::Internal), (1, 0));
+}
+
+#[test]
+fn a_node_that_has_too_much_to_read_keeps_its_dialogs_and_gets_no_new_ones() {
+    let slow = |hop| Failure { hop, reason: DropReason::SlowPeer };
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
+    let cases = [
+        (INVITE.to_owned(), Some("")),
+        (bye.clone(), Some("SIP/2.0 503 Service Unavailable")),
+        (bye.replace("BYE", "ACK"), None),
+    ];
+    for (message, want) in cases {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+        let source: SocketAddr = CLIENT.parse().unwrap();
+        let listener = world.listener(Leg::External, Transport::Udp, Family::V4);
+        let arrival = Arrival { now: world.now, listener, source, flow: None };
+        let bytes = wire(&message);
+        let first = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out);
+        let Verdict::Forward { hop, .. } = first else { panic!("{first:?}") };
+        let again =
+            world.relay.undelivered(&arrival, &bytes, slow(hop), &world.snapshot, &mut world.out);
+        match (want, again) {
+            (None, again) => assert_eq!(again, Verdict::Drop(DropReason::SlowPeer)),
+            (Some(""), Verdict::Forward { hop: other, .. }) => {
+                assert_ne!(target(other), target(hop));
+            }
+            (Some(line), _) => assert_eq!(world.first_line(), line),
+        }
+    }
 }
 
 #[test]
@@ -941,6 +1212,10 @@ fn one_entry_means_one_via_one_record_route_and_direction_by_source() {
     let out = NODE_INVITE.replace("172.16.0.1:5065", "10.0.0.1:5060");
     let verdict = world.send(Leg::External, Transport::Udp, NODE, &out);
     assert!(datagram("127.0.0.1:5033")(verdict), "{verdict:?}");
+    // A node speaks from a port of its own on TCP.
+    let over_tcp = out.replace("UDP 172", "TCP 172");
+    let verdict = world.send(Leg::External, Transport::Tcp, "172.16.0.10:40000", &over_tcp);
+    assert!(datagram("127.0.0.1:5033")(verdict), "{verdict:?}");
     // Claiming a node's Via from elsewhere makes nobody a node.
     let verdict = world.send(Leg::External, Transport::Udp, CLIENT, &out);
     assert!(datagram(NODE)(verdict), "{verdict:?}");
@@ -972,8 +1247,20 @@ tcpPort=5080\nudpPort=5080\nhostname=sipHeartbeat\nip=172.16.0.10\nx=y
             other => panic!("{header}: {other:?}"),
         }
     }
-    world.from_node(&beat.replace("ip=172.16.0.10", "ip=nonsense!"));
-    assert!(world.first_line().starts_with("SIP/2.0 400 "), "{}", world.first_line());
+    // Refused either way, and the control executor hears why.
+    for (right, wrong, status) in [
+        ("ip=172.16.0.10", "ip=nonsense!!!", 200),
+        ("ip=172.16.0.10", "in=172.16.0.10", 200),
+        ("tcpPort=5080", "version=abcd", 400),
+    ] {
+        world.from_node(&beat.replace(right, wrong));
+        let line = world.first_line();
+        assert!(line.starts_with(&format!("SIP/2.0 {status} ")), "{wrong}: {line}");
+        let told = world.relay.poll_report(world.now, &world.snapshot);
+        let from = NODE.parse::<SocketAddr>().unwrap().ip();
+        let is_told = matches!(told, Some(Report::BadBeat { from: it, .. }) if it == from);
+        assert!(is_told, "{wrong}: {told:?}");
+    }
     let mut world = world.with_nodes(&[NODE]);
     let verdict = world.client(&beat);
     assert!(
@@ -1030,56 +1317,172 @@ fn nonsense_is_answered_where_it_can_be_and_the_next_message_is_served() {
     }
 }
 
+/// Header lines that nobody but their owners understands.
+const NOISE: [&str; 10] = [
+    "X-Custom:   spaces  kept\t ",
+    "x-CUSTOM:again",
+    "Identity: \"abc==\"",
+    "m: <sip:q@w>",
+    "Supported: a,b ,c",
+    "Subject: folded\n  over\n\tlines",
+    "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
+    "Record-Route: <sip:7.7.7.7;lr>",
+    "Warning: 399 x \"\u{fc}\"",
+    "Empty:",
+];
+
+/// A message with noise anywhere behind its first `fixed` lines, and a body that is no text.
+fn noisy(seed: u64, message: &str, fixed: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut draw = |max: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % max as u64).unwrap()
+    };
+    let mut lines: Vec<&str> = message.trim_start().split("\n\n").next().unwrap().lines().collect();
+    for _ in 0..draw(9) {
+        lines.insert(fixed + draw(lines.len() + 1 - fixed), NOISE[draw(NOISE.len())]);
+    }
+    let body = "v=0\r\n\0binary\u{ff}";
+    let length = format!("Content-Length: {}", wire(body).len());
+    let lines: Vec<&str> = lines
+        .iter()
+        .map(|it| if it.starts_with("Content-Length") { length.as_str() } else { *it })
+        .collect();
+    format!("{}\n\n{body}", lines.join("\n"))
+}
+
+/// A message without the lines that are ours to change.
+fn theirs(bytes: &[u8]) -> Vec<String> {
+    let is_ours = |line: &str| {
+        let starts = ["Max-Forwards", "X-Sip-Balancer", "Route: <sip:172.16.0.1"];
+        starts.iter().any(|it| line.starts_with(it))
+            || line.contains("node_host=")
+            || line.starts_with("Via: SIP/2.0/UDP 172.16.0.1:5065")
+            || line.starts_with("Via: SIP/2.0/UDP 10.0.0.1:5060")
+    };
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    text.split("\r\n").filter(|it| !is_ours(it)).map(str::to_owned).collect()
+}
+
 #[test]
 fn everything_that_is_not_ours_leaves_as_it_came() {
-    let noise = [
-        "X-Custom:   spaces  kept\t ",
-        "x-CUSTOM:again",
-        "Identity: \"abc==\"",
-        "m: <sip:q@w>",
-        "Supported: a,b ,c",
-        "Subject: folded\n  over\n\tlines",
-        "Via: SIP/2.0/UDP 9.9.9.9;branch=z9hG4bKold , SIP/2.0/TCP 8.8.8.8",
-        "Record-Route: <sip:7.7.7.7;lr>",
-        "Warning: 399 x \"\u{fc}\"",
-        "Empty:",
-    ];
+    let as_sent = |world: &World, prefix: &str| -> String {
+        let text = String::from_utf8(world.out.clone()).unwrap();
+        let lines = text.split("\r\n").take_while(|it| !it.is_empty());
+        lines.filter(|it| it.starts_with(prefix)).map(|it| format!("{it}\n")).collect()
+    };
+    let outside = "127.0.0.1:5033";
     for seed in 1..512u64 {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut draw = |max: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state % max as u64).unwrap()
-        };
-        let mut lines: Vec<&str> =
-            INVITE.trim_start().split("\n\n").next().unwrap().lines().skip(2).collect();
-        for _ in 0..draw(9) {
-            lines.insert(draw(lines.len() + 1), noise[draw(noise.len())]);
-        }
-        let head = "INVITE sip:bob@example.com SIP/2.0\nVia: SIP/2.0/UDP 203.0.113.5:5062;branch=z9hG4bKc1";
-        let body = "v=0\r\n\0binary\u{ff}";
-        let message = format!("{head}\n{}\n\n{body}", lines.join("\n"))
-            .replace("Content-Length: 5", &format!("Content-Length: {}", wire(body).len()));
         let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
-        let verdict = world.client(&message);
+        let invite = noisy(seed, &INVITE.replace(";rport", ""), 2);
+        let verdict = world.client(&invite);
         assert!(datagram(NODE)(verdict), "seed {seed}: {verdict:?}");
-        let strip = |bytes: &[u8]| -> Vec<String> {
-            String::from_utf8(bytes.to_vec())
-                .unwrap()
-                .split("\r\n")
-                .filter(|it| {
-                    !it.starts_with("Max-Forwards")
-                        && !it.starts_with("X-Sip-Balancer")
-                        && !it.starts_with("Route: <sip:172.16.0.10")
-                        && !it.contains("node_host=")
-                        && !it.starts_with("Via: SIP/2.0/UDP 172.16.0.1:5065")
-                        && !it.starts_with("Via: SIP/2.0/UDP 10.0.0.1:5060")
-                })
-                .map(str::to_owned)
-                .collect()
-        };
-        assert_eq!(strip(&world.out), strip(&wire(&message)), "seed {seed}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&invite)), "seed {seed}");
+
+        let (vias, answer) = (as_sent(&world, "Via"), callee_answer(&world, "180 Ringing"));
+        let ringing = noisy(seed, &answer, 1 + vias.lines().count());
+        let verdict = world.from_node(&ringing);
+        assert!(datagram(CLIENT)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&ringing)), "seed {seed}: from a node");
+
+        let calling = noisy(seed, NODE_INVITE, 3);
+        let verdict = world.from_node(&calling);
+        assert!(datagram(outside)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&calling)), "seed {seed}: a node's");
+
+        let (vias, answer) = (as_sent(&world, "Via"), callee_answer(&world, "200 OK"));
+        let ok = noisy(seed, &answer, 1 + vias.lines().count());
+        let verdict = world.send(Leg::External, Transport::Udp, outside, &ok);
+        assert!(datagram(NODE)(verdict), "seed {seed}: {verdict:?}");
+        assert_eq!(theirs(&world.out), theirs(&wire(&ok)), "seed {seed}: from outside");
+    }
+}
+
+/// What is told of a message from a client, or from [`NODE`].
+fn told(world: &World, leg: Leg, message: &str) -> String {
+    let listener = world.listener(leg, Transport::Udp, Family::V4);
+    let source = if leg == Leg::Internal { NODE } else { CLIENT };
+    let arrival = Arrival { now: world.now, listener, source: source.parse().unwrap(), flow: None };
+    explain(world.relay.settings(), &world.snapshot, &arrival, &wire(message)).steps
+}
+
+#[test]
+fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
+    let info = in_dialog("INFO", "", "sip:bob@example.com");
+    let alone: &[Node] = &[];
+    let beside = &[node(NODE)][..];
+    type Case<'c> = (&'c str, &'c [Node], fn(&mut Node), &'c str);
+    let cases: [Case<'_>; 13] = [
+        (INVITE, beside, |_| {}, "candidate"),
+        (INVITE, beside, |it| it.suspect = true, "refused a moment ago"),
+        (INVITE, alone, |it| it.suspect = true, "candidate, although refused a moment ago"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Errors), "bad: too many error responses"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Response), "bad: an error response over HTTP"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Silence), "bad: does not answer"),
+        (INVITE, beside, |it| it.bad = Some(Bad::Full), "bad: says it is full"),
+        (INVITE, beside, |it| it.graceful = true, "shutting down: no new calls"),
+        (&info, beside, |it| it.graceful = true, "candidate, although shutting down: no new calls"),
+        (&info, alone, |it| it.bad = Some(Bad::Full), "candidate, although bad: says it is full"),
+        (&info, beside, |it| it.suspect = true, "refused a moment ago"),
+        (INVITE, beside, |it| it.version = Version(-1), "other version"),
+        (INVITE, beside, |it| it.ports = Ports::default(), "no port for this transport"),
+    ];
+    for (message, others, change, want) in cases {
+        let mut world = World::new(TWO_LEGS);
+        let mut one = node("172.16.0.9:5080");
+        change(&mut one);
+        let nodes = others.iter().cloned().chain([one]).collect();
+        world.snapshot = Snapshot::new(2, nodes, &[]);
+        let steps = told(&world, Leg::External, message);
+        let line = format!("  node-172.16.0.9 172.16.0.9: {want}\n");
+        assert!(steps.contains(&line), "{line:?} is not in\n{steps}");
+    }
+}
+
+#[test]
+fn an_explanation_tells_what_was_not_believed_and_what_is_not_sent() {
+    let route = |params: &str| {
+        in_dialog("INFO", &format!("Route: <sip:10.0.0.1;lr{params}>\n"), "sip:bob@example.com")
+    };
+    let version = ";node_host=172.16.0.10;node_port=5080;version=7";
+    let cases = [
+        (
+            Leg::External,
+            route(";node_host=172.16.9.9;node_port=22"),
+            "hint node_host=172.16.9.9 node_port=22: no live node, refused",
+        ),
+        (
+            Leg::External,
+            route(version),
+            "hint node_host=172.16.0.10 node_port=5080: no live node, refused",
+        ),
+        (Leg::External, route(";flow=0123"), "flow token 0123: forged or stale, ignored"),
+        (Leg::External, INVITE.replace("sip:alice@", "sip:sipcli@"), "drop: blocked"),
+        (Leg::External, INVITE.replace(": 70", ": 0"), "answer SIP/2.0 483 Too Many Hops"),
+        (Leg::Internal, NODE_INVITE.to_owned(), "INVITE request: from a node, outwards"),
+        (
+            Leg::Internal,
+            NODE_INVITE.to_owned(),
+            "node node-172.16.0.10 172.16.0.10 version 0 (sender)",
+        ),
+        (Leg::Internal, NODE_INVITE.to_owned(), "forward: datagram to 127.0.0.1:5033"),
+        (
+            Leg::Internal,
+            NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net"),
+            "waits for the name to be resolved",
+        ),
+        (
+            Leg::Internal,
+            NODE_INVITE.replace("INVITE", "ACK").replace("@127.0.0.1:5033", "@10.0.0.1"),
+            "drop: loop",
+        ),
+    ];
+    let world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    for (leg, message, want) in cases {
+        let steps = told(&world, leg, &message);
+        assert!(steps.contains(want), "{want:?} is not in\n{steps}");
     }
 }
 

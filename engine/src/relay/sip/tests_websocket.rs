@@ -1,6 +1,6 @@
 //! Clients on TLS and WebSocket: who can be called back, by which connection, and what nodes are told.
 
-use super::tests::{FLOW, INVITE, NODE, World, wire};
+use super::tests::{FLOW, INVITE, NODE, World, gone, wire};
 use super::*;
 use crate::relay::{Flow, ListenerId};
 
@@ -31,7 +31,8 @@ fn hop(verdict: Verdict) -> Hop {
 
 fn token(text: &str) -> Flow {
     let at = text.find(";flow=").unwrap() + 6;
-    flow::read(&text.as_bytes()[at..at + 30], b"0123456789abcdef").expect("a token of ours")
+    let token = flow::read(&text.as_bytes()[at..at + 32], b"0123456789abcdef");
+    token.expect("a token of ours").flow
 }
 
 /// The lines of a header that left, whole.
@@ -39,6 +40,14 @@ fn as_sent(world: &World, name: &str) -> String {
     let text = String::from_utf8(world.out.clone()).unwrap();
     let lines = text.split("\r\n").filter(|it| it.starts_with(&format!("{name}: ")));
     lines.map(|it| format!("{it}\n")).collect()
+}
+
+/// The 200 of whoever got these Vias.
+fn ok_to(vias: &str) -> String {
+    format!(
+        "\nSIP/2.0 200 OK\n{vias}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\n\
+         CSeq: 1 INVITE\nContent-Length: 0\n\n"
+    )
 }
 
 #[test]
@@ -123,7 +132,8 @@ fn a_contact_without_brackets_gets_them() {
 #[test]
 fn a_node_calls_a_browser_by_the_contact_it_registered() {
     let mut world = World::new(ALL).with_nodes(&[NODE]);
-    let register = from_browser("WSS").replace("INVITE", "REGISTER");
+    // Browsers write `ws` over WSS, too (RFC 7118 §4).
+    let register = from_browser("WSS").replace("INVITE", "REGISTER").replace("=wss", "=ws");
     world.send(Leg::External, Transport::Wss, BROWSER, &register);
     let contact = world.lines("Contact")[0].trim_matches(['<', '>']).to_owned();
     let invite = INVITE
@@ -145,19 +155,23 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
     let failed = Hop::Flow { flow: FLOW, or: None, is_response: false };
     let bytes = wire(&invite);
     let verdict =
-        world.relay.undelivered(&arrival, &bytes, failed, &world.snapshot, &mut world.out);
+        world.relay.undelivered(&arrival, &bytes, gone(failed), &world.snapshot, &mut world.out);
     assert!(matches!(verdict, Verdict::Reply { .. }), "{verdict:?}");
     assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
 
     // A token of somebody else leads to an address, which a shard may have a connection with.
     let forged = invite.replace(&contact[contact.len() - 4..], "0000");
     let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &forged);
-    let from = world.listener(Leg::External, Transport::Wss, Family::V4);
+    let from = world.listener(Leg::External, Transport::Ws, Family::V4);
     let stream = Hop::Stream { from, to: BROWSER.parse().unwrap() };
     assert_eq!(hop(verdict), stream);
     let bytes = wire(&forged);
-    world.relay.undelivered(&arrival, &bytes, stream, &world.snapshot, &mut world.out);
+    world.relay.undelivered(&arrival, &bytes, gone(stream), &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
+    // It is there, and reads too slowly: nothing is wrong with the flow.
+    let slow = Failure { hop: stream, reason: DropReason::SlowPeer };
+    world.relay.undelivered(&arrival, &bytes, slow, &world.snapshot, &mut world.out);
+    assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
 }
 
 #[test]
@@ -178,14 +192,71 @@ fn responses_go_back_by_the_connection_alone() {
         } else {
             vias
         };
-        let ok = format!(
-            "\nSIP/2.0 200 OK\n{vias}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 INVITE\nContent-Length: 0\n\n"
-        );
+        let ok = ok_to(&vias);
         let verdict = world.send(Leg::Internal, transport, NODE, &ok);
         let Hop::Flow { flow, or, .. } = hop(verdict) else { panic!("{verdict:?}") };
         assert_eq!((flow, or.is_some()), (FLOW, may_call), "{transport:?}");
         assert_eq!(world.lines("Via").len(), 1);
+
+        // A token from before a restart: who listens is called where it listens, never at the port of a
+        // connection that is gone; who cannot be called may still have that connection.
+        let verdict =
+            world.send(Leg::Internal, transport, NODE, &ok.replace(";flow=03", ";flow=04"));
+        let to = if may_call { "203.0.113.5:5062" } else { BROWSER };
+        let from = world.listener(Leg::External, transport, Family::V4);
+        assert_eq!(hop(verdict), Hop::Stream { from, to: to.parse().unwrap() }, "{transport:?}");
     }
+}
+
+#[test]
+fn responses_leave_by_the_listener_that_their_request_came_by_whatever_its_via_says() {
+    let nodes = "internalHost=172.16.0.1\ninternalPort=5065\nsip.internalTransport=UDP\n";
+    let cases = [
+        ("externalWsPort=5062\n", Transport::Ws, "WSS", None),
+        ("externalWssPort=5063\n", Transport::Wss, "WS", None),
+        ("externalPort=5060\n", Transport::Tcp, "UDP", Some(Transport::Tcp)),
+        (
+            "externalUdpPort=5060\nexternalTlsPort=5061\n",
+            Transport::Tls,
+            "TCP",
+            Some(Transport::Tls),
+        ),
+        ("externalPort=5060\n", Transport::Tcp, "SCTP", Some(Transport::Tcp)),
+    ];
+    for (ports, transport, via, calls_by) in cases {
+        let config = format!("host=10.0.0.1\n{ports}{nodes}isSendTrying=false\n");
+        let mut world = World::new(&config).with_nodes(&[NODE]);
+        world.send(Leg::External, transport, BROWSER, &INVITE.replace("UDP", via));
+        let ok = ok_to(&as_sent(&world, "Via"));
+        let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &ok);
+        let sent = hop(verdict);
+        let or = calls_by.map(|it| {
+            (world.listener(Leg::External, it, Family::V4), "203.0.113.5:5062".parse().unwrap())
+        });
+        assert_eq!(sent, Hop::Flow { flow: FLOW, or, is_response: true }, "{transport:?} as {via}");
+    }
+    // A datagram comes from where it comes from.
+    let mut world = World::new(ALL).with_nodes(&[NODE]);
+    world.send(Leg::External, Transport::Udp, BROWSER, &INVITE.replace("UDP", "TCP"));
+    let ok = ok_to(&as_sent(&world, "Via"));
+    let verdict = world.send(Leg::Internal, Transport::Udp, NODE, &ok);
+    let from = world.listener(Leg::External, Transport::Udp, Family::V4);
+    assert_eq!(hop(verdict), Hop::Datagram { from, to: BROWSER.parse().unwrap() });
+}
+
+#[test]
+fn a_node_on_websocket_is_called_again_where_it_shares_the_only_leg_with_clients() {
+    let config = "host=10.0.0.1\nexternalUdpPort=5060\nexternalWsPort=5062\nisSendTrying=false\n";
+    let mut world = World::new(config).with_nodes(&[NODE]);
+    let invite = INVITE
+        .replace("UDP 203.0.113.5:5062", &format!("WS {NODE}"))
+        .replace("sip:bob@example.com SIP", "sip:bob@203.0.113.5:5062;transport=udp SIP");
+    world.send(Leg::External, Transport::Ws, NODE, &invite);
+    let ok = ok_to(&as_sent(&world, "Via"));
+    let from = world.listener(Leg::External, Transport::Ws, Family::V4);
+    let or = Some((from, NODE.parse().unwrap()));
+    let verdict = world.send(Leg::External, Transport::Udp, "203.0.113.5:5062", &ok);
+    assert_eq!(hop(verdict), Hop::Flow { flow: FLOW, or, is_response: true });
 }
 
 #[test]
@@ -235,6 +306,17 @@ fn what_came_without_a_length_gets_one_on_a_stream() {
 }
 
 #[test]
+fn one_websocket_message_is_one_sip_message() {
+    let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
+    let second = from_browser("WS").replace("8f3ad1", "smuggled");
+    let both = from_browser("WS") + second.trim_start();
+    let sent = hop(world.send(Leg::External, Transport::Ws, BROWSER, &both));
+    assert!(matches!(sent, Hop::Stream { .. }), "{sent:?}");
+    let text = String::from_utf8(world.out.clone()).unwrap();
+    assert!(text.contains("8f3ad1") && !text.contains("smuggled"), "{text}");
+}
+
+#[test]
 fn sips_means_tls() {
     let mut world = World::new(ALL).with_nodes(&[NODE]);
     let invite = |uri: &str| {
@@ -256,6 +338,51 @@ fn sips_means_tls() {
         let to = SocketAddr::new("198.51.100.7".parse().unwrap(), port);
         assert_eq!(hop(verdict), Hop::Stream { from, to }, "{uri}");
     }
+}
+
+#[test]
+fn what_came_by_sips_is_recorded_so_where_the_leg_is_secure() {
+    let plain = "terminateTLSTraffic=true\n";
+    let cases = [
+        ("", "sips:172.16.0.1:5066;transport=tls", "sips:172.16.0.10:5080;transport=tls"),
+        (plain, "sip:172.16.0.1:5065;transport=tcp", "sip:172.16.0.10:5080;transport=tcp"),
+    ];
+    for (key, inner, rewritten) in cases {
+        let mut world = World::new(&format!("{ALL}{key}isSendTrying=false\n")).with_nodes(&[NODE]);
+        let invite = INVITE.replace("UDP", "TLS");
+        for (uri, want) in [
+            ("sips:bob@example.com", "sips:bob@example.com"),
+            ("sips:10.0.0.1:5061;transport=tls", rewritten),
+        ] {
+            let message = invite.replace("sip:bob@example.com SIP", &format!("{uri} SIP"));
+            world.send(Leg::External, Transport::Tls, BROWSER, &message);
+            assert_eq!(world.first_line(), format!("INVITE {want} SIP/2.0"));
+            let routes = world.lines("Record-Route");
+            assert!(routes[0].starts_with(&format!("<{inner};lr;node_host=")), "{routes:?}");
+            let outer = "<sips:10.0.0.1:5061;transport=tls;lr;node_host=";
+            assert!(routes[1].starts_with(outer), "{routes:?}");
+            // The client's way back is ours like any other.
+            let route_lines: String =
+                routes.iter().rev().map(|it| format!("Route: {it}\n")).collect();
+            let bye = invite
+                .replace("INVITE", "BYE")
+                .replace("com>\nCall", "com>;tag=b\nCall")
+                .replace("Max-Forwards", &format!("{route_lines}Max-Forwards"));
+            let to: SocketAddr = NODE.parse().unwrap();
+            let sent = hop(world.send(Leg::External, Transport::Tls, BROWSER, &bye));
+            assert!(matches!(sent, Hop::Stream { to: it, .. } if it == to), "{sent:?}");
+            assert!(world.lines("Route").iter().all(|it| !it.contains("10.0.0.1")));
+        }
+    }
+    // A node calls out: the leg to the carrier is secure, its own is not.
+    let mut world = World::new(ALL).with_nodes(&[NODE]);
+    let invite = INVITE
+        .replace("sip:bob@example.com SIP", "sips:bob@198.51.100.7 SIP")
+        .replace("203.0.113.5:5062", NODE);
+    world.send(Leg::Internal, Transport::Udp, NODE, &invite);
+    let routes = world.lines("Record-Route");
+    assert!(routes[0].starts_with("<sips:10.0.0.1:5061;transport=tls;lr;"), "{routes:?}");
+    assert!(routes[1].starts_with("<sip:172.16.0.1:5065;transport=udp;lr;"), "{routes:?}");
 }
 
 #[test]
@@ -291,13 +418,23 @@ fn a_browser_that_is_called_is_reached_by_its_connection_for_the_whole_dialog() 
 
 #[test]
 fn a_phone_that_was_called_by_its_address_is_answered_on_its_own_connection() {
-    for transport in [Transport::Tcp, Transport::Tls, Transport::Ws] {
-        let mut world = World::new(&format!("{ALL}isSendTrying=false\n")).with_nodes(&[NODE]);
-        let name = transport.as_param();
+    let only_secure = "host=10.0.0.1\nexternalWssPort=5063\ninternalHost=172.16.0.1\n\
+        internalPort=5065\nsip.internalTransport=UDP\n";
+    for (config, transport, name) in [
+        (ALL, Transport::Tcp, "tcp"),
+        (ALL, Transport::Tls, "tls"),
+        (ALL, Transport::Ws, "ws"),
+        (only_secure, Transport::Wss, "wss"),
+        // What browsers write over WSS (RFC 7118 §4).
+        (only_secure, Transport::Wss, "ws"),
+    ] {
+        let mut world = World::new(&format!("{config}isSendTrying=false\n")).with_nodes(&[NODE]);
         let invite = INVITE
             .replace("sip:bob@example.com SIP", &format!("sip:bob@{BROWSER};transport={name} SIP"))
             .replace("203.0.113.5:5062", NODE);
-        world.send(Leg::Internal, Transport::Udp, NODE, &invite);
+        let called = hop(world.send(Leg::Internal, Transport::Udp, NODE, &invite));
+        let from = world.listener(Leg::External, transport, Family::V4);
+        assert_eq!(called, Hop::Stream { from, to: BROWSER.parse().unwrap() });
         let (vias, routes) = (as_sent(&world, "Via"), as_sent(&world, "Record-Route"));
         let ok = format!(
             "\nSIP/2.0 200 OK\n{vias}{routes}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\n\
@@ -310,12 +447,17 @@ fn a_phone_that_was_called_by_its_address_is_answered_on_its_own_connection() {
         assert!(!routes[1].contains(";flow="), "{routes:?}");
         // The node's ACK: where Contact says is behind a NAT, the connection is not.
         let route_lines: String = routes.iter().rev().map(|it| format!("Route: {it}\n")).collect();
-        let ack = format!(
-            "\nACK sip:bob@192.168.1.7:5062;transport={name} SIP/2.0\nVia: SIP/2.0/UDP {NODE};branch=z9hG4bKa\n\
-             {route_lines}From: <sip:a@b>;tag=1\nTo: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 ACK\n\
-             Max-Forwards: 70\nContent-Length: 0\n\n"
-        );
-        let sent = hop(world.send(Leg::Internal, Transport::Udp, NODE, &ack));
-        assert!(matches!(sent, Hop::Flow { flow: FLOW, .. }), "{transport:?}: {sent:?}");
+        for method in ["ACK", "BYE"] {
+            let request = format!(
+                "\n{method} sip:bob@192.168.1.7:5062;transport={name} SIP/2.0\n\
+                 Via: SIP/2.0/UDP {NODE};branch=z9hG4bKa\n{route_lines}From: <sip:a@b>;tag=1\n\
+                 To: <sip:c@d>;tag=2\nCall-ID: x\nCSeq: 1 {method}\nMax-Forwards: 70\n\
+                 Content-Length: 0\n\n"
+            );
+            let sent = hop(world.send(Leg::Internal, Transport::Udp, NODE, &request));
+            assert!(matches!(sent, Hop::Flow { flow: FLOW, .. }), "{transport:?}: {sent:?}");
+            let via = &world.lines("Via")[0];
+            assert!(via.starts_with(&format!("SIP/2.0/{} ", transport.as_via())), "{via}");
+        }
     }
 }

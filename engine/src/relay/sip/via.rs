@@ -9,11 +9,11 @@ use protocols::sip::Transport;
 use protocols::sip::message::Message;
 use protocols::sip::via::Via;
 
-use super::flow;
+use super::flow::{self, Token};
 use super::settings::{Place, Settings};
 use crate::balance::hash;
 use crate::node::Version;
-use crate::relay::{Arrival, Flow};
+use crate::relay::Arrival;
 
 /// The first Via value of a message.
 pub(super) struct TopVia<'m> {
@@ -144,11 +144,12 @@ pub(super) fn response_target(top: &TopVia<'_>, transport: Transport) -> Respons
 
 /// The transaction's hash, the same for INVITE, its CANCEL and the ACK of a failure.
 ///
-/// Source: RFC 3261 §16.11. From the branch where it has the magic cookie; else from what RFC 2543
-/// transactions have in common. The To tag stays out: a 2543 ACK of a failure has one, its INVITE not.
+/// Source: RFC 3261 §16.11. From the branch where it has the magic cookie and more (RFC 4475 §3.1.2.18 is
+/// the cookie alone); else from what RFC 2543 transactions have in common. The To tag stays out: a 2543 ACK of a failure has one, its INVITE not.
 pub(super) fn transaction(top: &TopVia<'_>, message: &Message<'_>) -> u64 {
     let via = &top.via;
-    if let Some(branch) = via.branch.filter(|it| it.starts_with(MAGIC_COOKIE)) {
+    let is_unique = |it: &&[u8]| it.len() > MAGIC_COOKIE.len() && it.starts_with(MAGIC_COOKIE);
+    if let Some(branch) = via.branch.filter(is_unique) {
         let sent_by = hash(u64::from(via.port.unwrap_or(0)), via.host);
         return hash(sent_by, branch);
     }
@@ -176,7 +177,7 @@ pub(super) fn push(
     own_address: bool,
     branch: Branch,
     mark: u8,
-    came_by: Option<(Flow, &[u8; 16])>,
+    came_by: Option<(Token, &[u8; 16])>,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"Via: ");
@@ -193,15 +194,17 @@ pub(super) fn push(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a value is one that [`push`] wrote, without a flow token and untouched since: nothing more is
-/// in it than the place.
-pub(super) fn is_verbatim(value: &[u8], settings: &Settings) -> bool {
+/// The transport of a value that [`push`] wrote, without a flow token and untouched since: nothing more
+/// is in it than the place.
+pub(super) fn verbatim(value: &[u8], settings: &Settings) -> Option<Transport> {
     let is_ours = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'i' | b'_' | b'-');
-    settings.own_vias().iter().any(|it| {
-        let params = value.strip_prefix(it.as_bytes());
+    let is_whole = |place: &str| {
+        let params = value.strip_prefix(place.as_bytes());
         let branch = params.and_then(|it| it.strip_prefix(b";branch=z9hG4bK"));
         branch.is_some_and(|it| it.iter().fold(true, |all, it| all & is_ours(*it)))
-    })
+    };
+    let mut own = settings.own_vias().iter();
+    own.find(|(place, _)| is_whole(place)).map(|(_, transport)| *transport)
 }
 
 /// Appends a version as the balancer writes it everywhere: a decimal integer.

@@ -6,9 +6,9 @@ use protocols::smpp::session::{Action, ClientState, Kind, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::leg::{Leg, Owner};
+use super::leg::{Leg, Owner, Session};
 use super::outbox::Wish;
-use super::pending::Entry;
+use super::pending::{Entry, Shared};
 use super::{Smpp, Step};
 use crate::config::SmppFull;
 use crate::relay::stream::Conn;
@@ -96,7 +96,7 @@ impl Smpp {
         }
         let (owner, server) = (provider.owner, provider.server);
         let Some(asker) = entry.from else { return Step::Next };
-        provider.note(pdu.status(), body::congestion_state(pdu), window);
+        let has_grown = provider.note(now, pdu.status(), body::congestion_state(pdu), window);
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
             // The answer that it would get in CLOSED would follow its unbind_resp.
@@ -110,7 +110,7 @@ impl Smpp {
             self.counters.dropped(SmppDrop::Unexpected);
         }
         if let Owner::Space(space) = owner {
-            self.wake_space(space, 1);
+            self.wake_space(now, space, Some(conn), 1 + usize::from(has_grown));
         }
         Step::Next
     }
@@ -136,20 +136,25 @@ impl Smpp {
         let step = match self.owner_of(conn) {
             Owner::Session(session) => {
                 let window = self.settings.session_window;
-                match self.legs.session(session).map(|it| it.has_room(window)) {
-                    Some(true) => self.deliver(now, conn, session, pdu, false),
-                    Some(false) => return self.hold_provider(conn, pdu),
+                match self.legs.session(session) {
+                    Some(it) if !it.receives() => {
+                        self.refuse(conn, pdu, Status::INVALID_BIND_STATUS);
+                    }
+                    Some(it) if it.has_ended => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
+                    Some(it) if it.has_room(window) => {
+                        self.deliver(now, conn, session, pdu, None);
+                    }
+                    Some(_) => return self.hold_provider(now, conn, pdu),
                     None => self.refuse(conn, pdu, Status::SYSTEM_ERROR),
                 }
                 Step::Next
             }
-            Owner::Space(space) => {
-                self.deliver_to_space(now, space, conn, pdu);
-                Step::Next
-            }
+            Owner::Space(space) => self.deliver_to_space(now, space, conn, pdu),
             Owner::Nobody => Step::Next,
         };
-        self.counters.requests_to_client += 1;
+        if step != Step::Blocked {
+            self.counters.requests_to_client += 1;
+        }
         step
     }
 
@@ -160,7 +165,7 @@ impl Smpp {
         provider: Conn,
         to: Conn,
         pdu: Pdu<'_>,
-        is_shared: bool,
+        shared: Option<Shared>,
     ) {
         let deadline = now + self.settings.response;
         let Some(session) = self.legs.session_mut(to) else { return };
@@ -169,7 +174,7 @@ impl Smpp {
             sequence: pdu.sequence(),
             command: pdu.command(),
             deadline,
-            is_shared,
+            shared,
         });
         let is_first = session.pending.open() == 1;
         pdu.append_as(sequence, self.out.to(to));
@@ -179,8 +184,8 @@ impl Smpp {
         }
     }
 
-    /// The ESME has too many messages unanswered: its own SMSC waits, or hears of it.
-    fn hold_provider(&mut self, conn: Conn, pdu: Pdu<'_>) -> Step {
+    /// The ESME, in mux mode each of them, has too many messages unanswered: the SMSC waits, or hears of it.
+    pub(super) fn hold_provider(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
         if self.settings.full == SmppFull::Throttle {
             self.counters.dropped(SmppDrop::Throttled);
             self.refuse(conn, pdu, Status::THROTTLED);
@@ -189,18 +194,31 @@ impl Smpp {
         if let Some(provider) = self.legs.provider_mut(conn) {
             provider.is_waiting = true;
         }
-        self.settle(conn);
+        self.settle(now, conn);
+        let is_mutual = match self.owner_of(conn) {
+            Owner::Session(it) => self.is_waiting(it),
+            Owner::Space(it) => self.spaces.get(it).is_some_and(|it| !it.queue.is_empty()),
+            Owner::Nobody => false,
+        };
+        if is_mutual && let Some(provider) = self.legs.provider_mut(conn) {
+            provider.held = Time::ZERO;
+            self.arm(conn);
+        }
         Step::Blocked
     }
 
     /// alert_notification: nobody answers it.
     fn pass_to_client(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) {
         let to = match self.owner_of(conn) {
-            Owner::Session(session) => Some(session),
+            Owner::Session(session) => {
+                Some(session).filter(|it| self.legs.session(*it).is_some_and(Session::receives))
+            }
             Owner::Space(space) => self.customer_for(now, space, conn, pdu).ok(),
             Owner::Nobody => None,
         };
-        let Some((to, session)) = to.and_then(|it| Some((it, self.legs.session_mut(it)?))) else {
+        let session = to.and_then(|it| Some((it, self.legs.session_mut(it)?)));
+        // Whoever waits long for one answer may get many alerts meanwhile.
+        let Some((to, session)) = session.filter(|it| !it.1.pending.is_stretched()) else {
             self.counters.dropped(SmppDrop::NoClient);
             return;
         };

@@ -58,7 +58,11 @@ impl Smpp {
     }
 
     fn session_due(&mut self, now: Time, conn: Conn) {
+        let response = self.settings.response;
         while let Some(session) = self.legs.session_mut(conn) {
+            if session.gives_up(response).is_none_or(|it| it > now) {
+                break;
+            }
             let Some(entry) = session.pending.expire(now) else { break };
             self.esme_did_not_answer(now, conn, entry);
         }
@@ -73,6 +77,7 @@ impl Smpp {
                 }
                 ServerState::Binding => self.bind_timed_out(now, conn),
                 ServerState::Bound | ServerState::Rebinding => {}
+                ServerState::Unbinding if session.is_leaving() => self.customer_unbound(now, conn),
                 ServerState::Unbinding | ServerState::Closed => {
                     self.end_session(now, conn, End::Close);
                 }
@@ -108,7 +113,11 @@ impl Smpp {
     }
 
     fn provider_due(&mut self, now: Time, conn: Conn) {
+        let response = self.settings.response;
         while let Some(provider) = self.legs.provider_mut(conn) {
+            if provider.gives_up(response).is_none_or(|it| it > now) {
+                break;
+            }
             let Some(entry) = provider.pending.expire(now) else { break };
             self.smsc_did_not_answer(now, conn, entry);
         }
@@ -116,6 +125,9 @@ impl Smpp {
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         if is_due(provider.deadline) {
             provider.deadline = None;
+            if let (ClientState::Binding, Owner::Session(_)) = (provider.state, provider.owner) {
+                self.counters.unanswered += 1; // the ESME's bind
+            }
             match provider.state {
                 ClientState::Bound => {}
                 ClientState::Unbinding => {
@@ -161,7 +173,7 @@ impl Smpp {
         }
         self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
         let Some(session) = self.legs.session(conn) else { return };
-        self.freed_towards(session.link);
+        self.freed_towards(now, session.link);
     }
 
     /// A request to an SMSC has waited long enough: the session that asked gets our answer, and the late
@@ -177,15 +189,18 @@ impl Smpp {
         self.counters.unanswered += 1;
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
-            self.answer(asker, entry.command, Status::SYSTEM_ERROR, entry.sequence);
             if entry.command == Command::UNBIND {
                 self.close_provider(now, conn);
+                self.answer(asker, entry.command, Status::SYSTEM_ERROR, entry.sequence);
                 return self.linger(now, asker);
+            }
+            if session.state != ServerState::Closed {
+                self.answer(asker, entry.command, Status::SYSTEM_ERROR, entry.sequence);
             }
             self.freed(now, asker);
         }
         if let Owner::Space(space) = self.owner_of(conn) {
-            self.wake_space(space, 1);
+            self.wake_space(now, space, Some(conn), 1);
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Session {
     pub(super) bind: Secret,
     /// Which bind: what it may do.
     pub(super) command: Command,
-    /// Number of the bind.
+    /// Number of the bind; in UNBINDING in mux mode that of the unbind.
     pub(super) sequence: u32,
     /// What is behind it.
     pub(super) link: Link,
@@ -45,10 +45,14 @@ pub(super) struct Session {
     pub(super) is_waiting: bool,
     /// It stands in its user space's queue.
     pub(super) is_queued: bool,
+    /// The one provider that it waits for there; `None`: any.
+    pub(super) waits_for: Option<Conn>,
     /// Its send queue has enough.
     pub(super) is_full: bool,
     /// We do not read from it.
     pub(super) is_paused: bool,
+    /// When that changed last; zero if it waits for somebody who may wait for it.
+    pub(super) held: Time,
     /// It will send no more.
     pub(super) has_ended: bool,
     /// The shard keeps requests of it that we have not taken in.
@@ -74,12 +78,18 @@ pub(super) struct Provider {
     pub(super) cap: u32,
     /// Responses to requests that were on their way when it was throttled last: no news.
     pub(super) old_news: u32,
+    /// How many times in a row it was throttled.
+    pub(super) throttles: u32,
+    /// Others are preferred until then.
+    pub(super) rests_until: Time,
     /// Its next request waits for room towards the ESME.
     pub(super) is_waiting: bool,
     /// Its send queue has enough.
     pub(super) is_full: bool,
     /// We do not read from it.
     pub(super) is_paused: bool,
+    /// When that changed last; zero if it waits for somebody who may wait for it.
+    pub(super) held: Time,
     /// End of INITIAL, BINDING, UNBINDING.
     pub(super) deadline: Option<Time>,
     pub(super) pulse: Pulse,
@@ -143,8 +153,10 @@ impl Session {
             outstanding: 0,
             is_waiting: false,
             is_queued: false,
+            waits_for: None,
             is_full: false,
             is_paused: false,
+            held: Time::ZERO,
             has_ended: false,
             holds_bytes: false,
             deadline: None,
@@ -170,14 +182,24 @@ impl Session {
         (self.is_waiting && !self.is_full) || self.has_ended
     }
 
+    /// Whether it has asked to be unbound, in mux mode, and waits for answers that come first.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.state == ServerState::Unbinding && matches!(self.link, Link::Space(_))
+    }
+
     /// Whether one more request may be under way to it.
     pub(super) fn has_room(&self, window: u32) -> bool {
         self.pending.open() < window && !self.pending.is_stretched()
     }
 
-    pub(super) fn next_due(&self, check: Duration) -> Option<Time> {
+    /// When its oldest request gives up.
+    pub(super) fn gives_up(&self, response: Duration) -> Option<Time> {
+        gives_up(&self.pending, self.held, response)
+    }
+
+    pub(super) fn next_due(&self, check: Duration, response: Duration) -> Option<Time> {
         let check = self.pulse.asked.map(|it| it + check);
-        let all = [self.pending.earliest(), self.deadline, self.reconnect, self.pulse.next, check];
+        let all = [self.gives_up(response), self.deadline, self.reconnect, self.pulse.next, check];
         all.into_iter().flatten().min()
     }
 }
@@ -191,9 +213,12 @@ impl Provider {
             pending: Pending::starting_at(1),
             cap: window,
             old_news: 0,
+            throttles: 0,
+            rests_until: Time::ZERO,
             is_waiting: false,
             is_full: false,
             is_paused: false,
+            held: Time::ZERO,
             deadline: None,
             pulse: Pulse { heard: now, ..Pulse::default() },
             armed: None,
@@ -208,9 +233,16 @@ impl Provider {
             && !self.pending.is_stretched()
     }
 
-    /// Learns from a response how busy the SMSC is: half the requests when it says so, one more for each
-    /// that goes well.
-    pub(super) fn note(&mut self, status: Status, congestion: Option<u8>, window: u32) {
+    /// Learns from a response how busy the SMSC is: half the requests when it says so, and for a while none
+    /// that another takes, longer each time; one more for each that goes well. Returns whether it may have one
+    /// more than before.
+    pub(super) fn note(
+        &mut self,
+        now: Time,
+        status: Status,
+        congestion: Option<u8>,
+        window: u32,
+    ) -> bool {
         let is_busy = matches!(status, Status::THROTTLED | Status::MESSAGE_QUEUE_FULL)
             || congestion.is_some_and(|it| it >= CONGESTED);
         let is_news = self.old_news == 0;
@@ -218,16 +250,37 @@ impl Provider {
         if is_busy && is_news {
             self.cap = (self.pending.open() / 2).max(1);
             self.old_news = self.pending.open();
-        } else if !is_busy && self.cap < window {
-            self.cap += 1;
+            self.rests_until = now + REST_MIN * (1 << self.throttles.min(REST_DOUBLINGS_MAX));
+            self.throttles += 1;
+        } else if !is_busy {
+            self.throttles = 0;
+            if self.cap < window {
+                self.cap += 1;
+                return true;
+            }
         }
+        false
     }
 
-    pub(super) fn next_due(&self, check: Duration) -> Option<Time> {
+    /// When its oldest request gives up.
+    pub(super) fn gives_up(&self, response: Duration) -> Option<Time> {
+        gives_up(&self.pending, self.held, response)
+    }
+
+    pub(super) fn next_due(&self, check: Duration, response: Duration) -> Option<Time> {
         let check = self.pulse.asked.map(|it| it + check);
-        let all = [self.pending.earliest(), self.deadline, self.pulse.next, check];
+        let all = [self.gives_up(response), self.deadline, self.pulse.next, check];
         all.into_iter().flatten().min()
     }
+}
+
+/// When the oldest request to a peer gives up. Its answer may have come and wait behind what we do not
+/// read: who is held gets a response time more from the moment in which that last began or ended. Not again
+/// and again, or what is never answered would never be; and nothing more where both sides are held, or they
+/// would wait for each other.
+fn gives_up(pending: &Pending, held: Time, response: Duration) -> Option<Time> {
+    let deadline = pending.earliest()?;
+    Some(deadline.max((held + response).min(deadline + response * EXTENSIONS_MAX)))
 }
 
 impl Slab<Leg> {
@@ -260,6 +313,11 @@ impl Slab<Leg> {
     }
 }
 
+/// Rest after ESME_RTHROTTLED: 100 ms for a rate that is exceeded a little, 3.2 s for one that stays low.
+const REST_MIN: Duration = Duration::from_millis(100);
+const REST_DOUBLINGS_MAX: u32 = 5;
+/// Response times that a request may get on top of its own.
+pub(super) const EXTENSIONS_MAX: u32 = 3;
 /// congestion_state from which on an SMSC is "nearing congestion" (SMPP 5.0 §4.8.4.18).
 const CONGESTED: u8 = 90;
 
@@ -273,26 +331,28 @@ mod tests {
         let at = SocketAddr::new([127, 0, 0, 1].into(), 1);
         let mut it = Provider::new(Time::ZERO, at, Owner::Nobody, 100);
         it.state = ClientState::Bound;
+        let now = Time::from_millis(1000);
         let entry = Entry {
             from: Some(Conn { slot: 0, generation: 0 }),
             sequence: 1,
             command: Command::SUBMIT_SM,
             deadline: Time::ZERO,
-            is_shared: false,
+            shared: None,
         };
         for _ in 0..40 {
             it.pending.push(entry);
         }
-        it.note(Status::OK, None, 100);
+        it.note(now, Status::OK, None, 100);
         assert_eq!(it.cap, 100, "never above its window");
-        it.note(Status::THROTTLED, None, 100);
+        it.note(now, Status::THROTTLED, None, 100);
         assert_eq!(it.cap, 20);
         assert!(!it.has_room(100));
-        it.note(Status::THROTTLED, None, 100);
+        assert_eq!(it.rests_until, Time::from_millis(1100));
+        it.note(now, Status::THROTTLED, None, 100);
         assert_eq!(it.cap, 20, "sent before it was slowed");
-        (0..39).for_each(|_| it.note(Status::OK, None, 100));
+        (0..39).for_each(|_| assert!(it.note(now, Status::OK, None, 100)));
         assert_eq!(it.cap, 59);
-        it.note(Status::OK, Some(95), 100);
+        it.note(now, Status::OK, Some(95), 100);
         assert_eq!(it.cap, 20, "congestion counts alike");
         assert!(it.has_room(1) == (it.pending.open() < 1));
     }

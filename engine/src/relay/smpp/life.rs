@@ -27,7 +27,7 @@ impl Smpp {
             Link::Space(space) => self.leave(now, space, conn),
             Link::Nowhere => {}
         }
-        self.wake(conn);
+        self.wake(now, conn);
         self.ask(now, conn, Command::UNBIND);
     }
 
@@ -60,13 +60,13 @@ impl Smpp {
     /// A request of a provider will not be answered by the session that was asked.
     pub(super) fn give_up_towards_server(&mut self, entry: Entry, status: Status) {
         let Some(provider) = entry.from else { return };
-        if entry.is_shared {
-            let Some(count) = self.shared.get_mut(&(provider, entry.sequence)) else { return };
+        if let Some(shared) = entry.shared {
+            let Some(count) = self.shared.get_mut(&shared) else { return };
             *count -= 1;
             if *count > 0 {
                 return;
             }
-            self.shared.remove(&(provider, entry.sequence));
+            self.shared.remove(&shared);
         }
         if self.legs.provider(provider).is_some() {
             self.answer(provider, entry.command, status, entry.sequence);
@@ -86,12 +86,12 @@ impl Smpp {
                 provider.deadline = Some(now + wait);
                 provider.pulse.next = None;
                 provider.pulse.asked = None;
-                self.wake(conn);
+                self.wake(now, conn);
                 self.ask(now, conn, Command::UNBIND);
             }
             ClientState::Unbinding => {
                 provider.deadline = Some(now + wait);
-                self.wake(conn);
+                self.wake(now, conn);
                 self.arm(conn);
             }
             _ => self.close_provider(now, conn),
@@ -136,7 +136,9 @@ impl Smpp {
             return self.arm(conn);
         }
         self.counters.unanswered += 1;
-        self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        if session.state != ServerState::Closed {
+            self.answer(conn, entry.command, Status::SYSTEM_ERROR, entry.sequence);
+        }
         self.freed(now, conn);
     }
 
@@ -144,7 +146,11 @@ impl Smpp {
     pub(super) fn freed(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session(conn) else { return };
         if session.is_waiting {
-            self.wake(conn);
+            if !session.is_queued {
+                self.wake(now, conn);
+            }
+        } else if session.outstanding == 0 && session.is_leaving() {
+            self.customer_unbound(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
             self.end_session(now, conn, End::Close);
         }

@@ -23,6 +23,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod turns;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ use protocols::time::Time;
 use self::leg::{Leg, Link, Owner, Session};
 use self::life::End;
 use self::outbox::{Outbox, Wish};
-use self::pending::Entry;
+use self::pending::{Entry, Shared};
 use self::receipts::Receipts;
 pub use self::settings::{SecureServers, SmppReceipts, SmppSettings};
 use self::slab::Slab;
@@ -54,12 +55,15 @@ pub struct Smpp {
     /// How many of them are sessions.
     sessions: usize,
     spaces: Slab<Space>,
-    by_system_id: HashMap<Box<[u8]>, Conn, ahash::RandomState>,
+    /// By system_id, and whether its servers are inside TLS because its sessions are.
+    spaces_by_name: HashMap<(Box<[u8]>, bool), Conn, ahash::RandomState>,
     targets: Targets,
     timers: Timers,
     receipts: Receipts,
-    /// Requests that several sessions were asked, by provider and number: how many have not answered.
-    shared: HashMap<(Conn, u32), u32, ahash::RandomState>,
+    /// Messages that several sessions were asked: how many have not answered.
+    shared: HashMap<Shared, u32, ahash::RandomState>,
+    /// The number of the next one.
+    next_shared: Shared,
     counters: SmppCounters,
     out: Outbox,
     handover: Option<Handover>,
@@ -99,11 +103,12 @@ impl Smpp {
             legs: Slab::new(),
             sessions: 0,
             spaces: Slab::new(),
-            by_system_id: HashMap::default(),
+            spaces_by_name: HashMap::default(),
             targets,
             timers: Timers::default(),
             receipts: Receipts::default(),
             shared: HashMap::default(),
+            next_shared: Shared::FIRST,
             out: Outbox::default(),
             handover: None,
             stop: None,
@@ -123,7 +128,7 @@ impl Smpp {
         let SmppSettings { mux, shard, shards, .. } = self.settings;
         self.settings = SmppSettings { mux, shard, shards, ..settings };
         self.refresh(now, snapshot);
-        self.flush(wire);
+        self.flush(now, wire);
     }
 
     /// Ends gracefully: every session is unbound on both sides, and closed once it has answered or
@@ -139,7 +144,7 @@ impl Smpp {
                 _ => self.end_session(now, conn, End::Close),
             }
         }
-        self.flush(wire);
+        self.flush(now, wire);
     }
 
     /// Whether there is no connection left.
@@ -197,18 +202,20 @@ impl Smpp {
     }
 
     /// Hands everything to the wire.
-    fn flush(&mut self, wire: &mut impl Wire) {
+    fn flush(&mut self, now: Time, wire: &mut impl Wire) {
         let legs = &mut self.legs;
         self.out.send(wire, |wishes, conn| match legs.get_mut(conn) {
             Some(Leg::Session(session)) => {
                 session.is_full = true;
                 if !std::mem::replace(&mut session.is_paused, true) {
+                    session.held = now;
                     wishes.push(Wish::Pause(conn));
                 }
                 if let Link::Provider(behind) = session.link
                     && let Some(provider) = legs.provider_mut(behind)
                     && !std::mem::replace(&mut provider.is_paused, true)
                 {
+                    provider.held = now;
                     wishes.push(Wish::Pause(behind));
                 }
             }
@@ -218,7 +225,7 @@ impl Smpp {
     }
 
     /// Reads from a connection or does not, as its state says.
-    fn settle(&mut self, conn: Conn) {
+    fn settle(&mut self, now: Time, conn: Conn) {
         let wants_pause = match self.legs.get(conn) {
             Some(Leg::Session(it)) => it.is_waiting || it.is_full,
             Some(Leg::Provider(it)) => {
@@ -227,24 +234,25 @@ impl Smpp {
             }
             None => return,
         };
-        let is_paused = match self.legs.get_mut(conn) {
-            Some(Leg::Session(it)) => &mut it.is_paused,
-            Some(Leg::Provider(it)) => &mut it.is_paused,
+        let (is_paused, held) = match self.legs.get_mut(conn) {
+            Some(Leg::Session(it)) => (&mut it.is_paused, &mut it.held),
+            Some(Leg::Provider(it)) => (&mut it.is_paused, &mut it.held),
             None => return,
         };
         if std::mem::replace(is_paused, wants_pause) != wants_pause {
+            *held = now;
             self.out.wish(if wants_pause { Wish::Pause(conn) } else { Wish::Resume(conn) });
         }
     }
 
     /// A held request gets its chance.
-    fn wake(&mut self, conn: Conn) {
+    fn wake(&mut self, now: Time, conn: Conn) {
         match self.legs.get_mut(conn) {
             Some(Leg::Session(it)) => it.is_waiting = false,
             Some(Leg::Provider(it)) => it.is_waiting = false,
             None => return,
         }
-        self.settle(conn);
+        self.settle(now, conn);
     }
 
     /// Files a leg's next deadline.
@@ -252,11 +260,11 @@ impl Smpp {
         let settings = &self.settings;
         match self.legs.get_mut(conn) {
             Some(Leg::Session(it)) => {
-                let due = it.next_due(settings.check_client_side);
+                let due = it.next_due(settings.check_client_side, settings.response);
                 self.timers.arm(Who::Leg(conn), &mut it.armed, due);
             }
             Some(Leg::Provider(it)) => {
-                let due = it.next_due(settings.check_server_side);
+                let due = it.next_due(settings.check_server_side, settings.response);
                 self.timers.arm(Who::Leg(conn), &mut it.armed, due);
             }
             None => {}
@@ -292,7 +300,7 @@ impl Smpp {
     /// A request of ours to a leg: enquire_link or unbind.
     fn ask(&mut self, now: Time, conn: Conn, command: Command) {
         let deadline = now + self.settings.response;
-        let entry = Entry { from: None, sequence: 0, command, deadline, is_shared: false };
+        let entry = Entry { from: None, sequence: 0, command, deadline, shared: None };
         let pending = match self.legs.get_mut(conn) {
             Some(Leg::Session(it)) => &mut it.pending,
             Some(Leg::Provider(it)) => &mut it.pending,
@@ -394,13 +402,13 @@ impl StreamRelay for Smpp {
         let conn = self.legs.insert(Leg::Session(Box::new(session)));
         self.sessions += 1;
         self.arm(conn);
-        self.flush(wire);
+        self.flush(now, wire);
         Some(conn)
     }
 
     fn handle_connected(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
         self.connected(now, conn);
-        self.flush(wire);
+        self.flush(now, wire);
     }
 
     fn handle_bytes(
@@ -413,7 +421,7 @@ impl StreamRelay for Smpp {
     ) -> usize {
         self.refresh(now, snapshot);
         let used = self.take_in(now, conn, bytes);
-        self.flush(wire);
+        self.flush(now, wire);
         used
     }
 
@@ -424,14 +432,17 @@ impl StreamRelay for Smpp {
                 // What it has asked for it still gets.
                 session.has_ended = true;
                 let is_done = session.outstanding == 0 && !session.holds_bytes;
-                if is_done || session.state != ServerState::Bound {
+                let is_served = session.state == ServerState::Bound || session.is_leaving();
+                if is_done || !is_served {
                     self.end_session(now, conn, End::Close);
+                } else {
+                    self.receives_no_more(now, conn);
                 }
             }
             Some(Leg::Provider(_)) => self.lose(now, conn, Some(Wish::Close(conn))),
             None => {}
         }
-        self.flush(wire);
+        self.flush(now, wire);
     }
 
     fn handle_gone(
@@ -448,30 +459,34 @@ impl StreamRelay for Smpp {
             Some(Leg::Provider(_)) => self.lose(now, conn, None),
             None => {}
         }
-        self.flush(wire);
+        self.flush(now, wire);
     }
 
-    fn handle_drained(&mut self, _now: Time, conn: Conn, wire: &mut impl Wire) {
+    fn handle_drained(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
         match self.legs.get_mut(conn) {
             Some(Leg::Session(session)) => {
                 session.is_full = false;
                 let link = session.link;
-                self.settle(conn);
+                self.settle(now, conn);
+                if let Link::Space(space) = link {
+                    self.leave_queue(now, space, conn);
+                    self.wake_providers(now, space);
+                }
                 if let Link::Provider(provider) = link {
-                    self.settle(provider);
+                    self.settle(now, provider);
                 }
             }
             Some(Leg::Provider(provider)) => {
                 provider.is_full = false;
                 match provider.owner {
-                    Owner::Session(session) => self.wake(session),
-                    Owner::Space(space) => self.wake_space(space, usize::MAX),
+                    Owner::Session(session) => self.wake(now, session),
+                    Owner::Space(space) => self.wake_space(now, space, Some(conn), usize::MAX),
                     Owner::Nobody => {}
                 }
             }
             None => {}
         }
-        self.flush(wire);
+        self.flush(now, wire);
     }
 
     fn poll_timeout(&self) -> Option<Time> {
@@ -486,7 +501,7 @@ impl StreamRelay for Smpp {
     fn handle_timeout(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         self.refresh(now, snapshot);
         self.tick(now);
-        self.flush(wire);
+        self.flush(now, wire);
     }
 }
 

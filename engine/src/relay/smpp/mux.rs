@@ -1,61 +1,66 @@
 //! Mux mode: all sessions of a system_id share one connection to each server
-//! (`http-smpp-registry.md` 2.6). The balancer binds to servers as a transceiver with the first session's
+//! (`http-smpp-registry.md` 2.6); with `smppReencrypt` those that came by TLS share one and those that did not
+//! another, so that nobody's messages leave in clear for somebody else's sake. The balancer binds to servers as a transceiver with the first session's
 //! credentials, and lets in whoever has the same password.
 
-use protocols::smpp::body::{Bind, Message};
-use protocols::smpp::pdu::{self, HEADER_BYTES, Pdu};
+use protocols::smpp::body::Bind;
+use protocols::smpp::pdu::{self, HEADER_BYTES};
 use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::Smpp;
-use super::leg::{Link, Owner, Secret};
+use super::leg::{EXTENSIONS_MAX, Link, Owner, Secret};
 use super::life::End;
 use super::outbox::Wish;
 use super::pending::Entry;
-use super::space::{Slot, Space, Standing};
+use super::space::{Slot, Space, Standing, password};
 use super::timers::Who;
-use crate::config::{SmppToNode, SmppToProvider};
+use super::{SecureServers, Smpp};
 use crate::relay::stream::Conn;
 use crate::stats::smpp::SmppDrop;
 
 impl Smpp {
     /// BINDING: joins the user space of its system_id, or founds it.
     pub(super) fn bind_customer(&mut self, now: Time, conn: Conn, bind: &Bind<'_>) {
-        if let Some(at) = self.by_system_id.get(bind.system_id).copied()
+        let is_like_client = self.settings.secure == SecureServers::LikeClient;
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        let is_secure = is_like_client && session.is_secure;
+        let name = (bind.system_id.into(), is_secure);
+        if let Some(at) = self.spaces_by_name.get(&name).copied()
             && let Some(space) = self.spaces.get_mut(at)
         {
             space.customers.push(conn);
             let is_up = space.is_up;
-            if let Some(session) = self.legs.session_mut(conn) {
-                session.link = Link::Space(at);
-            }
+            session.link = Link::Space(at);
             if is_up {
                 self.let_in(now, at, conn);
+            } else {
+                self.judge_password(now, at);
             }
             return;
         }
-        let Some(session) = self.legs.session_mut(conn) else { return };
         if self.targets.len() == 0 {
             return self.refuse_bind_for_want_of_servers(now, conn);
         }
         let space = Space {
             system_id: Secret(bind.system_id.into()),
             bind: Secret(session.bind.0.clone()),
-            is_secure: session.is_secure,
+            is_secure,
             customers: vec![conn],
             receivers: Vec::new(),
             slots: self.targets.iter().map(Slot::new).collect(),
             bound: Vec::new(),
             is_up: false,
+            refusal: None,
             turn: 0,
             receiver_turn: 0,
+            holds_provider: false,
             queue: std::collections::VecDeque::new(),
             armed: None,
         };
         let at = self.spaces.insert(space);
         session.link = Link::Space(at);
-        self.by_system_id.insert(bind.system_id.into(), at);
+        self.spaces_by_name.insert(name, at);
         self.connect_slots(now, at);
     }
 
@@ -108,7 +113,7 @@ impl Smpp {
         };
         provider.state = if space.is_up { ClientState::Rebinding } else { ClientState::Binding };
         let command = Command::BIND_TRANSCEIVER;
-        let entry = Entry { from: None, sequence: 0, command, deadline, is_shared: false };
+        let entry = Entry { from: None, sequence: 0, command, deadline, shared: None };
         let sequence = provider.pending.push(entry);
         let bind = Bind {
             interface_version: protocols::smpp::body::VERSION_3_4,
@@ -128,15 +133,11 @@ impl Smpp {
         if session.state != ServerState::Binding {
             return;
         }
-        let of = |bind: &'_ Secret| -> Option<(Box<[u8]>, u8)> {
-            let it = Bind::read(bind.0.get(HEADER_BYTES..)?)?;
-            Some((it.password.into(), it.interface_version))
-        };
-        let (ours, theirs) = (of(&space.bind), of(&session.bind));
-        let version = theirs.as_ref().map_or(0, |it| it.1);
-        if ours.map(|it| it.0) != theirs.map(|it| it.0) {
+        if password(&space.bind) != password(&session.bind) {
             return self.refuse_bind(now, conn, Status::INVALID_PASSWORD);
         }
+        let bind = Bind::read(session.bind.0.get(HEADER_BYTES..).unwrap_or_default());
+        let version = bind.map_or(0, |it| it.interface_version);
         session.state = match space.bound.is_empty() {
             true => ServerState::Rebinding,
             false => ServerState::Bound,
@@ -149,6 +150,7 @@ impl Smpp {
         let (command, sequence) = (session.command, session.sequence);
         let out = self.out.to(conn);
         pdu::write_bind_response(command, Status::OK, sequence, SYSTEM_ID, version, out);
+        self.wake_providers(now, at);
         self.arm(conn);
     }
 
@@ -173,10 +175,12 @@ impl Smpp {
                 _ => {}
             }
         }
-        self.wake_space(at, usize::MAX);
+        self.wake_space(now, at, None, usize::MAX);
     }
 
-    /// An error to our bind. Wrong credentials are final; anything else is tried again.
+    /// An error to our bind. Wrong credentials are final; anything else is tried again, after a loss as at
+    /// first: a server that starts refuses binds for a while, and sessions are turned back meanwhile, where
+    /// the original unbound them.
     pub(super) fn provider_refused(&mut self, now: Time, at: Conn, conn: Conn, status: Status) {
         let reconnect = self.settings.reconnect;
         self.close_provider(now, conn);
@@ -185,29 +189,67 @@ impl Smpp {
         slot.conn = None;
         if matches!(status, Status::INVALID_PASSWORD | Status::INVALID_SYSTEM_ID) {
             slot.standing = Standing::Refused;
+            space.refusal = Some(status);
         } else {
             slot.retry = Some(now + reconnect);
         }
-        if space.has_hope() || !space.bound.is_empty() {
-            return self.arm_space(at);
-        }
-        if space.is_up {
+        if space.is_up && !space.has_hope() && space.bound.is_empty() {
             return self.unbind_customers(now, at);
         }
-        // The binder's credentials were wrong: it hears what the server said. The next one has its own try.
-        let is_binder =
-            |it: &&Conn| self.legs.session(**it).is_some_and(|it| it.bind == space.bind);
-        let binder = space.customers.iter().find(is_binder).copied();
-        let next = space.customers.iter().find(|it| Some(**it) != binder);
-        if let Some(next) = next.and_then(|it| self.legs.session(*it)) {
-            space.bind = Secret(next.bind.0.clone());
-            space.is_secure = next.is_secure;
-            space.slots = self.targets.iter().map(Slot::new).collect();
+        self.arm_space(at);
+        self.judge_password(now, at);
+    }
+
+    /// A space that is not up and whose password a server has called wrong: those who gave it hear so as soon
+    /// as no server is left that is being asked, and at once if somebody with another password waits, who
+    /// must not be kept out by theirs.
+    fn judge_password(&mut self, now: Time, at: Conn) {
+        let Some(space) = self.spaces.get(at).filter(|it| !it.is_up) else { return };
+        let Some(status) = space.refusal else { return };
+        let (wrong, others): (Vec<Conn>, Vec<Conn>) =
+            space.customers.iter().partition(|it| self.gave_password_of(space, **it));
+        if others.is_empty() && space.slots.iter().any(|it| it.conn.is_some()) {
+            return;
         }
-        if let Some(binder) = binder {
-            self.refuse_bind(now, binder, status);
+        if let Some(next) = others.first() {
+            self.try_password_of(now, at, *next);
+        }
+        for conn in wrong {
+            self.refuse_bind(now, conn, status);
+        }
+    }
+
+    fn gave_password_of(&self, space: &Space, conn: Conn) -> bool {
+        let session = self.legs.session(conn);
+        session.is_some_and(|it| password(&it.bind) == password(&space.bind))
+    }
+
+    /// A space that is not up asks every server about the password of a session that waits. The time that
+    /// others have taken is not counted against it.
+    fn try_password_of(&mut self, now: Time, at: Conn, conn: Conn) {
+        let response = self.settings.response;
+        let slots = self.targets.iter().map(Slot::new).collect();
+        let Some(space) = self.spaces.get_mut(at) else { return };
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.deadline = Some(now + response);
+        space.bind = Secret(session.bind.0.clone());
+        space.refusal = None;
+        let asked = std::mem::replace(&mut space.slots, slots);
+        for conn in asked.into_iter().filter_map(|it| it.conn) {
+            self.retire(now, conn);
         }
         self.connect_slots(now, at);
+        self.arm(conn);
+    }
+
+    /// BINDING, and the time is over: no server has accepted the bind, and perhaps one has refused it.
+    pub(super) fn bind_timed_out(&mut self, now: Time, conn: Conn) {
+        self.counters.unanswered += 1;
+        let refusal = match self.legs.session(conn).map(|it| it.link) {
+            Some(Link::Space(at)) => self.spaces.get(at).and_then(|it| it.refusal),
+            _ => None,
+        };
+        self.refuse_bind(now, conn, refusal.unwrap_or(Status::SYSTEM_ERROR));
     }
 
     /// A server's connection is lost, or never came to be: it is tried again for as long as somebody is
@@ -221,6 +263,7 @@ impl Smpp {
         }
         self.without(now, at, conn);
         self.arm_space(at);
+        self.judge_password(now, at);
     }
 
     /// A provider is out of the rotation. Without any, sessions are turned back.
@@ -241,7 +284,7 @@ impl Smpp {
                 return self.unbind_customers(now, at);
             }
         }
-        self.wake_space(at, usize::MAX);
+        self.wake_space(now, at, None, usize::MAX);
     }
 
     /// A server unbinds. When it was the last, so are all sessions.
@@ -265,15 +308,35 @@ impl Smpp {
                 Some(ServerState::Binding) => {
                     self.refuse_bind(now, customer, Status::SYSTEM_ERROR);
                 }
+                // It unbinds by itself, and waits for no server that is gone.
+                Some(ServerState::Unbinding) => self.customer_unbound(now, customer),
                 Some(_) => self.unbind_session(now, customer),
                 None => {}
             }
         }
     }
 
-    /// BOUND: a session unbinds. Its servers do not care unless it was the last.
+    /// BOUND: a session unbinds. Its servers do not care unless it was the last. What it has asked for is
+    /// answered before its unbind is, by its servers or by the response timer.
     pub(super) fn customer_unbinds(&mut self, now: Time, conn: Conn, sequence: u32) {
         self.counters.requests_to_server += 1;
+        let longest = self.settings.response * (1 + EXTENSIONS_MAX);
+        let Some(session) = self.legs.session_mut(conn) else { return };
+        session.state = ServerState::Unbinding;
+        session.sequence = sequence;
+        session.deadline = Some(now + longest);
+        session.pulse.next = None;
+        session.pulse.asked = None;
+        if session.outstanding == 0 {
+            return self.customer_unbound(now, conn);
+        }
+        self.receives_no_more(now, conn);
+        self.arm(conn);
+    }
+
+    /// UNBINDING: nothing of the session is outstanding any more.
+    pub(super) fn customer_unbound(&mut self, now: Time, conn: Conn) {
+        let Some(sequence) = self.legs.session(conn).map(|it| it.sequence) else { return };
         self.answer(conn, Command::UNBIND, Status::OK, sequence);
         self.linger(now, conn);
     }
@@ -283,135 +346,19 @@ impl Smpp {
         let Some(space) = self.spaces.get_mut(at) else { return };
         space.customers.retain(|it| *it != conn);
         space.receivers.retain(|it| *it != conn);
-        if !space.customers.is_empty() {
+        if let Some(next) = space.customers.first().copied() {
+            let Some(space) = self.spaces.get(at) else { return };
+            if !space.is_up && !space.customers.iter().any(|it| self.gave_password_of(space, *it)) {
+                return self.try_password_of(now, at, next);
+            }
+            self.wake_providers(now, at);
             // It may have been woken for room that it does not take.
-            return self.wake_space(at, 1);
+            return self.wake_space(now, at, None, 1);
         }
         let Some(space) = self.spaces.remove(at) else { return };
-        self.by_system_id.remove(&space.system_id.0);
+        self.spaces_by_name.remove(&(space.system_id.0, space.is_secure));
         for provider in space.slots.iter().filter_map(|it| it.conn) {
             self.retire(now, provider);
-        }
-    }
-
-    /// There is room at a provider for so many requests: as many sessions may go on.
-    pub(super) fn wake_space(&mut self, at: Conn, count: usize) {
-        let mut left = count;
-        while left > 0 {
-            let Some(space) = self.spaces.get_mut(at) else { return };
-            let Some(conn) = space.queue.pop_front() else { return };
-            let Some(session) = self.legs.session_mut(conn) else { continue };
-            session.is_queued = false;
-            if session.is_waiting {
-                left -= 1;
-                self.wake(conn);
-            }
-        }
-    }
-
-    /// The provider of a session's request; `None`: none has room now.
-    pub(super) fn provider_for(&mut self, at: Conn, session: Conn, pdu: Pdu<'_>) -> Option<Conn> {
-        let window = self.settings.provider_window;
-        let space = self.spaces.get_mut(at)?;
-        let has_room = |it: &Conn| self.legs.provider(*it).is_some_and(|it| it.has_room(window));
-        if self.settings.to_provider == SmppToProvider::ActiveStandby {
-            return space.bound.first().copied().filter(has_room);
-        }
-        if space.bound.len() > 1
-            && let Some(key) = long_message(pdu, session)
-        {
-            return favourite(key, &space.bound).filter(has_room);
-        }
-        let (before, after) = space.bound.split_at(space.turn.min(space.bound.len()));
-        let chosen = after.iter().chain(before).copied().find(has_room)?;
-        let position = space.bound.iter().position(|it| *it == chosen)?;
-        space.turn = position + 1;
-        Some(chosen)
-    }
-
-    /// The session that a server's message is for: the submitter of what it is a receipt for, else by turns.
-    ///
-    /// # Errors
-    ///
-    /// What to answer the server: [`Status::SYSTEM_ERROR`] if no session may receive,
-    /// [`Status::THROTTLED`] if none has room.
-    pub(super) fn customer_for(
-        &mut self,
-        now: Time,
-        at: Conn,
-        provider: Conn,
-        pdu: Pdu<'_>,
-    ) -> Result<Conn, Status> {
-        let window = self.settings.session_window;
-        let Some(space) = self.spaces.get_mut(at) else { return Err(Status::SYSTEM_ERROR) };
-        let legs = &self.legs;
-        let has_room = |it: &Conn| {
-            let session = legs.session(*it);
-            session.is_some_and(|it| {
-                it.state == ServerState::Bound && !it.is_full && it.has_room(window)
-            })
-        };
-        let message = Message::read(pdu);
-        let receipt = message.as_ref().and_then(Message::receipt_of);
-        if let (Some(limits), Some(id)) = (self.settings.receipts, receipt) {
-            let own = legs.provider(provider).map(|it| it.server);
-            // A cluster of SMSCs may send the receipt from another of its members.
-            let servers = own.into_iter().chain(space.slots.iter().map(|it| it.server));
-            let submitter = servers
-                .filter_map(|it| self.receipts.find(now, it, id, limits.age_max))
-                .find(|it| space.receivers.contains(it));
-            if let Some(submitter) = submitter {
-                return Some(submitter).filter(has_room).ok_or(Status::THROTTLED);
-            }
-        }
-        if space.receivers.is_empty() {
-            return Err(Status::SYSTEM_ERROR);
-        }
-        if let Some(key) = long_message(pdu, at) {
-            return favourite(key, &space.receivers).filter(has_room).ok_or(Status::THROTTLED);
-        }
-        let turn = space.receiver_turn.min(space.receivers.len());
-        let (before, after) = space.receivers.split_at(turn);
-        let chosen = after.iter().chain(before).copied().find(has_room).ok_or(Status::THROTTLED)?;
-        let position = space.receivers.iter().position(|it| *it == chosen);
-        space.receiver_turn = position.map_or(0, |it| it + 1);
-        Ok(chosen)
-    }
-
-    /// A server's message goes to one session, or to all.
-    pub(super) fn deliver_to_space(&mut self, now: Time, at: Conn, provider: Conn, pdu: Pdu<'_>) {
-        let is_receipt = Message::read(pdu).is_some_and(|it| it.receipt_of().is_some());
-        let is_routed = is_receipt && self.settings.receipts.is_some();
-        if self.settings.to_node == SmppToNode::SubmitToAll && !is_routed {
-            return self.deliver_to_all(now, at, provider, pdu);
-        }
-        match self.customer_for(now, at, provider, pdu) {
-            Ok(session) => self.deliver(now, provider, session, pdu, false),
-            Err(status) => {
-                self.counters.dropped(SmppDrop::NoClient);
-                self.refuse(provider, pdu, status);
-            }
-        }
-    }
-
-    fn deliver_to_all(&mut self, now: Time, at: Conn, provider: Conn, pdu: Pdu<'_>) {
-        let window = self.settings.session_window;
-        let Some(space) = self.spaces.get(at) else { return };
-        let has_room = |it: &Conn| {
-            self.legs.session(*it).is_some_and(|it| {
-                it.state == ServerState::Bound && !it.is_full && it.has_room(window)
-            })
-        };
-        let sessions: Vec<Conn> = space.receivers.iter().copied().filter(has_room).collect();
-        let Ok(count @ 1..) = u32::try_from(sessions.len()) else {
-            let is_empty = space.receivers.is_empty();
-            self.counters.dropped(SmppDrop::NoClient);
-            let status = if is_empty { Status::SYSTEM_ERROR } else { Status::THROTTLED };
-            return self.refuse(provider, pdu, status);
-        };
-        self.shared.insert((provider, pdu.sequence()), count);
-        for session in sessions {
-            self.deliver(now, provider, session, pdu, true);
         }
     }
 
@@ -434,7 +381,9 @@ impl Smpp {
         }
     }
 
-    /// One leg's turn to be checked: it is asked after some silence, and given up after three times that.
+    /// One leg's turn to be checked: it is asked after some silence, and given up after three times that. The
+    /// original asked once more every `timeoutEnquire` in that silence, which we do every `timeoutConnection`
+    /// anyway.
     pub(super) fn check(&mut self, now: Time, conn: Conn) {
         let step = self.settings.connection;
         let (pulse, silence, is_exempt) = match self.legs.get_mut(conn) {
@@ -464,24 +413,6 @@ impl Smpp {
             }
         }
     }
-}
-
-/// Names the long message that a PDU is a segment of. `None`: it is no segment.
-fn long_message(pdu: Pdu<'_>, from: Conn) -> Option<u64> {
-    let message = Message::read(pdu)?;
-    let reference = message.segment_of()?;
-    let seed = (u64::from(from.slot) << 16) | u64::from(reference);
-    let seed = crate::balance::hash(seed, message.source);
-    Some(crate::balance::hash(seed, message.destination))
-}
-
-/// Rendezvous: the same for all segments, as long as it is there.
-fn favourite(key: u64, among: &[Conn]) -> Option<Conn> {
-    let weight = |it: &Conn| {
-        let identity = (u64::from(it.generation) << 32) | u64::from(it.slot);
-        crate::balance::hash(key, &identity.to_be_bytes())
-    };
-    among.iter().copied().max_by_key(weight)
 }
 
 /// What the balancer calls itself in its own bind_resp, as the original does.

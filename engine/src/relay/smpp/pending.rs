@@ -4,6 +4,7 @@
 //! oldest is always the next to give up. Source: `http-smpp-registry.md` 2.4, 8.1; SMPP 3.4 §3.2.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use protocols::smpp::{Command, SEQUENCE_MAX};
 use protocols::time::Time;
@@ -22,7 +23,20 @@ pub(super) struct Entry {
     /// When we answer ourselves.
     pub(super) deadline: Time,
     /// Others were asked the same: only the first answer counts.
-    pub(super) is_shared: bool,
+    pub(super) shared: Option<Shared>,
+}
+
+/// A message that several sessions were asked, by a number of ours: servers may use theirs again.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Shared(NonZeroU32);
+
+impl Shared {
+    pub(super) const FIRST: Shared = Shared(NonZeroU32::MIN);
+
+    /// The number after this one.
+    pub(super) fn next(self) -> Shared {
+        Shared(self.0.checked_add(1).unwrap_or(NonZeroU32::MIN))
+    }
 }
 
 /// The requests that one leg has not answered yet.
@@ -140,7 +154,7 @@ mod tests {
             sequence,
             command: Command::SUBMIT_SM,
             deadline: Time::from_millis(sequence.into()),
-            is_shared: false,
+            shared: None,
         }
     }
 

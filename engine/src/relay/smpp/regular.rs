@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
+use protocols::smpp::Command;
 use protocols::smpp::pdu::{Frame, Pdu, frame};
 use protocols::smpp::session::{ClientState, ServerState};
-use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
 use super::Smpp;
@@ -22,7 +22,8 @@ impl Smpp {
     }
 
     /// Connects to `server` for a session that is BINDING or REBINDING. `None`, or every server tried:
-    /// gives up.
+    /// gives up. Each server has its own time to be connected and to answer the bind, so that one that is
+    /// deaf or mute does not use up the time of the others.
     fn try_server(&mut self, now: Time, conn: Conn, server: Option<SocketAddr>) {
         let tries_max = self.targets.len();
         let Some(session) = self.legs.session_mut(conn) else { return };
@@ -52,7 +53,7 @@ impl Smpp {
             sequence: session.sequence,
             command: session.command,
             deadline,
-            is_shared: false,
+            shared: None,
         };
         // Written aside: the session lends its bytes while the provider takes the number.
         let mut out = Vec::with_capacity(bind.bytes().len());
@@ -84,7 +85,7 @@ impl Smpp {
             self.counters.bytes_to_client += pdu.bytes().len() as u64;
         }
         if let Some(Link::Provider(provider)) = self.legs.session(conn).map(|it| it.link) {
-            self.settle(provider);
+            self.settle(now, provider);
         }
         self.arm(conn);
     }
@@ -116,7 +117,7 @@ impl Smpp {
                 session.pulse.next = None;
                 session.pulse.asked = None;
                 self.counters.rebinds += 1;
-                self.wake(conn);
+                self.wake(now, conn);
                 self.arm(conn);
             }
             ServerState::Binding | ServerState::Rebinding => {
@@ -153,7 +154,7 @@ impl Smpp {
             sequence: pdu.sequence(),
             command: Command::UNBIND,
             deadline,
-            is_shared: false,
+            shared: None,
         });
         pdu.append_as(sequence, self.out.to(at));
         self.counters.requests_to_server += 1;
@@ -171,9 +172,9 @@ impl Smpp {
         session.state = ServerState::Unbinding;
         session.pulse.next = None;
         session.pulse.asked = None;
-        self.deliver(now, at, conn, pdu, false);
+        self.deliver(now, at, conn, pdu, None);
         self.counters.requests_to_client += 1;
-        self.wake(conn);
+        self.wake(now, conn);
         self.arm(conn);
     }
 
@@ -199,11 +200,5 @@ impl Smpp {
             }
             self.ask(now, at, Command::ENQUIRE_LINK);
         }
-    }
-
-    /// The ESME's bind was not answered in time.
-    pub(super) fn bind_timed_out(&mut self, now: Time, conn: Conn) {
-        self.counters.unanswered += 1;
-        self.refuse_bind(now, conn, Status::SYSTEM_ERROR);
     }
 }

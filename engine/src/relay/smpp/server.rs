@@ -9,6 +9,7 @@ use protocols::time::Time;
 use super::leg::{Link, Owner, Secret};
 use super::life::End;
 use super::pending::{Entry, Pending};
+use super::turns::only_provider;
 use super::{Smpp, Step};
 use crate::config::SmppFull;
 use crate::relay::stream::{Conn, Handover};
@@ -103,8 +104,9 @@ impl Smpp {
         session.command = pdu.command();
         session.sequence = pdu.sequence();
         session.bind = Secret(pdu.bytes().into());
-        session.deadline = Some(now + self.settings.response);
+        session.deadline = None;
         if self.settings.mux {
+            session.deadline = Some(now + self.settings.response);
             self.bind_customer(now, conn, &bind);
         } else {
             self.bind_session(now, conn);
@@ -122,20 +124,20 @@ impl Smpp {
             Link::Provider(it) => {
                 self.legs.provider(it).filter(|it| it.has_room(window)).map(|_| it)
             }
-            Link::Space(it) => self.provider_for(it, conn, pdu),
+            Link::Space(it) => self.provider_for(now, it, conn, pdu),
             Link::Nowhere => None,
         };
         let Some((at, provider)) =
             provider.and_then(|it| self.legs.provider_mut(it).map(|provider| (it, provider)))
         else {
-            return self.hold(conn, pdu);
+            return self.hold(now, conn, pdu);
         };
         let sequence = provider.pending.push(Entry {
             from: Some(conn),
             sequence: pdu.sequence(),
             command: pdu.command(),
             deadline: now + self.settings.response,
-            is_shared: false,
+            shared: None,
         });
         let is_first = provider.pending.open() == 1;
         pdu.append_as(sequence, self.out.to(at));
@@ -151,7 +153,7 @@ impl Smpp {
     }
 
     /// There is no room for a request: the ESME waits, or hears of it.
-    fn hold(&mut self, conn: Conn, pdu: Pdu<'_>) -> Step {
+    fn hold(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
         if self.settings.full == SmppFull::Throttle {
             self.counters.dropped(SmppDrop::Throttled);
             self.refuse(conn, pdu, Status::THROTTLED);
@@ -162,11 +164,23 @@ impl Smpp {
         if let Link::Space(space) = session.link
             && session.outstanding < self.settings.session_window
             && let Some(space) = self.spaces.get_mut(space)
-            && !std::mem::replace(&mut session.is_queued, true)
         {
-            space.queue.push_back(conn);
+            session.waits_for = only_provider(self.settings.to_provider, &space.bound, conn, pdu);
+            if !std::mem::replace(&mut session.is_queued, true) {
+                space.queue.push_back(conn);
+            }
         }
-        self.settle(conn);
+        let link = session.link;
+        self.settle(now, conn);
+        let is_mutual = match link {
+            Link::Provider(it) => self.is_waiting(it),
+            Link::Space(it) => self.spaces.get(it).is_some_and(|it| it.holds_provider),
+            Link::Nowhere => false,
+        };
+        if is_mutual && let Some(session) = self.legs.session_mut(conn) {
+            session.held = Time::ZERO;
+            self.arm(conn);
+        }
         Step::Blocked
     }
 
@@ -182,23 +196,22 @@ impl Smpp {
         }
         let link = session.link;
         let Some(provider) = entry.from else { return Step::Next };
-        if entry.is_shared && self.shared.remove(&(provider, entry.sequence)).is_none() {
-            return Step::Next; // another was first
-        }
-        if self.legs.provider(provider).is_some() {
+        let is_late = // another was first
+            entry.shared.is_some_and(|it| self.shared.remove(&it).is_none());
+        if !is_late && self.legs.provider(provider).is_some() {
             pdu.append_as(entry.sequence, self.out.to(provider));
             self.counters.bytes_to_server += pdu.bytes().len() as u64;
         }
-        self.freed_towards(link);
+        self.freed_towards(now, link);
         Step::Next
     }
 
     /// One request less is under way to a session: the provider behind it may go on.
-    pub(super) fn freed_towards(&mut self, link: Link) {
-        if let Link::Provider(provider) = link
-            && self.is_waiting(provider)
-        {
-            self.wake(provider);
+    pub(super) fn freed_towards(&mut self, now: Time, link: Link) {
+        match link {
+            Link::Provider(provider) if self.is_waiting(provider) => self.wake(now, provider),
+            Link::Space(space) => self.wake_providers(now, space),
+            Link::Provider(_) | Link::Nowhere => {}
         }
     }
 

@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use protocols::smpp::Status;
+use protocols::smpp::body::Bind;
+use protocols::smpp::pdu::HEADER_BYTES;
 use protocols::time::Time;
 
 use super::leg::Secret;
@@ -13,9 +16,11 @@ use crate::relay::stream::Conn;
 pub(super) struct Space {
     /// The name; not shown.
     pub(super) system_id: Secret,
-    /// The first binder's bind: password and system_type for servers, password for later binders.
+    /// The first binder's bind: password and system_type for servers, password for later binders. Until the
+    /// space is up, that of somebody who waits.
     pub(super) bind: Secret,
-    /// The first binder came by TLS.
+    /// Its sessions came by TLS, and its servers are reached by TLS for that. Where servers do not differ by
+    /// that, all sessions of a system_id are in one space.
     pub(super) is_secure: bool,
     /// Sessions, in order of their binds.
     pub(super) customers: Vec<Conn>,
@@ -27,10 +32,14 @@ pub(super) struct Space {
     pub(super) bound: Vec<Conn>,
     /// A server has accepted the bind: the password is right.
     pub(super) is_up: bool,
+    /// What a server said that thinks it wrong, while none has accepted it.
+    pub(super) refusal: Option<Status>,
     /// Whose turn it is among `bound`.
     pub(super) turn: usize,
     /// Whose turn it is among `receivers`.
     pub(super) receiver_turn: usize,
+    /// A message of a provider waits for room at a session.
+    pub(super) holds_provider: bool,
     /// Sessions that wait for room at a provider.
     pub(super) queue: VecDeque<Conn>,
     /// Its entry among the timers.
@@ -62,6 +71,11 @@ impl Slot {
     pub(super) fn new(server: SocketAddr) -> Slot {
         Slot { server, conn: None, retry: None, standing: Standing::Wanted }
     }
+}
+
+/// The password in a bind.
+pub(super) fn password(bind: &Secret) -> Option<&[u8]> {
+    Bind::read(bind.0.get(HEADER_BYTES..)?).map(|it| it.password)
 }
 
 impl Space {

@@ -54,9 +54,13 @@ impl Targets {
         let mut list: Vec<Target> = Vec::new();
         let configured = self.configured.iter().map(|it| Target { address: *it, secure: None });
         let nodes = snapshot.iter().flat_map(|it| {
-            let is_open =
-                |node: &&Node| node.version == it.latest() && !node.graceful && node.bad.is_none();
-            it.nodes().iter().filter(is_open).filter_map(|node| {
+            // Of the newest version that has any.
+            let is_open = |node: &&Node| {
+                !node.graceful && node.bad.is_none() && port(node, "smppPort").is_some()
+            };
+            let version = it.nodes().iter().filter(is_open).map(|it| it.version).max();
+            let is_newest = move |node: &&Node| is_open(node) && Some(node.version) == version;
+            it.nodes().iter().filter(is_newest).filter_map(|node| {
                 Some(Target { address: port(node, "smppPort")?, secure: port(node, "smppSslPort") })
             })
         });
@@ -127,6 +131,7 @@ const TARGETS_MAX: usize = 1024;
 mod tests {
     use super::*;
     use crate::balance::testing::node;
+    use crate::node::Version;
 
     fn server(number: u16) -> SocketAddr {
         SocketAddr::new([127, 0, 0, 1].into(), 10_000 + number)
@@ -182,5 +187,17 @@ mod tests {
         it.configure(vec![at(1, 2775), server(9)]);
         assert!(it.refresh(&snapshot));
         assert_eq!(it.iter().collect::<Vec<_>>(), [at(1, 2775), server(9), at(2, 2775)]);
+
+        // A newer version that takes no binds, by its wish or for lack of a port, changes nothing.
+        let mut newer = with(7, "2775");
+        (newer.version, newer.graceful) = (Version(1), true);
+        let portless = Node { version: Version(2), ..node(8) };
+        let nodes = vec![with(1, "2775"), newer.clone(), portless.clone()];
+        let mut it = Targets::new(Vec::new(), 0);
+        it.refresh(&Snapshot::new(8, nodes, &[]));
+        assert_eq!(it.iter().collect::<Vec<_>>(), [at(1, 2775)]);
+        newer.graceful = false;
+        it.refresh(&Snapshot::new(9, vec![with(1, "2775"), newer, portless], &[]));
+        assert_eq!(it.iter().collect::<Vec<_>>(), [at(7, 2775)]);
     }
 }

@@ -37,6 +37,11 @@ pub(super) struct Lease {
 }
 
 impl Call {
+    /// What it costs beyond the bytes that it was read from.
+    pub(super) const fn held_bytes(&self) -> usize {
+        self.stream.held_bytes()
+    }
+
     /// Reads on; `None` needs more bytes.
     pub(super) fn read(
         &mut self,

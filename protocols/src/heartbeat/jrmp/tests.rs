@@ -453,6 +453,18 @@ fn hostile_streams_cost_a_bounded_amount() {
     }
 }
 
+/// A class of many ancestors makes every object of it dear, in ten bytes.
+#[test]
+fn what_a_call_costs_is_more_than_its_bytes() {
+    let mut it = connection(1);
+    let object = [b"\x73", &class("a", 2, 0, b"", b"\x70")[..]].concat();
+    let again = b"\x73\x71\0\x7e\0\x02".repeat(1_000);
+    let call = ping(&list(&[&object, &again]));
+    let (most, _end) = call.split_at(call.len() - 1);
+    it.handle_bytes(Time::ZERO, most, &mut Vec::new()).unwrap();
+    assert!(it.held_bytes() > most.len() + 1_000 * 300, "{} of {}", it.held_bytes(), most.len());
+}
+
 /// One node of a hundred kilobytes, named two thousand times: short to say, long to write down.
 #[test]
 fn what_is_said_a_thousand_times_is_not_written_down_a_thousand_times() {

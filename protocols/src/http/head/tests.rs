@@ -77,6 +77,11 @@ fn lines_for_one_hop_go_and_all_others_stay() {
             Some("GET /a?b HTTP/1.1\r\nHost: example.com:8080\r\n\r\n"),
         ),
         (
+            "absolute form of HTTP/1.0 without Host",
+            "GET http://example.com/a HTTP/1.0\r\nA: b\r\n\r\n",
+            Some("GET /a HTTP/1.1\r\nA: b\r\nHost: example.com\r\n\r\n"),
+        ),
+        (
             "absolute form without a path",
             "GET https://example.com?b HTTP/1.1\r\nHost: \r\n\r\n",
             Some("GET /?b HTTP/1.1\r\nHost: example.com\r\n\r\n"),

@@ -116,6 +116,10 @@ fn h6_the_figures_are_those_of_the_original() {
     assert_eq!((counters.responses(2), counters.paired), (6, 0));
     let node = counters.node(world.snapshot.nodes()[0].key);
     assert_eq!((node.requests, node.responses[1]), (2, 2));
+    world.nodes(Vec::new());
+    let client = world.open();
+    world.send(client, post("/app", "jsessionid=7"));
+    assert_eq!(world.http.counters().bytes_to_node, 72, "no server had it");
 }
 
 #[test]
@@ -226,6 +230,9 @@ fn h12_plain_requests_are_redirected_to_https() {
         assert!(text.contains(&format!("\r\nLocation: {want}\r\n")), "{text}");
         assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
     }
+    let client = world.open();
+    world.send(client, "GET /app HTTP/1.0\r\n\r\n");
+    assert!(world.take(client).starts_with("HTTP/1.1 400 "), "whereto?");
     assert_eq!(world.http.counters().all_requests(), 0, "not in the statistics");
     let mut unredirected = World::new("httpsPort=2081", web_nodes(1));
     assert_eq!(unredirected.visit(get("/app")), (1, 200), "not of the guide");

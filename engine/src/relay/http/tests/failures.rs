@@ -56,6 +56,69 @@ fn every_node_refusing_is_a_bad_gateway_and_the_connection_lives() {
 }
 
 #[test]
+fn a_request_goes_on_until_a_node_takes_it() {
+    let mut world = World::new("", web_nodes(8));
+    world.connects = false;
+    let client = world.open();
+    world.send(client, get("/"));
+    for _ in 0..7 {
+        let node = world.connecting();
+        world.gone(node, Gone::Refused);
+    }
+    let last = world.connecting();
+    world.connected(last);
+    world.send(last, OK);
+    assert_eq!(world.take(client), OK);
+}
+
+#[test]
+fn a_want_of_our_own_is_no_fault_of_the_nodes() {
+    let mut world = World::new("", web_nodes(2));
+    world.connects = false;
+    let client = world.open();
+    world.send(client, get("/"));
+    for _ in 0..2 {
+        let node = world.connecting();
+        world.gone(node, Gone::Shortage);
+    }
+    let text = world.take(client);
+    assert_eq!(status_of(&text), 503, "{text}");
+    assert_eq!(world.reports(), [], "no node is suspect");
+}
+
+#[test]
+fn a_node_that_leaves_the_table_is_not_waited_for() {
+    let mut world = World::new("", web_nodes(2));
+    let pooled_for = world.open();
+    let session = "/app?jsessionid=x";
+    let pooled = world.ask(pooled_for, get(session));
+    world.send(pooled, OK);
+    let dead = world.number(pooled);
+    let (asks, orders, reads) = (world.open(), world.open(), world.open());
+    let one = world.ask(asks, get(session));
+    assert_eq!(one, pooled);
+    let two = world.ask(orders, post(session, "body"));
+    let three = world.ask(reads, get(session));
+    world.send(three, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na");
+    let spare = world.ask(pooled_for, get(session));
+    world.send(spare, OK);
+    assert!([one, two, three, spare].iter().all(|it| world.number(*it) == dead));
+    world.wire.order.clear();
+    world.nodes(vec![web_node(3 - dead, "")]);
+    assert!(world.is_gone(spare), "nobody will ask it again");
+    assert!(world.is_aborted(one));
+    let other = world.last_node().unwrap();
+    assert_eq!(world.number(other), 3 - dead);
+    world.send(other, OK);
+    assert_eq!(world.take(asks), OK);
+    assert!(!world.is_gone(two), "an order may have been carried out: only its node knows");
+    world.send(two, OK);
+    assert_eq!(world.take(orders), OK);
+    world.send(three, "bc");
+    assert!(world.take(reads).ends_with("abc"), "an answer that has begun goes on");
+}
+
+#[test]
 fn nodes_that_do_not_answer_the_call_are_given_up_after_the_connect_time() {
     let mut world = World::new("httpConnectTimeout=500", web_nodes(2));
     world.connects = false;

@@ -22,12 +22,16 @@ pub(super) struct Socket {
     pub(super) sent: Vec<u8>,
     /// All that was ever sent, in bytes.
     pub(super) sent_bytes: u64,
+    /// Whom it counts for.
+    source: Option<IpAddr>,
     /// Where it was opened to; `None`: a client's.
     pub(super) to: Option<(SocketAddr, Secure)>,
     pub(super) is_paused: bool,
     pub(super) is_ended: bool,
     pub(super) is_closed: bool,
     pub(super) is_aborted: bool,
+    /// Closed without waiting for the peer.
+    pub(super) is_hung_up: bool,
     /// Queued and not drained.
     queued: usize,
     /// Received from the peer and not consumed by the relay.
@@ -86,12 +90,26 @@ impl Wire for Recorder {
         self.resumed.push(conn);
     }
 
+    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool {
+        let others = self.sockets.iter().filter(|(it, socket)| {
+            **it != conn && socket.source == Some(source) && !socket.is_closed && !socket.is_aborted
+        });
+        let fits = others.count() < most;
+        self.socket(conn).source = Some(source).filter(|_| fits);
+        fits
+    }
+
     fn end(&mut self, conn: Conn) {
         self.socket(conn).is_ended = true;
     }
 
     fn close(&mut self, conn: Conn) {
         self.socket(conn).is_closed = true;
+    }
+
+    fn hang_up(&mut self, conn: Conn) {
+        self.socket(conn).is_hung_up = true;
+        self.close(conn);
     }
 
     fn abort(&mut self, conn: Conn) {
@@ -134,19 +152,27 @@ impl World {
         let unavailable = config.http.unavailable.as_ref();
         let unavailable =
             unavailable.map(|it| SocketAddr::new("192.0.2.80".parse().unwrap(), it.port));
-        World {
+        let mut world = World {
             http: Http::new(Arc::new(HttpSettings::new(config, unavailable)), SHARD),
             wire: Recorder::default(),
             snapshot: Snapshot::new(1, nodes, &[]),
             now: Time::from_millis(1_000),
             connects: true,
             ports: 40_000,
-        }
+        };
+        world.show_table();
+        world
+    }
+
+    fn show_table(&mut self) {
+        self.http.handle_snapshot(self.now, &self.snapshot, &mut self.wire);
+        self.settle();
     }
 
     pub(super) fn nodes(&mut self, nodes: Vec<Node>) {
         let generation = self.snapshot.generation() + 1;
         self.snapshot = Snapshot::new(generation, nodes, &[]).after(&self.snapshot);
+        self.show_table();
     }
 
     /// A client connects to the first listener.

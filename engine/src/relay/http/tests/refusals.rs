@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::harness::{OK, World, get, post, status_of, web_nodes};
-use crate::relay::stream::{Secure, StreamRelay as _};
+use crate::relay::stream::Secure;
 use crate::stats::Refusal;
 
 #[test]
@@ -166,34 +166,19 @@ fn heads_that_drip_in_and_idle_connections_end() {
 }
 
 #[test]
-fn connections_are_limited_in_all_and_by_source() {
-    let mut world = World::new("httpSourceConnectionsMax=2", web_nodes(1));
-    let first = world.open();
-    let _second = world.open();
-    assert_eq!(world.open_at(0), None);
-    assert_eq!(world.http.counters().refusals(Refusal::SourceConnections), 1);
-    let other = "198.51.100.1:5".parse().unwrap();
-    assert!(world.http.handle_open(world.now, 0, other, &mut world.wire).is_some());
-    world.end(first);
-    assert!(world.open_at(0).is_some());
-
-    let config = crate::config::Config { connections_max: 1, ..crate::config::Config::default() };
-    let mut world = World::with(config, web_nodes(1));
-    let _first = world.open();
-    assert_eq!(world.open_at(0), None);
-    assert_eq!(world.open_at(7), None, "no such listener");
-    assert_eq!(world.http.counters().refusals(Refusal::Connections), 1);
-}
-
-#[test]
 fn stopping_ends_connections_behind_their_answers() {
     let mut world = World::new("", web_nodes(2));
-    let (idle, busy) = (world.open(), world.open());
+    let (idle, busy, begun) = (world.open(), world.open(), world.open());
     let pooled = world.ask(idle, get("/"));
     world.send(pooled, OK);
     let node = world.ask(busy, get("/"));
+    let halfway = world.ask(begun, get("/"));
+    world.send(halfway, &OK[..OK.len() - 1]);
     world.http.handle_stopping(&mut world.wire);
-    assert!(world.is_gone(idle) && !world.is_gone(busy));
+    assert!(world.is_gone(idle) && !world.is_gone(busy) && !world.is_gone(begun));
+    world.send(halfway, "k");
+    assert_eq!(world.take(begun), OK);
+    assert!(world.is_gone(begun), "its answer could not say so any more");
     world.send(node, OK);
     assert!(world.take(busy).contains("\r\nConnection: close\r\n"));
     assert!(world.is_gone(busy) && world.is_gone(node) && world.is_gone(pooled));
@@ -215,6 +200,9 @@ fn fields_of_our_own_are_written_by_key() {
     let client = world.open_at(1).unwrap();
     let node = world.ask(client, get("/"));
     assert!(world.take(node).contains("\r\nX-Forwarded-Proto: https\r\n"));
+    let client = world.open();
+    let node = world.ask(client, "GET / HTTP/1.0\r\n\r\n");
+    assert!(world.take(node).contains("\r\nVia: 1.0 trunkline\r\n"), "as it was received");
 }
 
 #[test]

@@ -198,14 +198,38 @@ fn responses_without_a_body_end_with_their_head() {
         ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ] {
+        let want = if answer.contains("204") { "HTTP/1.1 204 No Content\r\n\r\n" } else { answer };
         let mut world = World::new("", web_nodes(1));
         let client = world.open();
         let node = world.ask(client, get("/").replace("GET", method));
         world.send(node, answer);
-        assert_eq!(world.take(client), answer);
+        assert_eq!(world.take(client), want);
         let again = world.ask(client, get("/"));
         assert_eq!(again, node, "{method} {answer}");
+    }
+}
+
+#[test]
+fn who_asks_for_the_last_time_is_not_waited_for() {
+    let last = get("/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let until_close = "HTTP/1.1 200 OK\r\n\r\nok";
+    for (request, answer, hangs_up) in [
+        (last.as_str(), OK, true),
+        ("GET / HTTP/1.0\r\n\r\n", OK, true),
+        (&get("/"), until_close, false), // it may have another on its way
+    ] {
+        let mut world = World::new("", web_nodes(1));
+        let client = world.open();
+        let node = world.ask(client, request);
+        world.send(node, answer);
+        if answer == until_close {
+            world.end(node);
+        }
+        assert!(world.is_gone(client), "{request}");
+        assert_eq!(world.wire.sockets[&client].is_hung_up, hangs_up, "{request}");
     }
 }
 
@@ -248,6 +272,12 @@ fn http_1_0_clients_are_served() {
             true,
         ),
         (
+            "HEAD / HTTP/1.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+            true,
+        ),
+        (
             "GET / HTTP/1.0\r\n\r\n",
             "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
             "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
@@ -258,7 +288,8 @@ fn http_1_0_clients_are_served() {
         let mut world = World::new("", web_nodes(1));
         let client = world.open();
         let node = world.ask(client, request);
-        assert_eq!(world.take(node), "GET / HTTP/1.1\r\nHost: \r\n\r\n");
+        let method = request.split(' ').next().unwrap();
+        assert_eq!(world.take(node), format!("{method} / HTTP/1.1\r\nHost: \r\n\r\n"));
         for byte in answer.bytes() {
             world.send(node, [byte]);
         }

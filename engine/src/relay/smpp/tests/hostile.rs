@@ -116,7 +116,7 @@ fn nothing_that_anybody_does_makes_us_stumble() {
         it.smpp.stop(it.now, &mut it.wire);
         it.pass_millis(1000);
         assert!(it.smpp.is_idle(), "seed {seed}");
-        assert!(it.smpp.by_system_id.is_empty() && it.smpp.spaces.len() == 0, "seed {seed}");
+        assert!(it.smpp.spaces_by_name.is_empty() && it.smpp.spaces.len() == 0, "seed {seed}");
         assert!(it.smpp.shared.is_empty(), "seed {seed}");
         it.pass_millis(100_000);
         assert_eq!(it.smpp.poll_timeout(), None, "seed {seed}");

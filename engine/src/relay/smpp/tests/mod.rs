@@ -7,7 +7,7 @@ mod regular;
 mod soak;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use protocols::smpp::pdu::{Frame, Pdu, frame};
@@ -53,6 +53,10 @@ impl Wire for Recorder {
         self.resumed.push(conn);
     }
 
+    fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
+        true
+    }
+
     fn end(&mut self, conn: Conn) {
         self.close(conn);
     }
@@ -61,6 +65,10 @@ impl Wire for Recorder {
         assert!(!self.closed.contains(&conn), "closed twice");
         self.closed.push(conn);
         self.connecting.retain(|it| it.0 != conn);
+    }
+
+    fn hang_up(&mut self, conn: Conn) {
+        self.close(conn);
     }
 
     fn abort(&mut self, conn: Conn) {
@@ -108,8 +116,12 @@ impl World {
 
     /// An ESME connects.
     pub(super) fn open(&mut self) -> Conn {
+        self.open_at(PLAIN_LISTENER)
+    }
+
+    pub(super) fn open_at(&mut self, listener: usize) -> Conn {
         let source = SocketAddr::new([192, 0, 2, 9].into(), 40_000);
-        let conn = self.smpp.handle_open(self.now, PLAIN_LISTENER, source, &mut self.wire);
+        let conn = self.smpp.handle_open(self.now, listener, source, &mut self.wire);
         conn.expect("there is room")
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{SmppFull, SmppToNode, SmppToProvider};
-use crate::relay::smpp::owner;
+use crate::relay::smpp::{SecureServers, TLS_LISTENER, owner};
 use crate::relay::stream::Handover;
 use crate::stats::smpp::SmppDrop;
 
@@ -59,6 +59,49 @@ fn the_bind_of_the_balancer_is_a_transceivers() {
         assert_eq!(sent.head(), (TRX, Status::OK, 1));
         assert_eq!(sent.body, b"RestComm\0secret\0\0\x34\0\0\0");
     }
+    // Of SMPP 5.0, a system_type, a range and parameters the type goes to servers, and the version comes back.
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let esme = it.open();
+    let body = b"RestComm\0secret\0VMA\0\x50\x01\x02^44\0\x14\x2c\0\x02ab";
+    it.say(esme, &request(TRX, 7, body));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert_eq!(sent.body, b"RestComm\0secret\0VMA\0\x34\0\0\0");
+    it.say(smsc, &response(&sent, Status::OK, b"smsc\0"));
+    assert_eq!(it.heard_one(esme).body, b"loadbalancer\0\x02\x10\0\x01\x50");
+}
+
+#[test]
+fn numbers_wrap_on_both_legs() {
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 2);
+    for conn in [esmes[0], servers[0]] {
+        let pending = match it.smpp.legs.get_mut(conn).unwrap() {
+            Leg::Session(it) => &mut it.pending,
+            Leg::Provider(it) => &mut it.pending,
+        };
+        *pending = crate::relay::smpp::pending::Pending::starting_at(0x7fff_fffe);
+    }
+    // Requests of two sessions, answered in another order, over the end of our numbers.
+    (1..=2).for_each(|number| esmes.iter().for_each(|esme| it.say(*esme, &submit(number))));
+    let sent = it.heard(servers[0]);
+    let numbers: Vec<u32> = sent.iter().map(|it| it.sequence).collect();
+    assert_eq!(numbers, [0x7fff_fffe, 0x7fff_ffff, 1, 2]);
+    for (one, id) in sent.iter().rev().zip([b"d\0", b"c\0", b"b\0", b"a\0"]) {
+        it.say(servers[0], &response(one, Status::OK, id));
+    }
+    let answers = |it: &mut World, at: usize| -> Vec<(u32, u8)> {
+        it.heard(esmes[at]).iter().map(|it| (it.sequence, it.body[0])).collect()
+    };
+    assert_eq!(answers(&mut it, 0), [(2, b'c'), (1, b'a')]);
+    assert_eq!(answers(&mut it, 1), [(2, b'd'), (1, b'b')]);
+    (1..=8).for_each(|number| it.say(servers[0], &deliver(number, "x")));
+    let asked = it.heard(esmes[0]);
+    let numbers: Vec<u32> = asked.iter().map(|it| it.sequence).collect();
+    assert_eq!(numbers, [0x7fff_fffe, 0x7fff_ffff, 1, 2]);
+    asked.iter().for_each(|one| it.say(esmes[0], &response(one, Status::OK, b"\0")));
+    let answered: Vec<u32> = it.heard(servers[0]).iter().map(|it| it.sequence).collect();
+    assert_eq!(answered, [1, 3, 5, 7]);
 }
 
 #[test]
@@ -93,7 +136,7 @@ fn wrong_credentials_are_relayed_and_forgotten() {
         let sent = it.heard_one(smsc);
         it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
         assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::INVALID_PASSWORD, 40 + attempt));
-        assert!(it.is_closed(esme) && it.smpp.is_idle() && it.smpp.by_system_id.is_empty());
+        assert!(it.is_closed(esme) && it.smpp.is_idle() && it.smpp.spaces_by_name.is_empty());
         it.pass_millis(3000);
         assert!(it.wire.connecting.is_empty(), "nobody tries on");
     }
@@ -118,6 +161,81 @@ fn the_next_in_the_queue_tries_its_own_password() {
     assert_eq!(it.heard_one(right).head(), (BIND_RESP, Status::OK, 2));
 }
 
+/// The first of two servers takes the bind and calls its password wrong; the second is not there, or does
+/// not even say so.
+fn refuse_at_the_first(it: &mut World, is_deaf: bool) {
+    let [(_, first, _), (second, ..)] = it.wire.connecting[..] else { panic!("{is_deaf}") };
+    assert_eq!(first, server(1));
+    if is_deaf {
+        it.wire.connecting.retain(|it| it.0 != second);
+    } else {
+        it.lose(second, Gone::Refused);
+    }
+    let [(smsc, _)] = it.accept()[..] else { panic!("{is_deaf}") };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
+}
+
+#[test]
+fn a_wrong_password_is_told_though_another_server_is_away() {
+    for is_deaf in [false, true] {
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let wrong = it.open();
+        it.say(wrong, &bind(TRX, 1, "wrong"));
+        refuse_at_the_first(&mut it, is_deaf);
+        assert_eq!(it.is_closed(wrong), !is_deaf, "the other may think otherwise");
+        it.pass_millis(3000);
+        assert_eq!(it.heard_one(wrong).head(), (BIND_RESP, Status::INVALID_PASSWORD, 1));
+        assert!(it.smpp.is_idle(), "{is_deaf}");
+    }
+}
+
+#[test]
+fn a_wrong_password_keeps_nobody_out_while_a_server_is_away() {
+    for (is_deaf, is_late) in [(false, false), (true, false), (true, true)] {
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let [wrong, same, right] = [(); 3].map(|()| it.open());
+        it.say(wrong, &bind(TRX, 2, "wrong"));
+        it.say(same, &bind(TRX, 3, "wrong"));
+        if is_late {
+            refuse_at_the_first(&mut it, is_deaf);
+            it.say(right, &bind(TRX, 4, "secret"));
+        } else {
+            it.say(right, &bind(TRX, 4, "secret"));
+            refuse_at_the_first(&mut it, is_deaf);
+        }
+        for (esme, sequence) in [(wrong, 2), (same, 3)] {
+            let want = (BIND_RESP, Status::INVALID_PASSWORD, sequence);
+            assert_eq!(it.heard_one(esme).head(), want, "{is_deaf} {is_late}");
+        }
+        let [(smsc, 1), (_, 2)] = it.accept()[..] else { panic!("{is_deaf} {is_late}") };
+        let sent = it.heard_one(smsc);
+        assert!(sent.body.starts_with(b"RestComm\0secret\0"));
+        it.say(smsc, &response(&sent, Status::OK, b""));
+        assert_eq!(it.heard_one(right).head(), (BIND_RESP, Status::OK, 4), "{is_deaf} {is_late}");
+    }
+}
+
+#[test]
+fn who_waits_has_the_password_that_is_tried() {
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let first = it.open();
+    it.say(first, &bind(TRX, 1, "wrong"));
+    let second = it.open();
+    it.say(second, &bind(TRX, 2, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    it.heard_one(smsc);
+    it.pass_millis(2000);
+    it.lose(first, Gone::Reset);
+    assert!(it.is_closed(smsc), "nobody waits for that answer");
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert!(sent.body.starts_with(b"RestComm\0secret\0"));
+    it.pass_millis(2000);
+    it.say(smsc, &response(&sent, Status::OK, b""));
+    assert_eq!(it.heard_one(second).head(), (BIND_RESP, Status::OK, 2), "with a time of its own");
+}
+
 #[test]
 fn another_error_is_tried_again_as_long_as_somebody_waits() {
     let mut it = World::mux(|it| {
@@ -134,6 +252,50 @@ fn another_error_is_tried_again_as_long_as_somebody_waits() {
     assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 1));
     it.pass_millis(5000);
     assert!(it.wire.connecting.is_empty() && it.smpp.is_idle());
+}
+
+#[test]
+fn a_server_that_refuses_or_is_away_at_first_is_asked_once_a_period() {
+    let mut it = World::mux(|it| it.servers = vec![server(1), server(2)]);
+    let esme = it.open();
+    it.say(esme, &bind(TRX, 1, "secret"));
+    for round in 0..3 {
+        let [(away, ..), (busy, ..)] = it.wire.connecting[..] else { panic!("{round}") };
+        it.lose(away, Gone::Refused);
+        it.accept();
+        let sent = it.heard_one(busy);
+        it.say(busy, &response(&sent, Status(0x0d), b""));
+        assert!(it.is_closed(busy));
+        it.pass_millis(499);
+        assert!(it.wire.connecting.is_empty() && it.heard(esme).is_empty(), "{round}");
+        it.pass_millis(1);
+    }
+    let both = it.accept();
+    for (smsc, _) in &both {
+        let sent = it.heard_one(*smsc);
+        it.say(*smsc, &response(&sent, Status::OK, b""));
+    }
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::OK, 1));
+    // The same after a loss: a server that starts refuses for a while, and sessions outlast that.
+    both.iter().for_each(|(smsc, _)| it.lose(*smsc, Gone::Reset));
+    it.pass_millis(500);
+    for (smsc, _) in it.accept() {
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status(0x0d), b""));
+    }
+    assert_eq!(it.state(esme), Some(ServerState::Rebinding));
+    it.say(esme, &submit(2));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2));
+    // Unless all say that the password is wrong now.
+    it.pass_millis(500);
+    for (smsc, _) in it.accept() {
+        let sent = it.heard_one(smsc);
+        it.say(smsc, &response(&sent, Status::INVALID_PASSWORD, b""));
+    }
+    let asked = it.heard_one(esme);
+    assert_eq!(asked.command, Command::UNBIND);
+    it.say(esme, &response(&asked, Status::OK, b""));
+    assert!(it.smpp.is_idle());
 }
 
 #[test]
@@ -201,6 +363,42 @@ fn without_any_server_sessions_are_turned_back_and_then_go_on() {
 }
 
 #[test]
+fn messages_of_who_came_by_tls_never_leave_in_clear() {
+    for (secure, kinds) in [
+        (SecureServers::LikeClient, &[Secure::No, Secure::Tls][..]),
+        (SecureServers::Always, &[Secure::Tls]),
+        (SecureServers::Never, &[Secure::No]),
+    ] {
+        let mut it = World::mux(|it| {
+            it.servers.truncate(1);
+            it.secure = secure;
+        });
+        let [plain, tls] = [PLAIN_LISTENER, TLS_LISTENER].map(|at| it.open_at(at));
+        [plain, tls].iter().for_each(|esme| it.say(*esme, &bind(TRX, 1, "secret")));
+        let connecting = it.wire.connecting.clone();
+        assert_eq!(connecting.iter().map(|it| it.2).collect::<Vec<_>>(), kinds, "{secure:?}");
+        for (smsc, _) in it.accept() {
+            let sent = it.heard_one(smsc);
+            it.say(smsc, &response(&sent, Status::OK, b""));
+        }
+        for (number, esme) in [(2, plain), (3, tls)] {
+            assert_eq!(it.heard_one(esme).status, Status::OK);
+            (0..4).for_each(|_| it.say(esme, &submit(number)));
+        }
+        let served: Vec<usize> = connecting.iter().map(|at| serve(&mut it, at.0)).collect();
+        assert_eq!(served, vec![8 / kinds.len(); kinds.len()], "{secure:?}");
+        // What each connection brings goes to its own sessions.
+        [plain, tls].iter().for_each(|esme| drop(it.heard(*esme)));
+        if secure == SecureServers::LikeClient {
+            (1..=4).for_each(|number| it.say(connecting[1].0, &deliver(number, "x")));
+            assert_eq!([plain, tls].map(|esme| it.heard(esme).len()), [0, 4]);
+        }
+        [plain, tls].iter().for_each(|esme| it.lose(*esme, Gone::Reset));
+        assert!(it.smpp.spaces_by_name.is_empty(), "{secure:?}");
+    }
+}
+
+#[test]
 fn only_the_last_unbind_reaches_the_servers() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 2);
@@ -215,7 +413,41 @@ fn only_the_last_unbind_reaches_the_servers() {
         assert!(it.is_closed(smsc));
     }
     it.end(esmes[0]);
-    assert!(it.smpp.is_idle() && it.smpp.by_system_id.is_empty());
+    assert!(it.smpp.is_idle() && it.smpp.spaces_by_name.is_empty());
+}
+
+#[test]
+fn an_unbind_is_answered_after_what_was_asked_before() {
+    let ends: [fn(&mut World, Conn, &Said); 3] = [
+        |it, smsc, asked| it.say(smsc, &response(asked, Status::OK, b"\0")),
+        |it, smsc, _| it.lose(smsc, Gone::Reset),
+        |it, _, _| it.pass_millis(3000),
+    ];
+    for (case, end) in ends.into_iter().enumerate() {
+        for count in [1, 2] {
+            let mut it = World::mux(|it| it.servers.truncate(1));
+            let (esmes, servers) = shared(&mut it, count);
+            let (esme, smsc) = (esmes[0], servers[0]);
+            it.say(smsc, &deliver(70, "x"));
+            let delivered = it.heard_one(esme);
+            it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+            let asked = it.heard_one(smsc);
+            assert!(it.heard(esme).is_empty(), "{case}: it waits for its answer");
+            it.say(smsc, &deliver(71, "x"));
+            assert!(it.heard(esme).is_empty(), "{case}: nothing new comes");
+            it.say(esme, &response(&delivered, Status::OK, b"\0"));
+            assert!(it.heard(smsc).iter().any(|it| it.head() == (DELIVER_RESP, Status::OK, 70)));
+            end(&mut it, smsc, &asked);
+            let status = if case == 0 { Status::OK } else { Status::SYSTEM_ERROR };
+            let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+            let want = [(SUBMIT_RESP, status, 1), (UNBIND_RESP, Status::OK, 2)];
+            assert_eq!(heads, want, "{case}, {count}");
+            assert_eq!(it.state(esme), Some(ServerState::Closed), "{case}, {count}");
+            assert_eq!(it.smpp.spaces.len(), count - 1, "{case}");
+            it.pass_millis(10_000);
+            assert!(it.heard(esme).is_empty() && it.is_closed(esme), "{case}, {count}");
+        }
+    }
 }
 
 #[test]
@@ -276,7 +508,10 @@ fn messages_from_servers_take_turns_over_those_who_receive() {
 
 #[test]
 fn a_message_that_nobody_can_take_is_refused_at_once() {
-    let mut it = World::mux(|it| it.session_window = 1);
+    let mut it = World::mux(|it| {
+        it.session_window = 1;
+        it.full = SmppFull::Throttle;
+    });
     let (_, servers) = it.join(Command::BIND_TRANSMITTER);
     let smsc = servers[0].0;
     it.say(smsc, &deliver(1, "x"));
@@ -285,7 +520,108 @@ fn a_message_that_nobody_can_take_is_refused_at_once() {
     it.say(smsc, &[deliver(2, "x"), deliver(3, "x")].concat());
     assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::THROTTLED, 3));
     assert_eq!(it.heard(receiver).len(), 1);
-    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 2);
+    let counters = it.smpp.counters();
+    let drops = [SmppDrop::NoClient, SmppDrop::Throttled].map(|why| counters.drops(why));
+    assert_eq!(drops, [1, 1]);
+}
+
+#[test]
+fn servers_wait_while_no_session_has_room() {
+    for to_node in [SmppToNode::RoundRobin, SmppToNode::SubmitToAll] {
+        let mut it = World::mux(|it| {
+            it.session_window = 2;
+            it.to_node = to_node;
+        });
+        let (esmes, servers) = shared(&mut it, 2);
+        let room = if to_node == SmppToNode::RoundRobin { 4 } else { 2 };
+        let burst: Vec<u8> = (1..=6).flat_map(|number| deliver(number, "x")).collect();
+        it.say(servers[0], &burst);
+        it.say(servers[1], &deliver(7, "x"));
+        assert_eq!(it.wire.paused, [servers[0], servers[1]].into(), "{to_node:?}");
+        let mut got = 0;
+        let mut answered = Vec::new();
+        while it.smpp.sessions().any(|it| it.outstanding_to_client > 0) {
+            for esme in &esmes {
+                for asked in it.heard(*esme) {
+                    got += 1;
+                    it.say(*esme, &response(&asked, Status::OK, b"\0"));
+                }
+            }
+            assert!(got >= room, "{to_node:?}");
+            answered.extend(servers.iter().flat_map(|smsc| it.heard(*smsc)));
+        }
+        assert!(it.wire.paused.is_empty(), "{to_node:?}");
+        assert!(answered.iter().all(|it| it.status == Status::OK));
+        assert_eq!(answered.len(), 7, "{to_node:?}");
+    }
+}
+
+#[test]
+fn servers_that_wait_go_on_whenever_a_session_has_room() {
+    let mut it = World::mux(|it| it.session_window = 1);
+    let (esmes, servers) = shared(&mut it, 1);
+    let (first, smsc) = (esmes[0], servers[0]);
+    let is_held = |it: &World| it.wire.paused.contains(&smsc);
+    let got = |it: &mut World, esme| {
+        let heard = it.heard(esme);
+        heard.iter().filter(|it| it.command == Command::DELIVER_SM).count()
+    };
+    it.say(smsc, &(1..=9).flat_map(|number| deliver(number, "x")).collect::<Vec<_>>());
+    assert_eq!((got(&mut it, first), is_held(&it)), (1, true));
+    let second = it.open();
+    it.say(second, &bind(TRX, 7, "secret"));
+    assert_eq!((got(&mut it, second), is_held(&it)), (1, true), "one more session");
+    it.lose(first, Gone::Reset);
+    assert!(is_held(&it), "the other has no more room for that");
+    it.heard(smsc);
+    it.pass_millis(3000);
+    assert_eq!((got(&mut it, second), is_held(&it)), (1, true), "no answer in time");
+    assert_eq!(it.heard(smsc)[0].head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 2));
+    it.lose(second, Gone::Reset);
+    assert!(!is_held(&it), "nobody is left");
+
+    let mut it = World::mux(|_| {});
+    let (esmes, servers) = shared(&mut it, 1);
+    it.wire.full.insert(esmes[0]);
+    (1..=2).for_each(|number| it.say(servers[0], &deliver(number, "x")));
+    assert_eq!((it.heard(esmes[0]).len(), it.wire.paused.contains(&servers[0])), (1, true));
+    it.drain(esmes[0]);
+    assert_eq!((it.heard(esmes[0]).len(), it.wire.paused.len()), (1, 0), "it reads again");
+}
+
+#[test]
+fn who_only_waits_for_answers_gets_no_messages() {
+    for to_node in [SmppToNode::RoundRobin, SmppToNode::SubmitToAll] {
+        let mut it = World::mux(|it| it.to_node = to_node);
+        let (esmes, servers) = shared(&mut it, 2);
+        it.say(esmes[0], &submit(1));
+        let sent = it.heard_one(servers[0]);
+        it.end(esmes[0]);
+        (1..=4).for_each(|number| it.say(servers[0], &deliver(number, "x")));
+        assert_eq!(it.heard(esmes[1]).len(), 4, "{to_node:?}");
+        it.say(servers[0], &response(&sent, Status::OK, b"\0"));
+        assert_eq!(it.heard_one(esmes[0]).head(), (SUBMIT_RESP, Status::OK, 1));
+        assert!(it.is_closed(esmes[0]), "{to_node:?}");
+    }
+}
+
+#[test]
+fn a_session_without_room_does_not_hold_the_others() {
+    let mut it = World::mux(|it| it.session_window = 1);
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &submit(1));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::OK, b"id7\0"));
+    it.heard(esmes[0]);
+    let receipt = |number| request(Command::DELIVER_SM, number, &message(4, b"id:id7 stat:X"));
+    it.say(servers[0], &[receipt(1), receipt(2)].concat());
+    assert_eq!(it.heard(esmes[0]).len(), 1);
+    assert_eq!(it.heard_one(servers[0]).head(), (DELIVER_RESP, Status::THROTTLED, 2));
+    it.say(servers[0], &deliver(3, "x"));
+    assert_eq!(it.heard(esmes[1]).len(), 1);
+    // When the other has none either, the server waits for the one that it is for.
+    it.say(servers[0], &receipt(4));
+    assert!(it.heard(servers[0]).is_empty() && it.wire.paused.contains(&servers[0]));
 }
 
 #[test]
@@ -312,6 +648,39 @@ fn a_message_to_all_is_answered_once() {
     let [.., last] = &said[..] else { panic!() };
     assert_eq!(last.head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 9), "none of them answered");
     assert!(it.smpp.shared.is_empty());
+}
+
+#[test]
+fn a_number_that_a_server_uses_again_names_another_message() {
+    let mut it = World::mux(|it| it.to_node = SmppToNode::SubmitToAll);
+    let (esmes, servers) = shared(&mut it, 2);
+    let smsc = servers[0];
+    let mut sent: Vec<Vec<Said>> = vec![Vec::new(); 2];
+    for _ in 0..2 {
+        it.say(smsc, &deliver(8, "x"));
+        esmes.iter().zip(&mut sent).for_each(|(esme, sent)| sent.push(it.heard_one(*esme)));
+        it.say(esmes[0], &response(&sent[0][0], Status::OK, b"\0"));
+    }
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::OK, 8), "the first message");
+    it.say(esmes[1], &response(&sent[1][0], Status::OK, b"\0"));
+    assert!(it.heard(smsc).is_empty(), "late, and about the first");
+    it.say(esmes[1], &response(&sent[1][1], Status(0x64), b"\0"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status(0x64), 8), "the second");
+}
+
+#[test]
+fn who_has_no_room_for_a_message_to_all_is_counted() {
+    let mut it = World::mux(|it| {
+        it.to_node = SmppToNode::SubmitToAll;
+        it.session_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    it.say(servers[0], &deliver(1, "x"));
+    let asked = it.heard_one(esmes[0]);
+    it.say(esmes[0], &response(&asked, Status::OK, b"\0"));
+    it.say(servers[0], &deliver(2, "x"));
+    assert_eq!(esmes.iter().map(|esme| it.heard(*esme).len()).sum::<usize>(), 3);
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 2);
 }
 
 #[test]
@@ -357,7 +726,7 @@ fn receipts_find_their_submitter() {
 fn segments_of_one_message_stay_together() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 4);
-    let mut used = HashSet::new();
+    let (mut used, mut receivers) = (HashSet::new(), HashSet::new());
     for reference in 0..20_u8 {
         for segment in 1..=4 {
             let text = [5, 0, 3, reference, 4, segment, b't'];
@@ -373,9 +742,83 @@ fn segments_of_one_message_stay_together() {
                 &request(Command::DELIVER_SM, 1, &message(0x40, &text)),
             );
         }
-        it.heard(esmes[0]).retain(|it| it.command == SUBMIT_RESP);
+        let mut got = [0; 4];
+        for (esme, got) in esmes.iter().zip(&mut got) {
+            for one in it.heard(*esme).iter().filter(|it| it.command == Command::DELIVER_SM) {
+                *got += 1;
+                it.say(*esme, &response(one, Status::OK, b"\0"));
+            }
+        }
+        assert!(got.contains(&4), "{got:?}");
+        receivers.insert(got);
     }
     assert_eq!(used.len(), 3, "long messages spread all the same");
+    assert_eq!(receivers.len(), 4);
+}
+
+#[test]
+fn room_is_offered_to_who_can_use_it() {
+    // Segments wait for their own server: they are not in the way of others.
+    let mut it = World::mux(|it| {
+        it.servers.truncate(2);
+        it.provider_window = 2;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    let segment = |reference| {
+        request(Command::SUBMIT_SM, 1, &message(0x40, &[5, 0, 3, reference, 2, 1, b't']))
+    };
+    // As many as it takes for one server to be full of them, and one more.
+    let mut reference = 0;
+    while !it.wire.paused.contains(&esmes[0]) {
+        it.say(esmes[0], &segment(reference));
+        reference += 1;
+    }
+    let sent = servers.iter().map(|smsc| it.heard(*smsc)).collect::<Vec<_>>();
+    let waits_for = it.smpp.legs.session(esmes[0]).unwrap().waits_for;
+    let full = usize::from(waits_for == Some(servers[1]));
+    let other = 1 - full;
+    for esme in &esmes[1..] {
+        it.say(*esme, &(1..=3).flat_map(submit).collect::<Vec<_>>());
+    }
+    assert_eq!(it.wire.paused.len(), 3);
+    let at_other = [sent[other].clone(), it.heard(servers[other])].concat();
+    assert_eq!(at_other.len(), 2);
+    it.say(servers[other], &response(&at_other[0], Status::OK, b"\0"));
+    assert_eq!(it.heard(servers[other]).len(), 1, "not offered to the segment");
+    it.say(servers[full], &response(&sent[full][0], Status::OK, b"\0"));
+    assert_eq!(it.heard_one(servers[full]).body, segment(reference - 1)[16..], "its turn");
+
+    // Who does not read cannot use it.
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.provider_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 3);
+    (esmes.iter()).for_each(|esme| it.say(*esme, &submit(1)));
+    it.wire.full.insert(esmes[1]);
+    it.say(servers[0], &deliver(1, "x"));
+    it.say(servers[0], &deliver(2, "x"));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::OK, b"\0"));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::OK, b"\0"));
+    assert_eq!(it.heard(esmes[2]).last().unwrap().head(), (SUBMIT_RESP, Status::OK, 1));
+    it.drain(esmes[1]);
+    assert_eq!(it.heard_one(servers[0]).command, Command::SUBMIT_SM, "its turn");
+
+    // A server that recovers gets more than it has answered, though everybody waits.
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 8);
+    it.say(esmes[0], &submit(1));
+    let sent = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&sent, Status::THROTTLED, b""));
+    (esmes.iter()).for_each(|esme| it.say(*esme, &submit(2)));
+    for count in [1, 2, 4] {
+        let sent = it.heard(servers[0]);
+        assert_eq!(sent.len(), count);
+        sent.iter().for_each(|one| it.say(servers[0], &response(one, Status::OK, b"\0")));
+    }
+    assert_eq!(it.heard(servers[0]).len(), 1, "the last");
 }
 
 #[test]
@@ -399,6 +842,48 @@ fn a_full_or_throttling_provider_is_passed_over() {
         it.say(servers[0], &response(one, Status::OK, b"\0"));
     }
     assert!(it.wire.paused.is_empty());
+}
+
+#[test]
+fn a_throttling_provider_rests_while_another_is_free() {
+    for congestion in [false, true] {
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let (esmes, servers) = shared(&mut it, 1);
+        let mut counts = [0, 0];
+        // One after the other, 10 ms apart, over 4 seconds.
+        for _ in 0..400 {
+            it.say(esmes[0], &submit(1));
+            for (at, smsc) in servers.iter().enumerate() {
+                for asked in it.heard(*smsc).iter().filter(|it| it.command == Command::SUBMIT_SM) {
+                    counts[at] += 1;
+                    let (status, body) = match (at, congestion) {
+                        (0, false) => (Status::THROTTLED, &b""[..]),
+                        (0, true) => (Status::OK, &b"id\0\x04\x28\0\x01\x5a"[..]),
+                        _ => (Status::OK, &b"id\0"[..]),
+                    };
+                    it.say(*smsc, &response(asked, status, body));
+                }
+            }
+            it.heard(esmes[0]);
+            it.pass_millis(10);
+        }
+        // Asked after 0, 100, 300, 700, 1500 and 3100 ms.
+        assert_eq!(counts, [6, 394], "{congestion}");
+        // Once it is well it has its turns again at once, and without another it never rests.
+        it.pass_millis(3200);
+        (0..3).for_each(|_| it.say(esmes[0], &submit(1)));
+        let served = servers.iter().map(|smsc| serve(&mut it, *smsc)).collect::<Vec<_>>();
+        assert_eq!(served.iter().sum::<usize>(), 3, "{congestion}");
+        (0..4).for_each(|_| it.say(esmes[0], &submit(1)));
+        assert_eq!([0, 1].map(|at| serve(&mut it, servers[at])), [2, 2], "{congestion}");
+    }
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 1);
+    for _ in 0..5 {
+        it.say(esmes[0], &submit(1));
+        let sent = it.heard_one(servers[0]);
+        it.say(servers[0], &response(&sent, Status::THROTTLED, b""));
+    }
 }
 
 #[test]
@@ -477,6 +962,36 @@ fn silence_is_asked_about_and_then_ends() {
     }
     assert!(it.is_closed(servers[0]) && !it.is_closed(esmes[0]));
     assert_eq!(it.accept().len(), 1);
+}
+
+#[test]
+fn only_silence_is_asked_about_and_nothing_after_an_unbind() {
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.enquire = Duration::from_millis(100);
+    });
+    let (esmes, servers) = shared(&mut it, 2);
+    it.pass_millis(2999);
+    for conn in [esmes[0], esmes[1], servers[0]] {
+        assert!(it.heard(conn).is_empty(), "timeoutEnquire is one-to-one's");
+    }
+    it.pass_millis(1);
+    for conn in [esmes[0], servers[0]] {
+        let asked = it.heard_one(conn);
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        it.say(conn, &response(&asked, Status::OK, b""));
+    }
+    it.say(esmes[0], &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+    it.say(esmes[1], &request(Command::UNBIND, 2, b""));
+    it.pass_millis(2999);
+    assert!(it.heard(esmes[0]).is_empty(), "its unbind waits for its answer");
+    it.heard(esmes[1]);
+    it.pass_millis(20_000);
+    for conn in esmes.into_iter().chain(servers) {
+        let heard = it.heard(conn);
+        assert!(heard.iter().all(|it| it.command != Command::ENQUIRE_LINK), "{heard:?}");
+    }
+    assert!(it.smpp.is_idle());
 }
 
 #[test]

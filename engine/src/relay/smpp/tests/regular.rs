@@ -60,6 +60,21 @@ fn a_session_binds_sends_receives_and_unbinds() {
 }
 
 #[test]
+fn a_bind_passes_as_it_is() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    // SMPP 5.0, a range, and a parameter that nobody knows.
+    let body = b"RestComm\0secret\0VMA\0\x50\x01\x02^44\0\x14\x2c\0\x02ab";
+    it.say(esme, &request(Command::BIND_RECEIVER, 9, body));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    assert_eq!((sent.command, &sent.body[..]), (Command::BIND_RECEIVER, &body[..]));
+    let answer = b"smsc\0\x02\x10\0\x01\x50\x14\x2c\0\x01c";
+    it.say(smsc, &response(&sent, Status::OK, answer));
+    assert_eq!(it.heard_one(esme).body, answer);
+}
+
+#[test]
 fn binds_take_turns_over_the_servers_exactly() {
     let mut it = World::new(|_| {});
     let numbers: Vec<u16> = (0..9).map(|_| it.bound().2).collect();
@@ -107,10 +122,10 @@ fn a_server_that_cannot_be_reached_is_skipped() {
     let mut it = World::new(|_| {});
     let esme = it.open();
     it.say(esme, &bind(Command::BIND_TRANSMITTER, 5, "secret"));
-    for number in 1..=2 {
+    for (number, why) in [(1, Gone::Refused), (2, Gone::Handshake)] {
         let [(conn, to, secure)] = it.wire.connecting[..] else { panic!() };
         assert_eq!((to, secure), (server(number), Secure::No));
-        it.lose(conn, Gone::Refused);
+        it.lose(conn, why);
     }
     let [(smsc, 3)] = it.accept()[..] else { panic!() };
     it.lose(smsc, Gone::Reset);
@@ -123,7 +138,7 @@ fn a_server_that_cannot_be_reached_is_skipped() {
 
 #[test]
 fn a_connection_that_hangs_is_given_up() {
-    let mut it = World::new(|it| it.response = Duration::from_secs(10));
+    let mut it = World::new(|it| assert_eq!(it.connect, it.response, "the defaults"));
     let esme = it.open();
     it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
     let hanging = it.wire.connecting[0].0;
@@ -131,12 +146,36 @@ fn a_connection_that_hangs_is_given_up() {
     assert!(!it.is_closed(hanging));
     it.pass_millis(1);
     assert!(it.is_closed(hanging));
-    let [(smsc, 2)] = it.accept()[..] else { panic!() };
-    it.heard(smsc);
-    it.pass_millis(7000);
-    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 5), "response timer");
-    assert!(it.is_closed(esme) && it.is_closed(smsc) && it.smpp.is_idle());
+    // So is one that takes the bind and does not answer it.
+    let [(mute, 2)] = it.accept()[..] else { panic!() };
+    it.heard(mute);
+    it.pass_millis(2999);
+    assert!(!it.is_closed(mute) && it.heard(esme).is_empty());
+    it.pass_millis(1);
+    assert!(it.is_closed(mute));
     assert_eq!(it.smpp.counters().unanswered, 1);
+    let [(smsc, 3)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::OK, b"smsc\0"));
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::OK, 5), "the third one's answer");
+    it.pass_millis(3000);
+    assert_eq!(it.state(esme), Some(ServerState::Bound));
+}
+
+#[test]
+fn a_bind_that_no_server_answers_is_refused_when_all_had_their_time() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
+    for number in 1..=3 {
+        let [(mute, at)] = it.accept()[..] else { panic!() };
+        assert_eq!(at, number);
+        it.heard(mute);
+        assert!(it.heard(esme).is_empty());
+        it.pass_millis(3000);
+    }
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 5));
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
 }
 
 #[test]
@@ -321,6 +360,7 @@ fn a_silent_esme_takes_both_legs_down() {
     it.heard_one(esme);
     it.pass_millis(3000);
     assert!(it.is_closed(esme));
+    assert_eq!(it.heard_one(esme).command, Command::UNBIND, "in case it does listen");
     assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
     it.pass_millis(1000);
     assert!(it.is_closed(smsc) && it.smpp.is_idle());
@@ -380,6 +420,23 @@ fn answers_under_way_arrive_before_the_unbind_is_done() {
 }
 
 #[test]
+fn an_unbind_that_no_server_answers_is_answered_last() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+    it.pass_millis(2999);
+    assert!(it.heard(esme).is_empty());
+    it.pass_millis(1);
+    let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+    let want = [(SUBMIT_RESP, Status::SYSTEM_ERROR, 1), (UNBIND_RESP, Status::SYSTEM_ERROR, 2)];
+    assert_eq!(heads, want);
+    assert!(it.is_closed(smsc), "nothing can come any more");
+    assert_eq!(it.smpp.counters().unanswered, 2);
+    it.pass_millis(1000);
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+}
+
+#[test]
 fn an_esme_that_goes_takes_its_smsc_connection_along() {
     let mut it = World::new(|_| {});
     let (esme, smsc, _) = it.bound();
@@ -398,6 +455,8 @@ fn who_only_stops_sending_still_gets_what_it_asked_for() {
     it.say(esme, &[submit(1), submit(2)].concat());
     it.end(esme);
     let sent = it.heard(smsc);
+    it.say(smsc, &deliver(9, "x"));
+    assert_eq!(it.heard_one(smsc).head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 9), "no answer");
     it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
     assert!(!it.is_closed(esme));
     it.say(smsc, &response(&sent[1], Status::OK, b"b\0"));
@@ -435,6 +494,27 @@ fn a_receiver_may_not_submit() {
     it.say(esme, &submit(2));
     assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 2));
     assert!(it.heard(smsc).is_empty());
+}
+
+#[test]
+fn a_transmitter_gets_no_messages() {
+    let mut it = World::new(|_| {});
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSMITTER, 1, "secret"));
+    let [(smsc, _)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    it.heard(esme);
+    for command in [Command::DELIVER_SM, Command::DATA_SM] {
+        it.say(smsc, &request(command, 2, &message(0, b"x")));
+        let want = (command.response(), Status::INVALID_BIND_STATUS, 2);
+        assert_eq!(it.heard_one(smsc).head(), want);
+    }
+    it.say(smsc, &request(Command::ALERT_NOTIFICATION, 3, b"\0\0a\0\0\0b\0"));
+    assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty());
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1);
+    it.say(esme, &submit(2));
+    assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM);
 }
 
 #[test]
@@ -556,6 +636,95 @@ fn waiting_for_a_window_is_not_silence() {
     }
     assert!(!it.is_closed(esme), "we did not listen");
     it.pass_millis(31_000);
+}
+
+#[test]
+fn an_answer_that_we_do_not_read_is_not_missing() {
+    // The ESME's answer waits behind requests of its own that wait for a window.
+    let mut it = World::new(|it| it.provider_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &deliver(60, "x"));
+    let asked = it.heard_one(esme);
+    let burst: Vec<u8> = (1..=6).flat_map(submit).collect();
+    it.say(esme, &[burst, response(&asked, Status::OK, b"\0")].concat());
+    let mut sent = it.heard(smsc);
+    for millis in [1000, 1000, 900, 1000] {
+        it.pass_millis(millis);
+        assert!(it.heard(smsc).is_empty() && it.wire.paused.contains(&esme), "not yet");
+        it.say(smsc, &response(&sent.remove(0), Status::OK, b"\0"));
+        let heard = it.heard(smsc);
+        sent.extend(heard.iter().filter(|it| it.command == Command::SUBMIT_SM).cloned());
+        let answered = heard.iter().find(|it| it.command == DELIVER_RESP);
+        assert_eq!(answered.is_some(), sent.last().unwrap().sequence == 7, "{heard:?}");
+        answered.iter().for_each(|it| assert_eq!(it.head(), (DELIVER_RESP, Status::OK, 60)));
+    }
+    assert!(it.heard(esme).iter().all(|it| it.status == Status::OK));
+
+    // The same for the SMSC's answer, behind messages that the ESME has no room for.
+    let mut it = World::new(|it| it.session_window = 2);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(50));
+    let asked = it.heard_one(smsc);
+    let burst: Vec<u8> = (1..=6).flat_map(|number| deliver(number, "x")).collect();
+    it.say(smsc, &[burst, response(&asked, Status::OK, b"\0")].concat());
+    let mut sent = it.heard(esme);
+    for millis in [1000, 1000, 900, 1000] {
+        it.pass_millis(millis);
+        it.say(esme, &response(&sent.remove(0), Status::OK, b"\0"));
+        sent.extend(it.heard(esme));
+    }
+    assert_eq!(sent.pop().unwrap().head(), (SUBMIT_RESP, Status::OK, 50));
+    assert_eq!(it.smpp.counters().unanswered, 0);
+}
+
+#[test]
+fn two_that_wait_for_each_other_wait_no_longer_than_for_an_answer() {
+    for is_mux in [false, true] {
+        for esme_first in [false, true] {
+            let change = |it: &mut SmppSettings| {
+                it.servers.truncate(1);
+                (it.session_window, it.provider_window) = (2, 1);
+            };
+            let mut it = if is_mux { World::mux(change) } else { World::new(change) };
+            let (esme, smsc) = if is_mux {
+                let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
+                (esme, servers[0].0)
+            } else {
+                let (esme, smsc, _) = it.bound();
+                (esme, smsc)
+            };
+            it.say(esme, &submit(1));
+            it.say(smsc, &[deliver(1, "x"), deliver(2, "x")].concat());
+            let (to_smsc, to_esme) = (it.heard_one(smsc), it.heard(esme));
+            it.pass_millis(2900);
+            let answer = response(&to_esme[0], Status::OK, b"\0");
+            let from_esme = [submit(2), answer].concat();
+            let from_smsc = [deliver(3, "x"), response(&to_smsc, Status::OK, b"\0")].concat();
+            if esme_first {
+                it.say(esme, &from_esme);
+            }
+            it.say(smsc, &from_smsc);
+            it.say(esme, if esme_first { b"" } else { &from_esme });
+            assert_eq!(it.wire.paused, [esme, smsc].into(), "{is_mux} {esme_first}");
+            it.pass_millis(100);
+            assert!(it.wire.paused.is_empty(), "{is_mux} {esme_first}");
+        }
+    }
+}
+
+#[test]
+fn alerts_behind_one_unanswered_message_have_an_end() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(smsc, &deliver(1, "x"));
+    let alerts = request(Command::ALERT_NOTIFICATION, 2, b"\0\0a\0\0\0b\0").repeat(1 << 10);
+    (0..65).for_each(|_| it.say(smsc, &alerts));
+    let heard = it.heard(esme);
+    assert_eq!(heard.len(), 1 << 16, "as many as numbers are kept");
+    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1025);
+    it.say(esme, &response(&heard[0], Status::OK, b"\0"));
+    it.say(smsc, &alerts);
+    assert_eq!(it.heard(esme).len(), 1 << 10);
 }
 
 #[test]

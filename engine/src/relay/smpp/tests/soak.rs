@@ -316,7 +316,7 @@ impl Soak {
             self.it.drain(conn);
         }
         // Calm: what is open is answered, by its server or by the timer.
-        for _ in 0..80 {
+        for _ in 0..130 {
             self.connect_servers();
             let clients: Vec<_> = self.clients.keys().copied().collect();
             let servers: Vec<_> = self.servers.keys().copied().collect();
