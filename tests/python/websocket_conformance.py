@@ -483,6 +483,8 @@ for number, code in enumerate([0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000,
 @case("9.1")
 def above_the_limit(it):
     it.send(frame(BINARY, request(b"*" * MESSAGE_BYTES_MAX))[:1000])
+    refusal = it.next()
+    assert refusal.data.startswith(b"SIP/2.0 513 "), refusal
     it.expect_close(1009)
 
 

@@ -534,15 +534,15 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
     let at = |it: &TcpListener, version| node(Transport::Tcp, it.local_addr().unwrap(), version);
     let nodes = vec![at(&still, 0), at(&alive, 1)];
     let key = nodes[0].key;
-    rig.publish(nodes, Routes { from: 1, is_stream: true });
+    rig.publish(nodes.clone(), Routes { from: 1, is_stream: true });
     let (socket, message) = (rig.udp(), sip(&format!("node {}", "x".repeat(30_000))));
-    let count = |it: TcpListener, length: usize| {
+    let count = |it: &TcpListener, length: usize| {
         let mut all = Vec::new();
         it.accept().unwrap().0.read_to_end(&mut all).unwrap();
         (all.len() / length) as u64
     };
     let length = message.len();
-    let alive = std::thread::spawn(move || count(alive, length));
+    let alive = std::thread::spawn(move || count(&alive, length));
     let mut sent = 0;
     while rig.statistics(0).figures.streams.slow_closed == 0 {
         socket.send(&message).unwrap();
@@ -550,8 +550,15 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
         while rig.statistics(0).counters.handled < sent {}
     }
     assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+    // Once it is believed again, it is connected to again.
+    rig.publish(nodes, Routes { from: 1, is_stream: true });
+    socket.send(&sip("node again")).unwrap();
+    while rig.statistics(0).figures.connections < 2 {}
     rig.stop();
-    let (first, second) = (count(still, length), alive.join().unwrap());
+    let (first, second) = (count(&still, length), alive.join().unwrap());
+    let mut again = String::new();
+    still.accept().unwrap().0.read_to_string(&mut again).unwrap();
+    assert!(again.ends_with("node again"), "{again}");
     assert!(second > 0);
     socket.set_nonblocking(true).unwrap();
     let answered = std::iter::from_fn(|| socket.recv(&mut [0; 8]).ok()).count() as u64;
