@@ -187,6 +187,7 @@ impl Wire for Wanted {
         self.0.push(conn);
     }
 
+    fn secure(&mut self, _conn: Conn) {}
     fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
         true
     }

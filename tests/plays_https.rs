@@ -265,3 +265,20 @@ fn clients_are_asked_for_certificates_where_a_key_says_so() {
         assert_eq!(is_served(&lb, &unknown), admits_unknown, "{http}");
     }
 }
+
+#[test]
+fn the_proxy_protocol_stands_in_front_of_tls() {
+    let setup = secure().set("httpProxyProtocol", "true").set("httpXForwarded", "true");
+    let lb = setup.start();
+    let server = WebServer::start(|asked| ok(&asked.head));
+    let _node = lb.web_node("n", &server, &[]);
+    let config = client_config();
+    let preface = b"PROXY TCP4 198.51.100.9 127.0.0.1 4097 443\r\n";
+    let mut client =
+        WebStream::connect_secure_behind(preface, lb.https(), &config, "lb.test").unwrap();
+    for _ in 0..2 {
+        let said = String::from_utf8(ask(&mut client, "/").body).unwrap();
+        assert!(said.contains("X-Forwarded-For: 198.51.100.9\r\n"), "{said}");
+    }
+    assert!(WebStream::connect_secure(lb.https(), &config, "lb.test").is_err(), "it is demanded");
+}

@@ -99,8 +99,21 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     }
     let text = markdown(arguments, &machine, &rows);
     std::io::stdout().write_all(text.as_bytes())?;
-    let Some(file) = arguments.write.as_deref() else { return Ok(()) };
-    table::write(file, "nodes", &text)
+    if let Some(file) = arguments.write.as_deref() {
+        table::write(file, "nodes", &text)?;
+    }
+    let over: Vec<&str> = rows.iter().filter(|it| it.is_over()).map(|it| it.title).collect();
+    if over.is_empty() {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!("beyond what is allowed: {}", over.join(", "))))
+}
+
+impl Row {
+    /// Whether something in it is more than the balancer is meant to take.
+    fn is_over(&self) -> bool {
+        self.control > CONTROL_MAX || self.failed > 0 || self.reach[1] > REACHED_WITHIN
+    }
 }
 
 fn measure(arguments: &Arguments, kind: &'static CrowdKind) -> std::io::Result<Row> {
@@ -386,6 +399,10 @@ const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const SOURCES: usize = 12;
 const QUESTION_EVERY: Duration = Duration::from_millis(1);
 const REACH_MAX: Duration = Duration::from_secs(10);
+/// Most of a core for the thread that owns the node table.
+const CONTROL_MAX: f64 = 0.25;
+/// In this time every shard knows a new node.
+const REACHED_WITHIN: Duration = Duration::from_millis(50);
 const START_MAX: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(2);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);

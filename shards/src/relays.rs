@@ -263,6 +263,10 @@ impl Driven for Http {
         Http::source_connections_max(self)
     }
 
+    fn reads_preface(&self) -> bool {
+        Http::reads_preface(self)
+    }
+
     fn refused(&mut self, why: Full) {
         let why = match why {
             Full::All => Refusal::Connections,

@@ -248,10 +248,21 @@ impl WebStream {
         config: &Arc<ClientConfig>,
         name: &str,
     ) -> io::Result<WebStream> {
+        WebStream::connect_secure_behind(b"", to, config, name)
+    }
+
+    /// The same, and says something in clear first.
+    pub fn connect_secure_behind(
+        preface: &[u8],
+        to: SocketAddr,
+        config: &Arc<ClientConfig>,
+        name: &str,
+    ) -> io::Result<WebStream> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let connection = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
         let (mut alpn, mut handshake) = (None, None);
         let mut stream = WebStream::over(TcpStream::connect(to)?, |socket| {
+            (&socket).write_all(preface)?;
             let mut stream = StreamOwned::new(connection, socket);
             while stream.conn.is_handshaking() {
                 stream.conn.complete_io(&mut stream.sock)?;

@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Rewrite, S
             None if is_rule => it.rules.push(rule(element)?),
             what => {
                 let what = what.unwrap_or_else(|| format!("<{}>", element.tag_name().name()));
-                warnings.push(format!("{what} needs a servlet container: left out; {ALLOWED}"));
+                warnings.push(format!("{what} does not work here: left out; {ALLOWED}"));
             }
         }
     }
@@ -112,12 +112,24 @@ pub(super) fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Rewrite, S
 
 /// The first thing in a rule that cannot work here.
 fn foreign(rule: Node<'_, '_>) -> Option<String> {
+    if let Some(kind) = rule.attribute("match-type").filter(|it| *it != "regex") {
+        return Some(format!("match-type {kind}"));
+    }
     rule.children().filter(Node::is_element).find_map(|it| {
         let name = it.tag_name().name();
         let kind = it.attribute("type").unwrap_or("header");
         let operator = it.attribute("operator").unwrap_or("equal");
         match name {
-            "name" | "note" | "from" | "to" => None,
+            "name" | "note" | "from" => None,
+            "to" => {
+                let said = |name: &str| it.attribute(name).filter(|it| *it != "false");
+                let kind = it.attribute("type").filter(|it| *it != "forward");
+                kind.map(|it| format!("<to> of type {it}")).or_else(|| {
+                    let name =
+                        ["qsappend", "encode", "context"].into_iter().find(|it| said(it).is_some());
+                    name.map(|it| format!("<to> with {it}"))
+                })
+            }
             "condition" if !CONDITIONS.contains(&kind) => Some(format!("condition type {kind}")),
             "condition" if !["equal", "notequal"].contains(&operator) => {
                 Some(format!("condition operator {operator}"))
@@ -218,10 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_servlet_container_is_left_out_with_a_warning() {
+    fn what_does_not_work_here_is_left_out_with_a_warning() {
         for (text, what) in [
             ("<outbound-rule><from>a</from></outbound-rule>", "<outbound-rule>"),
             ("<rule><from>a</from><run class=\"x\"/></rule>", "a rule with <run>"),
+            ("<rule match-type=\"wildcard\"><from>/a/*</from></rule>", "match-type wildcard"),
+            ("<rule><from>a</from><to type=\"redirect\">b</to></rule>", "<to> of type redirect"),
+            ("<rule><from>a</from><to qsappend=\"true\">b</to></rule>", "<to> with qsappend"),
             (
                 "<rule><condition type=\"session-attribute\" name=\"a\"/><from>a</from></rule>",
                 "condition type session-attribute",

@@ -269,6 +269,7 @@ impl Event {
     pub fn level(&self) -> log::Level {
         match self {
             Event::Changed { difference, .. } if !difference.is_of_routing() => log::Level::Debug,
+            Event::Bad { bad: Bad::Response, .. } => log::Level::Error,
             Event::Removed { reason: Removal::Silent { .. } | Removal::Unanswered, .. }
             | Event::Down { .. }
             | Event::Lost { .. }

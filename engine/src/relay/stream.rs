@@ -107,6 +107,9 @@ pub trait Wire {
     /// `most` already. What it was counted for before is forgotten.
     fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool;
 
+    /// From the first byte that is not consumed the client speaks TLS. What it says inside is offered as ever.
+    fn secure(&mut self, conn: Conn);
+
     /// Sends what is queued, then says that no more will come (half-close).
     fn end(&mut self, conn: Conn);
 

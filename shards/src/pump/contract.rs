@@ -33,6 +33,11 @@ pub trait Driven: StreamRelay + Send + 'static {
     /// Most connections that one source may open; 0 is any number.
     fn source_connections_max(&self) -> usize;
 
+    /// Clients say something in clear before TLS begins: see [`Wire::secure`].
+    fn reads_preface(&self) -> bool {
+        false
+    }
+
     /// A client was not let in.
     fn refused(&mut self, why: Full);
 

@@ -58,6 +58,7 @@ impl<R: Driven> Pump<R> {
             }
         };
         let is_secure = self.doors.get(usize::from(door)).is_some_and(|it| it.is_secure);
+        let is_secure = is_secure && !self.relay.reads_preface();
         let layers = match (is_secure, lent.security) {
             (false, _) => None,
             (true, Some(security)) => {

@@ -459,6 +459,18 @@ impl Wire for Hand<'_, '_> {
         line.place.is_some()
     }
 
+    fn secure(&mut self, conn: Conn) {
+        let config = self.around.security.map(|it| it.stream_server(self.around.protocol));
+        let layers = config.and_then(|it| Layers::tls_server(Arc::clone(it)).ok());
+        let deadline = self.around.now + self.around.handshake_time;
+        let Some((id, line)) = self.line(conn) else { return };
+        if layers.is_none() {
+            return self.lines.fail(id, Gone::Handshake);
+        }
+        (line.layers, line.phase) = (layers, Phase::Securing);
+        self.lines.wheel.arm(timer_of(id), deadline);
+    }
+
     fn end(&mut self, conn: Conn) {
         let Some((id, line)) = self.line(conn) else { return };
         line.is_ending = true;

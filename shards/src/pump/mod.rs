@@ -220,6 +220,7 @@ impl<R: Driven> Pump<R> {
         let mut clear = std::mem::take(lent.clear);
         let decrypted = layers.decrypt(came, line.peer, &mut clear, &mut line.unsent);
         let (listener, is_ours) = (line.listener, line.listener.is_none());
+        let is_known = line.conn.is_some();
         match decrypted {
             Ok(progress) => {
                 line.has_ended |= progress.is_ended;
@@ -233,6 +234,7 @@ impl<R: Driven> Pump<R> {
                     self.figures.tls_handshakes += 1;
                     self.lines.wheel.cancel(timer_of(id));
                     match listener {
+                        Some(_) if is_known => {}
                         Some(door) => self.introduce(lent, id, door),
                         None => self.tell_connected(lent, id),
                     }
@@ -259,7 +261,7 @@ impl<R: Driven> Pump<R> {
     }
 
     /// Offers the relay what it has kept waiting and what came behind it.
-    fn offer(&mut self, lent: &Lent<'_>, id: LineId, came: &[u8]) {
+    fn offer(&mut self, lent: &mut Lent<'_>, id: LineId, came: &[u8]) {
         let Some(line) = self.lines.find(id) else { return };
         let Some(conn) = line.conn else { return };
         if line.is_paused {
@@ -289,6 +291,10 @@ impl<R: Driven> Pump<R> {
             kept.drain(..consumed.min(kept.len()));
         }
         match self.lines.find(id) {
+            Some(line) if line.phase == Phase::Securing => {
+                self.take_in(lent, id, &kept); // the relay has asked for TLS behind what it consumed
+                self.lines.recycle(kept);
+            }
             Some(line) if line.conn == Some(conn) && !kept.is_empty() => {
                 let is_too_much = kept.len() > UNCONSUMED_BYTES_MAX && !line.is_paused;
                 line.kept = kept;

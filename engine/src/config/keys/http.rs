@@ -210,7 +210,7 @@ pub(super) const HTTP: &[Key] = &[
         &["httpProxyProtocol"],
         &["http/httpProxyProtocol"],
         "false",
-        "Connections on httpPort must begin with a PROXY protocol header, version 1 or 2.",
+        "Connections on httpPort and httpsPort must begin with a PROXY protocol header, version 1 or 2.",
         "true",
         Kind::Flag(|it| &mut it.config.http.proxy_protocol),
     ),

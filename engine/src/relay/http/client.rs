@@ -31,7 +31,16 @@ impl Http {
             let Some(client) = self.slots.client(conn) else { return bytes.len() };
             let step = match (client.phase, &client.exchange) {
                 (Phase::Lingering, _) => return bytes.len(),
-                (Phase::Preface, _) => self.preface(now, conn, rest, wire),
+                (Phase::Preface, _) => {
+                    let listener = usize::from(client.listener);
+                    let step = self.preface(now, conn, rest, wire);
+                    let is_secure = self.settings.listener(listener).is_some_and(|it| it.is_secure);
+                    if is_secure && step > 0 && self.slots.client(conn).is_some() {
+                        wire.secure(conn);
+                        return consumed + step;
+                    }
+                    step
+                }
                 (Phase::Requests, None) => self.request(now, conn, rest, snapshot, wire),
                 (Phase::Requests, Some(it)) if it.tunnel.is_some() => {
                     self.tunnel_to_node(now, conn, rest, wire);

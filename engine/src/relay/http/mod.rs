@@ -155,8 +155,12 @@ impl Http {
     /// Most connections that one source may open, before anything of them is read; 0 is any number. Behind
     /// the PROXY protocol the source is not known yet.
     pub fn source_connections_max(&self) -> usize {
-        let http = self.settings.http();
-        if http.proxy_protocol { 0 } else { http.source_connections_max }
+        if self.reads_preface() { 0 } else { self.settings.http().source_connections_max }
+    }
+
+    /// Clients begin with a PROXY protocol header, in clear where TLS follows.
+    pub fn reads_preface(&self) -> bool {
+        self.settings.http().proxy_protocol
     }
 
     /// A client was not let in.
@@ -217,7 +221,7 @@ impl StreamRelay for Http {
     ) -> Option<Conn> {
         let settings = Arc::clone(&self.settings);
         let number = u8::try_from(listener).ok()?;
-        let is_secure = settings.listener(listener)?.is_secure;
+        settings.listener(listener)?;
         if self.is_stopping {
             self.counters.refused(Refusal::Connections);
             return None;
@@ -225,7 +229,7 @@ impl StreamRelay for Http {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let mut client = Client::new(number, source);
         let mut patience = settings.http().client_idle;
-        if settings.http().proxy_protocol && !is_secure {
+        if self.reads_preface() {
             client.phase = Phase::Preface;
             patience = settings.http().head_time;
         }

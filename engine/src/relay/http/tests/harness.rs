@@ -22,6 +22,8 @@ pub(super) struct Socket {
     pub(super) sent: Vec<u8>,
     /// All that was ever sent, in bytes.
     pub(super) sent_bytes: u64,
+    /// Speaks TLS by now.
+    pub(super) is_secured: bool,
     /// Whom it counts for.
     source: Option<IpAddr>,
     /// Where it was opened to; `None`: a client's.
@@ -97,6 +99,10 @@ impl Wire for Recorder {
         let fits = others.count() < most;
         self.socket(conn).source = Some(source).filter(|_| fits);
         fits
+    }
+
+    fn secure(&mut self, conn: Conn) {
+        self.socket(conn).is_secured = true;
     }
 
     fn end(&mut self, conn: Conn) {

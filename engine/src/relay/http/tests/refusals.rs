@@ -207,7 +207,7 @@ fn fields_of_our_own_are_written_by_key() {
 
 #[test]
 fn the_proxy_protocol_names_the_client() {
-    let keys = "httpProxyProtocol=true\nhttpXForwarded=true\nhttpSourceConnectionsMax=1\nhttpHeadTimeout=1000";
+    let keys = "httpsPort=2081\nhttpProxyProtocol=true\nhttpXForwarded=true\nhttpSourceConnectionsMax=1\nhttpHeadTimeout=1000";
     let mut world = World::new(keys, web_nodes(1));
     let client = world.open();
     let preface = "PROXY TCP4 198.51.100.9 10.0.0.1 4711 80\r\n";
@@ -218,6 +218,13 @@ fn the_proxy_protocol_names_the_client() {
     let second = world.open();
     world.send(second, preface);
     assert!(world.is_gone(second), "its source has enough");
+    let inside = world.open_at(1).unwrap();
+    world.send(inside, preface.replace("100.9", "100.8"));
+    assert!(world.wire.sockets[&inside].is_secured && !world.wire.sockets[&client].is_secured);
+    let node = world.ask(inside, get("/"));
+    assert!(
+        world.take(node).contains("X-Forwarded-For: 198.51.100.8\r\nX-Forwarded-Proto: https\r\n")
+    );
     let bare = world.open();
     world.send(bare, get("/"));
     assert!(world.is_gone(bare), "who does not speak it is not let in");

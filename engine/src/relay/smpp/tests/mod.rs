@@ -53,6 +53,8 @@ impl Wire for Recorder {
         self.resumed.push(conn);
     }
 
+    fn secure(&mut self, _conn: Conn) {}
+
     fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
         true
     }
