@@ -91,7 +91,7 @@ fn a_pod_that_is_for_others_from_now_on_expires() {
     wait_names(&lb, "as-0");
     server.put(&pod.label("lbs", "10.1.1.1"));
     wait_names(&lb, "");
-    assert!(lb.has_logged("removed. Last timestamp"), "{}", lb.log());
+    lb.wait_log("removed. Last timestamp");
 }
 
 #[test]

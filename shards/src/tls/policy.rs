@@ -55,6 +55,9 @@ impl Terms {
         let mut provider = ring::default_provider();
         provider.key_provider = &Signers;
         provider.kx_groups = KEY_EXCHANGES.to_vec();
+        // AWS-LC gathers entropy when the process first needs some, 40 ms long and on a busy host for seconds:
+        // now, and not in the first handshake, where a whole shard would stand still.
+        drop(KEY_EXCHANGES.first().map(|it| it.start()));
         provider.cipher_suites.sort_by_key(|it| it.suite() != CIPHER_SUITE_FIRST);
         let wanted = &config.cipher_suites;
         if !wanted.is_empty() {
