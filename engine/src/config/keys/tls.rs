@@ -85,7 +85,7 @@ pub(super) const TLS: &[Key] = &[
                 draft.config.tls.peers = match text {
                     "Default" => PeerCertificates::ServersOnly,
                     "DisabledAll" => PeerCertificates::Unchecked,
-                    _ => clients(text).ok_or_else(|| {
+                    _ => clients(text).map_err(|_| {
                         format!("\"{text}\"; allowed is Default, Enabled, Want, Disabled or DisabledAll")
                     })?,
                 };
@@ -104,9 +104,7 @@ pub(super) const TLS: &[Key] = &[
         Kind::Other {
             allowed: "Enabled, Want or Disabled",
             set: |draft, text| {
-                clients(text)
-                    .map(|it| draft.config.tls.http_clients = it)
-                    .ok_or_else(|| format!("\"{text}\"; allowed is Enabled, Want or Disabled"))
+                clients(text).map(|it| draft.config.tls.http_clients = it)
             },
             differs: |a, b| a.tls.http_clients != b.tls.http_clients,
         },
@@ -120,9 +118,7 @@ pub(super) const TLS: &[Key] = &[
         Kind::Other {
             allowed: "Enabled, Want or Disabled",
             set: |draft, text| {
-                clients(text)
-                    .map(|it| draft.config.tls.smpp_clients = it)
-                    .ok_or_else(|| format!("\"{text}\"; allowed is Enabled, Want or Disabled"))
+                clients(text).map(|it| draft.config.tls.smpp_clients = it)
             },
             differs: |a, b| a.tls.smpp_clients != b.tls.smpp_clients,
         },
@@ -199,11 +195,11 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const SECONDS_MAX: i64 = 3_600;
 
 /// What is asked of clients.
-fn clients(text: &str) -> Option<PeerCertificates> {
+fn clients(text: &str) -> Result<PeerCertificates, String> {
     match text {
-        "Enabled" => Some(PeerCertificates::Required),
-        "Want" => Some(PeerCertificates::Wanted),
-        "Disabled" => Some(PeerCertificates::ServersOnly),
-        _ => None,
+        "Enabled" => Ok(PeerCertificates::Required),
+        "Want" => Ok(PeerCertificates::Wanted),
+        "Disabled" => Ok(PeerCertificates::ServersOnly),
+        _ => Err(format!("\"{text}\"; allowed is Enabled, Want or Disabled")),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::harness::{OK, World, get, post, status_of, web_node, web_nodes};
 use crate::relay::Report;
-use crate::relay::stream::Gone;
+use crate::relay::stream::{Conn, Gone};
 use crate::stats::Refusal;
 
 fn refused(world: &World, why: Refusal) -> u64 {
@@ -35,16 +35,22 @@ fn a_node_that_refuses_is_passed_over_whatever_the_method() {
     }
 }
 
-#[test]
-fn every_node_refusing_is_a_bad_gateway_and_the_connection_lives() {
+/// Two nodes, neither of which can be reached for this reason, and the client that asked.
+fn both_unreached(why: Gone) -> (World, Conn) {
     let mut world = World::new("", web_nodes(2));
     world.connects = false;
     let client = world.open();
     world.send(client, get("/"));
     for _ in 0..2 {
         let node = world.connecting();
-        world.gone(node, Gone::Refused);
+        world.gone(node, why);
     }
+    (world, client)
+}
+
+#[test]
+fn every_node_refusing_is_a_bad_gateway_and_the_connection_lives() {
+    let (mut world, client) = both_unreached(Gone::Refused);
     let text = world.take(client);
     assert_eq!(status_of(&text), 502, "{text}");
     assert!(!text.contains("Connection: close"), "{text}");
@@ -73,14 +79,7 @@ fn a_request_goes_on_until_a_node_takes_it() {
 
 #[test]
 fn a_want_of_our_own_is_no_fault_of_the_nodes() {
-    let mut world = World::new("", web_nodes(2));
-    world.connects = false;
-    let client = world.open();
-    world.send(client, get("/"));
-    for _ in 0..2 {
-        let node = world.connecting();
-        world.gone(node, Gone::Shortage);
-    }
+    let (mut world, client) = both_unreached(Gone::Shortage);
     let text = world.take(client);
     assert_eq!(status_of(&text), 503, "{text}");
     assert_eq!(world.reports(), [], "no node is suspect");
