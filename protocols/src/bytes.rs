@@ -107,6 +107,18 @@ impl Edits {
         self.write(span, |out| out.extend_from_slice(text));
     }
 
+    /// The same where other text may have been put there already: the last one counts.
+    pub fn supersede(&mut self, span: Span, text: &[u8]) {
+        let edits = self.edits.get_mut(..self.count).unwrap_or_default();
+        if let Some(edit) = edits.iter_mut().find(|it| it.at == span) {
+            let start = self.text.len();
+            self.text.extend_from_slice(text);
+            edit.text = Span::new(start, self.text.len());
+        } else {
+            self.replace(span, text);
+        }
+    }
+
     /// Puts `text` before the byte at `at`.
     pub fn insert(&mut self, at: u32, text: &[u8]) {
         self.replace(Span { start: at, end: at }, text);

@@ -252,11 +252,13 @@ impl<'m, 'n> Index<'m, 'n> {
         {
             self.custom = Some(line.value());
         }
-        if line.kind == Name::Other {
-            return Ok(());
-        }
+        // Many stacks end a line at a lone CR (RFC 3261 §25.1 knows none): what stands behind it would be a
+        // header for them and none for us.
         if line.lone_return {
             return Err(Malformed::LoneReturn { at: line.span.start });
+        }
+        if line.kind == Name::Other {
+            return Ok(());
         }
         let value = line.value();
         let (slot, field) = match line.kind {
@@ -555,6 +557,7 @@ mod tests {
             ("To: ", "To ", Malformed::HeaderLine { at: to_at }, Some(400)),
             ("To: ", "Sub\rject: \r\nTo: ", Malformed::HeaderLine { at: to_at }, Some(400)),
             ("To: Bob", "To: B\rob", Malformed::LoneReturn { at: to_at }, Some(400)),
+            ("To: ", "X: 1\rX: 2\r\nTo: ", Malformed::LoneReturn { at: to_at }, Some(400)),
             ("From: ", "Frm: ", Malformed::Missing(Field::From), None),
             ("To: Bob <sip:bob@example.com>", "To: ", Malformed::Missing(Field::To), None),
             ("Call-ID: ", "Call: ", Malformed::Missing(Field::CallId), None),
@@ -634,7 +637,7 @@ mod tests {
             ("INVITE sip:bob@example.com SIP/2.0", "\r\n\r\n\nINVITE sip:bob@example.com SIP/2.0"),
             ("INVITE sip:bob@example.com SIP/2.0\r\n", "INVITE tel:911 SIP/2.0\n"),
             ("Supported: replaces, timer", "Supported: \"never closed, <\r\n ,,;;"),
-            ("Supported: replaces", "Supported: repl\races\0\u{7f}\u{ff}"),
+            ("Supported: replaces", "Supported: replaces\0\u{7f}\u{ff}"),
             ("Supported: replaces, timer", "Supported:\r\nsupported : x\r\nk:y"),
             ("Contact: <sip:alice@203.0.113.5:5062>", "m: *"),
             ("Max-Forwards: 70", "Max-Forwards: 300"),

@@ -99,8 +99,12 @@ impl<'v> Via<'v> {
             let seen = Some(param.value);
             match param.name.len() {
                 6 if is_named(param.name, b"branch") => via.branch = via.branch.or(seen),
-                8 if is_named(param.name, b"received") && via.received.is_none() => {
-                    via.received = seen;
+                // Twice is once too often (RFC 3261 §7.3.1): responses would go where the sender of the second
+                // one wants them.
+                8 if is_named(param.name, b"received") => {
+                    if via.received.replace(param.value).is_some() {
+                        return None;
+                    }
                     via.received_span = Some(param.span);
                 }
                 5 if is_named(param.name, b"rport") && via.rport.is_none() => {
@@ -197,6 +201,7 @@ mod tests {
     fn vias_fall_into_parts() {
         let cases: &[(&str, Option<&str>)] = &[
             ("SIP/2.0/UDP h", Some("UDP h|h|-|-|-|-|-")),
+            ("SIP/2.0/UDP h;received=1.1.1.1;RECEIVED=2.2.2.2", None),
             (
                 "SIP/2.0/UDP 192.0.2.1:5062;branch=z9hG4bK1;rport",
                 Some("UDP 192.0.2.1:5062|192.0.2.1|5062|=z9hG4bK1|-|=|-"),
