@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use engine::balance::{ALGORITHMS, Shard};
 use engine::config::Config;
-use engine::names::Answer;
+use engine::names::{Answer, Target};
 use engine::relay::smpp::{PLAIN_LISTENER, Smpp, SmppSettings};
 use engine::relay::stream::{Conn, Room, Secure, StreamRelay, Wire};
 use engine::relay::{Leg, Verdict};
@@ -161,7 +161,8 @@ fn nor_does_a_nodes_request_to_a_name_that_is_known() {
     assert_eq!(relay.handle(&arrival, &invite, &snapshot, &mut out), Verdict::Resolve);
     let name = relay.wanted_name().unwrap();
     assert_eq!(name.host, "carrier.example.com");
-    let targets = vec![(Transport::Udp, SocketAddr::from(([203, 0, 113, 9], 5060)))];
+    let address = SocketAddr::from(([203, 0, 113, 9], 5060));
+    let targets = vec![Target { transport: Transport::Udp, address, rank: 0, weight: 1 }];
     let answer = Answer { targets, ttl: Duration::from_secs(60) };
     relay.handle_name(now, name, Ok(answer));
     let mut made = 0;

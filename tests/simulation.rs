@@ -553,11 +553,10 @@ impl World {
     /// A datagram came back: the shard avoids the node and decides the message again.
     fn refused(&mut self, to: SocketAddr, origin: Origin) {
         let shard = &mut self.shards[origin.shard];
-        if let Some(key) = shard.relay.refused(to, &shard.snapshot) {
-            let is_known =
-                shard.snapshot.find(key).is_some_and(|it| shard.snapshot.node(it).suspect);
-            if !is_known {
-                shard.snapshot = Arc::new(shard.snapshot.suspecting(key));
+        if let Some((key, way)) = shard.relay.refused(to, Transport::Udp, &shard.snapshot) {
+            let node = shard.snapshot.find(key).map(|it| shard.snapshot.node(it));
+            if node.is_some_and(|it| !it.suspect.has(way)) {
+                shard.snapshot = Arc::new(shard.snapshot.suspecting(key, way));
             }
         }
         let until = self.net.now() + SUSPECT + CHECK + Duration::from_millis(SWITCH_MS as u64);
@@ -653,7 +652,7 @@ impl World {
                 self.fail(&format!("{} lives and beats but is no member", node.name()), b"", b"");
             };
             let found = snapshot.node(id);
-            if found.suspect && now > node.avoided_until {
+            if !found.suspect.is_empty() && now > node.avoided_until {
                 self.fail(&format!("{} is still avoided", node.name()), b"", b"");
             }
         }
@@ -769,7 +768,7 @@ impl World {
         let snapshot = Arc::new(snapshot.after(&self.published));
         self.say(|| {
             let live = snapshot.nodes().iter().map(|it| {
-                let flags = [(it.graceful, " leaving"), (it.suspect, " suspect")];
+                let flags = [(it.graceful, " leaving"), (!it.suspect.is_empty(), " suspect")];
                 let flags: String = flags.iter().filter(|it| it.0).map(|it| it.1).collect();
                 format!("{}{flags}", it.host_name)
             });

@@ -22,13 +22,27 @@ pub struct Query {
     pub sips: bool,
 }
 
-/// Where to send, best first.
+/// Where to send, best first. The same records give the same answer, whoever asks and whenever: chance has its
+/// part when a message chooses, which must choose as the other messages of its transaction do (§4.4).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Answer {
-    /// Never empty, at most [`TARGETS_MAX`]; the later ones are for when the earlier ones fail.
-    pub targets: Vec<(Transport, SocketAddr)>,
+    /// Never empty, at most [`TARGETS_MAX`].
+    pub targets: Vec<Target>,
     /// How long this may be believed, between [`TTL_MIN`] and [`TTL_MAX`].
     pub ttl: Duration,
+}
+
+/// One place to send to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// By what.
+    pub transport: Transport,
+    /// Where.
+    pub address: SocketAddr,
+    /// Lower ones are asked first; those of a higher one are for when they fail.
+    pub rank: u16,
+    /// Share among those of one rank (RFC 2782); at least 1.
+    pub weight: u32,
 }
 
 /// What this process can send by; everything else is left out of the answer.
@@ -165,12 +179,10 @@ impl std::fmt::Display for Unresolved {
 
 /// Decides where a query leads, from the record sets that `known` returns.
 ///
-/// `draw` is the source of chance for SRV weights; the same draw gives the same order. Source:
-/// RFC 3263 §4.1 (transport), §4.2 (port and address).
+/// Source: RFC 3263 §4.1 (transport), §4.2 (port and address).
 pub fn select<'r>(
     query: &Query,
     reach: &Reach,
-    draw: u64,
     known: &dyn Fn(&Lookup) -> Option<&'r RecordSet>,
 ) -> Step {
     let transport = query.transport.map(|it| if query.sips { inside_tls(it) } else { it });
@@ -180,7 +192,8 @@ pub fn select<'r>(
             return Step::Unresolved(Unresolved::OutOfReach);
         }
         let port = query.port.unwrap_or(transport.default_port());
-        let targets = vec![(transport, SocketAddr::new(ip, port))];
+        let address = SocketAddr::new(ip, port);
+        let targets = vec![Target { transport, address, rank: 0, weight: 1 }];
         return Step::Done(Answer { targets, ttl: TTL_MAX });
     }
     let Some(host) = domain(&query.host) else {
@@ -188,10 +201,10 @@ pub fn select<'r>(
     };
     let mut search = Search {
         reach,
-        draw,
         known,
         missing: Vec::new(),
         targets: Vec::new(),
+        rank: 0,
         ttl: TTL_MAX,
         negative: NEGATIVE_TTL_MAX,
     };
@@ -230,10 +243,11 @@ pub fn domain(host: &str) -> Option<String> {
 /// One run of [`select`] over a domain name.
 struct Search<'s, 'r> {
     reach: &'s Reach,
-    draw: u64,
     known: &'s dyn Fn(&Lookup) -> Option<&'r RecordSet>,
     missing: Vec<Lookup>,
-    targets: Vec<(Transport, SocketAddr)>,
+    targets: Vec<Target>,
+    /// Of the targets that come next.
+    rank: u16,
     ttl: Duration,
     negative: Duration,
 }
@@ -313,40 +327,32 @@ impl<'r> Search<'_, 'r> {
             .take(RECORDS_MAX)
             .collect();
         let any = !entries.is_empty();
-        self.shuffle(&mut entries, name);
-        for (_, _, port, target) in entries {
-            // An empty target is the root: the service is decidedly not there (RFC 2782).
-            if let Some(target) = domain(target) {
-                self.addresses(&target, port, transport);
+        entries.sort();
+        let mut last = None;
+        for (priority, weight, port, target) in entries {
+            if last.replace(priority).is_some_and(|it| it != priority) {
+                self.rank += 1;
             }
+            // An empty target is the root: the service is decidedly not there (RFC 2782).
+            let Some(target) = domain(target) else { continue };
+            let from = self.targets.len();
+            self.addresses_of(&target, port, transport);
+            // The addresses of one target share its weight. One of 0 is not quite nothing.
+            let those = self.targets.get_mut(from..).unwrap_or_default();
+            let count = u32::try_from(those.len()).unwrap_or(u32::MAX).max(1);
+            let weight = (u32::from(weight) * WEIGHT_SCALE / count).max(1);
+            those.iter_mut().for_each(|it| it.weight = weight);
         }
+        self.rank += 1;
         any
     }
 
-    /// Orders by priority, and by chance in proportion to weight within one priority (RFC 2782).
-    fn shuffle(&self, entries: &mut Vec<(u16, u16, u16, &str)>, name: &str) {
-        entries.sort_by_key(|it| (it.0, it.1));
-        let mut rest = std::mem::take(entries);
-        let mut turn = 0u64;
-        while let Some(priority) = rest.first().map(|it| it.0) {
-            let group = rest.iter().take_while(|it| it.0 == priority);
-            let total: u64 = group.clone().map(|it| u64::from(it.1)).sum();
-            let seed = self.draw.wrapping_add(turn);
-            let point = crate::balance::hash(seed, name.as_bytes()) % (total + 1);
-            let mut sum = 0;
-            let chosen = group
-                .map(|it| {
-                    sum += u64::from(it.1);
-                    sum
-                })
-                .position(|sum| sum >= point)
-                .unwrap_or(0);
-            entries.push(rest.remove(chosen));
-            turn += 1;
-        }
+    fn addresses(&mut self, host: &str, port: u16, transport: Transport) {
+        self.addresses_of(host, port, transport);
+        self.rank += 1;
     }
 
-    fn addresses(&mut self, host: &str, port: u16, transport: Transport) {
+    fn addresses_of(&mut self, host: &str, port: u16, transport: Transport) {
         if !self.reach.has(transport) {
             return;
         }
@@ -359,21 +365,24 @@ impl<'r> Search<'_, 'r> {
                 continue;
             }
             let Some(set) = self.records(host, kind) else { continue };
-            for record in set.iter().take(RECORDS_MAX) {
-                if let Record::Address(ip) = record {
-                    self.target(transport, SocketAddr::new(*ip, port));
-                }
+            let address = |it: &Record| match it {
+                Record::Address(ip) => Some(*ip),
+                _ => None,
+            };
+            // Name servers turn their answers round.
+            let mut ips: Vec<IpAddr> = set.iter().filter_map(address).take(RECORDS_MAX).collect();
+            ips.sort();
+            for ip in ips {
+                self.target(transport, SocketAddr::new(ip, port));
             }
         }
     }
 
     fn target(&mut self, transport: Transport, address: SocketAddr) {
-        let target = (transport, address);
-        if address.port() != 0
-            && self.targets.len() < TARGETS_MAX
-            && !self.targets.contains(&target)
-        {
-            self.targets.push(target);
+        let is_known =
+            self.targets.iter().any(|it| (it.transport, it.address) == (transport, address));
+        if address.port() != 0 && self.targets.len() < TARGETS_MAX && !is_known {
+            self.targets.push(Target { transport, address, rank: self.rank, weight: 1 });
         }
     }
 
@@ -452,6 +461,9 @@ const fn service_prefix(transport: Transport) -> Option<&'static str> {
     }
 }
 
+/// Weights are told in parts of this, since the addresses of one target share its weight.
+const WEIGHT_SCALE: u32 = 1_000;
+
 /// More targets than anyone will try before the transaction times out.
 pub const TARGETS_MAX: usize = 16;
 /// Records of one set that are looked at.
@@ -495,11 +507,11 @@ mod tests {
         }
 
         /// Resolves to the end: what is not in the zone does not exist. Returns the lookups made.
-        fn resolve(&self, query: &Query, reach: &Reach, draw: u64) -> (Step, Vec<String>) {
+        fn resolve(&self, query: &Query, reach: &Reach) -> (Step, Vec<String>) {
             let mut known: HashMap<Lookup, RecordSet> = HashMap::new();
             let mut asked = Vec::new();
             for _ in 0..10 {
-                match select(query, reach, draw, &|it| known.get(it)) {
+                match select(query, reach, &|it| known.get(it)) {
                     Step::Need(lookups) => {
                         assert!(!lookups.is_empty());
                         for it in lookups {
@@ -554,7 +566,7 @@ mod tests {
             Step::Done(answer) => answer
                 .targets
                 .iter()
-                .map(|(transport, at)| format!("{}/{at}", transport.as_param()))
+                .map(|it| format!("{}/{}", it.transport.as_param(), it.address))
                 .collect::<Vec<_>>()
                 .join(" "),
             other => format!("{other:?}"),
@@ -633,7 +645,7 @@ mod tests {
         ];
         let zone = example();
         for (text, reach, want) in cases {
-            let (step, asked) = zone.resolve(&query(text), &reach, 7);
+            let (step, asked) = zone.resolve(&query(text), &reach);
             assert_eq!(show(&step), want, "{text} asked {asked:?}");
         }
     }
@@ -649,7 +661,7 @@ mod tests {
             }),
         ];
         for (text, want) in cases {
-            assert_eq!(zone.resolve(&query(text), &V4, 0).1, want, "{text}");
+            assert_eq!(zone.resolve(&query(text), &V4).1, want, "{text}");
         }
     }
 
@@ -666,15 +678,31 @@ mod tests {
                 ],
             )
             .a("x.example.com", &["192.0.2.1"]);
-        let mut first = 0;
-        for draw in 0..10_000 {
-            let (step, _) = zone.resolve(&query("sip:w.example.com;transport=udp"), &V4, draw * 97);
+        let (step, _) = zone.resolve(&query("sip:w.example.com;transport=udp"), &V4);
+        let Step::Done(answer) = step else { panic!("{step:?}") };
+        let targets = answer.targets.iter().map(|it| (it.address.port(), it.rank, it.weight));
+        assert_eq!(targets.collect::<Vec<_>>(), [(9, 0, 1), (1, 1, 10_000), (3, 1, 30_000)]);
+    }
+
+    #[test]
+    fn addresses_of_one_target_share_its_weight_in_whatever_order_they_come() {
+        let name = "_sip._udp.w.example.com";
+        let records = [srv(1, 10, 1, "x.example.com"), srv(1, 10, 2, "y.example.com")];
+        let mut answers = Vec::new();
+        for turned in [false, true] {
+            let (mut records, mut ips) = (records.to_vec(), ["192.0.2.1", "192.0.2.2"]);
+            if turned {
+                records.reverse();
+                ips.reverse();
+            }
+            let zone = Zone::default().with(name, Kind::Srv, &records);
+            let zone = zone.a("x.example.com", &ips).a("y.example.com", &["192.0.2.3"]);
+            let (step, _) = zone.resolve(&query("sip:w.example.com;transport=udp"), &V4);
             let Step::Done(answer) = step else { panic!("{step:?}") };
-            let ports: Vec<u16> = answer.targets.iter().map(|it| it.1.port()).collect();
-            assert_eq!((ports.len(), ports[0]), (3, 9), "priority 0 is first, draw {draw}");
-            first += usize::from(ports[1] == 3);
+            answers.push(answer.targets);
         }
-        assert!((7_000..8_000).contains(&first), "30 of 40: {first}");
+        let weights: Vec<u32> = answers[0].iter().map(|it| it.weight).collect();
+        assert_eq!((weights, answers[0] == answers[1]), (vec![5_000, 5_000, 10_000], true));
     }
 
     #[test]
@@ -683,7 +711,7 @@ mod tests {
         let lookup = Lookup { name: "a.example.com".into(), kind: Kind::A };
         for (ttl, want) in [(3, 3), (0, 1), (90_000, 3600)] {
             zone.0.get_mut(&lookup).unwrap().ttl = Duration::from_secs(ttl);
-            let (step, _) = zone.resolve(&query("sip:a.example.com;port=1"), &V4, 0);
+            let (step, _) = zone.resolve(&query("sip:a.example.com;port=1"), &V4);
             let Step::Done(answer) = step else { panic!("{step:?}") };
             assert_eq!(answer.ttl, Duration::from_secs(want));
         }
@@ -699,7 +727,7 @@ mod tests {
             let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
             zone = zone.a(&format!("h{it}.example.com"), &ips);
         }
-        let (step, asked) = zone.resolve(&query("sip:big.example.com;transport=udp"), &V4, 1);
+        let (step, asked) = zone.resolve(&query("sip:big.example.com;transport=udp"), &V4);
         let Step::Done(answer) = step else { panic!("{step:?}") };
         assert_eq!(answer.targets.len(), TARGETS_MAX);
         assert!(asked.len() <= 1 + LOOKUPS_MAX, "{}", asked.len());

@@ -115,6 +115,75 @@ impl Bad {
     }
 }
 
+/// A way into a node: one of the ports that it announces. One may be shut while the others serve.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// SIP by this transport.
+    Sip(Transport),
+    /// `httpPort`.
+    Http,
+    /// `sslPort`.
+    Https,
+}
+
+impl Way {
+    /// Every way, by [`Way::index`].
+    pub const ALL: [Way; 7] = [
+        Way::Sip(Transport::Udp),
+        Way::Sip(Transport::Tcp),
+        Way::Sip(Transport::Tls),
+        Way::Sip(Transport::Ws),
+        Way::Sip(Transport::Wss),
+        Way::Http,
+        Way::Https,
+    ];
+
+    /// Position among all of them.
+    pub const fn index(self) -> usize {
+        match self {
+            Way::Sip(transport) => transport.index(),
+            Way::Http => 5,
+            Way::Https => 6,
+        }
+    }
+
+    /// As the log names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Way::Sip(transport) => transport.as_param(),
+            Way::Http => "http",
+            Way::Https => "https",
+        }
+    }
+}
+
+/// The ways on which a node refused a connection or a datagram a moment ago.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Suspect(u8);
+
+impl Suspect {
+    /// Whether it refused on this one.
+    pub const fn has(self, way: Way) -> bool {
+        self.0 & 1 << way.index() != 0
+    }
+
+    /// Whether it refused on none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The ways that are here and not in `before`.
+    pub fn beyond(self, before: Suspect) -> impl Iterator<Item = Way> {
+        Way::ALL.into_iter().filter(move |it| self.has(*it) && !before.has(*it))
+    }
+
+    /// It refused, or is trusted again.
+    pub const fn set(&mut self, way: Way, refused: bool) {
+        let bit = 1 << way.index();
+        self.0 = if refused { self.0 | bit } else { self.0 & !bit };
+    }
+}
+
 /// One live node, as a snapshot holds it. Built by the registry, never edited in place.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -136,8 +205,8 @@ pub struct Node {
     pub graceful: bool,
     /// Alive but not trusted with new work.
     pub bad: Option<Bad>,
-    /// Refused a connection or a datagram a moment ago.
-    pub suspect: bool,
+    /// Where it refused a connection or a datagram a moment ago.
+    pub suspect: Suspect,
     /// When it became a member, for ramp-up.
     pub joined: Time,
     /// How it came to be known.
@@ -145,9 +214,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Whether it may get a new association (`sip.md` 3).
+    /// Whether it may get new associations by whatever it has a port for (`sip.md` 3).
     pub const fn is_eligible(&self) -> bool {
-        !self.graceful && self.bad.is_none() && !self.suspect
+        self.wants_work() && self.suspect.is_empty()
+    }
+
+    /// Whether it wants new associations: by a way that refused a moment ago only where nobody else does.
+    pub const fn wants_work(&self) -> bool {
+        !self.graceful && self.bad.is_none()
     }
 
     /// Whether `ip` and any SIP port match.

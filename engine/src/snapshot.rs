@@ -9,8 +9,9 @@ use std::time::Duration;
 use protocols::sip::Transport;
 use protocols::time::Time;
 
+pub(crate) use self::web::way;
 pub use self::web::{Service, Web};
-use crate::node::{Node, NodeKey, Version};
+use crate::node::{Node, NodeKey, Version, Way};
 
 /// Index of a node in the [`Snapshot`] that named it; meaningless against another snapshot.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -129,7 +130,7 @@ pub struct Snapshot {
     generation: u64,
     nodes: Vec<Node>,
     by_key: ahash::HashMap<NodeKey, NodeId>,
-    by_address: ahash::HashMap<SocketAddr, Vec<NodeId>>,
+    by_address: ahash::HashMap<SocketAddr, Vec<(NodeId, Transport)>>,
     by_ip: ahash::HashMap<IpAddr, Vec<NodeId>>,
     remembered: ahash::HashSet<SocketAddr>,
     clusters: Vec<Cluster>,
@@ -193,13 +194,13 @@ impl Snapshot {
         self
     }
 
-    /// The same table with one node suspect: what a shard goes by, from the moment the node refused
-    /// it something until the control executor publishes its own view. It keeps the generation: the same
+    /// The same table with one node suspect on one way: what a shard goes by, from the moment the node refused
+    /// it something there until the control executor publishes its own view. It keeps the generation: the same
     /// nodes stand at the same places.
-    pub fn suspecting(&self, key: NodeKey) -> Snapshot {
+    pub fn suspecting(&self, key: NodeKey, way: Way) -> Snapshot {
         let mut nodes = self.nodes.clone();
         for node in nodes.iter_mut().filter(|it| it.key == key) {
-            node.suspect = true;
+            node.suspect.set(way, true);
         }
         let mut it = Snapshot::new(self.generation, nodes, &[]);
         it.remembered.clone_from(&self.remembered);
@@ -238,22 +239,22 @@ impl Snapshot {
         let family = Family::of(node.ip) as usize;
         for (transport, port) in node.ports.iter() {
             let at = self.by_address.entry(SocketAddr::new(node.ip, port)).or_default();
-            if !at.contains(&id) {
-                at.push(id);
-            }
+            at.push((id, transport));
+            let way = Way::Sip(transport);
             // Who refused a moment ago is asked only where nobody else could be: for new calls nobody else
             // that wants any, for the others nobody at all.
             let has_better = |wanted: fn(&Node) -> bool| {
                 all.iter().any(|it| {
-                    !it.suspect
+                    !it.suspect.has(way)
                         && wanted(it)
                         && it.version == node.version
                         && it.ip.is_ipv4() == node.ip.is_ipv4()
                         && it.ports.of(transport).is_some()
                 })
             };
-            let is_eligible = wants_calls(node) && (!node.suspect || !has_better(wants_calls));
-            if !node.suspect || !has_better(|_| true) {
+            let is_calm = !node.suspect.has(way);
+            let is_eligible = node.wants_work() && (is_calm || !has_better(Node::wants_work));
+            if is_calm || !has_better(|_| true) {
                 cluster.usable[family][transport.index()].push(id, node);
             }
             if is_eligible {
@@ -293,14 +294,22 @@ impl Snapshot {
         self.by_key.get(&key).copied()
     }
 
-    /// The live node at this address, on any of its SIP ports; of this version if one is asked for,
-    /// else the newest there.
-    pub fn at(&self, address: SocketAddr, version: Option<Version>) -> Option<NodeId> {
-        let ids = self.by_address.get(&address)?;
-        match version {
-            Some(version) => ids.iter().copied().find(|it| self.node(*it).version == version),
-            None => ids.last().copied(),
-        }
+    /// The live node at this address, by its port for `transport` or else any of its SIP ports; of this
+    /// version if one is asked for, else the newest there.
+    ///
+    /// Nodes on one host may have each other's port numbers, for other transports.
+    pub fn at(
+        &self,
+        address: SocketAddr,
+        transport: Option<Transport>,
+        version: Option<Version>,
+    ) -> Option<NodeId> {
+        let ports = self.by_address.get(&address)?;
+        let is_of =
+            |(id, _): &&(NodeId, Transport)| version.is_none_or(|it| self.node(*id).version == it);
+        let of_version = || ports.iter().rev().filter(is_of);
+        let exact = of_version().find(|(_, it)| Some(*it) == transport);
+        exact.or_else(|| of_version().next()).map(|(id, _)| *id)
     }
 
     /// Whether any live node has this IP address.
@@ -400,7 +409,8 @@ fn newest_of(
     // Nodes of one list are all suspect, or none is.
     let is_calm = |list: &Candidates| {
         let first = list.ids().first().and_then(|it| nodes.get(usize::from(it.0)));
-        first.is_some_and(|it| !it.suspect)
+        let way = Transport::ALL.get(transport).map(|it| Way::Sip(*it));
+        first.is_some_and(|it| way.is_some_and(|way| !it.suspect.has(way)))
     };
     let best = |lists: fn(&Cluster) -> &[[Candidates; 5]; 2]| {
         let newest_with = |wanted: &dyn Fn(&Candidates) -> bool| {
@@ -411,11 +421,6 @@ fn newest_of(
     let usable = best(|it| &it.usable).or(clusters.last());
     let eligible = best(|it| &it.eligible).or(usable);
     [eligible, usable].map(|it| it.map_or(Version(0), |it| it.version))
-}
-
-/// Whether a node may begin calls, suspicion aside.
-const fn wants_calls(node: &Node) -> bool {
-    !node.graceful && node.bad.is_none()
 }
 
 /// What fits a [`NodeId`] with room to spare; the registry refuses more.
@@ -433,7 +438,7 @@ mod tests {
     use std::net::Ipv6Addr;
 
     use super::*;
-    use crate::balance::testing::{identify, node, node_at};
+    use crate::balance::testing::{UDP, identify, node, node_at};
     use crate::node::Bad;
 
     fn table(nodes: Vec<Node>) -> Snapshot {
@@ -517,7 +522,7 @@ mod tests {
             ("well", |_| {}, [1, 1]),
             ("leaving", |it| it.graceful = true, [0, 1]),
             ("bad", |it| it.bad = Some(Bad::Errors), [0, 1]),
-            ("suspect", |it| it.suspect = true, [0, 0]),
+            ("suspect", |it| it.suspect.set(UDP, true), [0, 0]),
             ("without the port", |it| it.ports.0[Transport::Udp.index()] = None, [0, 0]),
         ];
         let newest =
@@ -542,11 +547,11 @@ mod tests {
         let key = |id: Option<NodeId>| id.map(|it_| it.node(it_).key);
         assert_eq!(key(it.find(odd.key)), Some(odd.key));
         assert_eq!(it.find(node(2).key), None);
-        assert_eq!(key(it.at(at(1, 5081), None)), Some(odd.key));
-        assert_eq!(key(it.at(at(1, 5060), None)), Some(newer.key), "the newest");
-        assert_eq!(key(it.at(at(1, 5060), Some(Version(0)))), Some(odd.key));
-        assert_eq!(it.at(at(1, 5060), Some(Version(1))), None);
-        assert_eq!(it.at(at(1, 5082), None), None);
+        assert_eq!(key(it.at(at(1, 5081), None, None)), Some(odd.key));
+        assert_eq!(key(it.at(at(1, 5060), None, None)), Some(newer.key), "the newest");
+        assert_eq!(key(it.at(at(1, 5060), None, Some(Version(0)))), Some(odd.key));
+        assert_eq!(it.at(at(1, 5060), None, Some(Version(1))), None);
+        assert_eq!(it.at(at(1, 5082), None, None), None);
         assert_eq!(it.on(node(1).ip).len(), 2);
         assert!(it.on(node(2).ip).is_empty());
         assert!(it.has_ip(node(1).ip) && !it.has_ip(node(9).ip));

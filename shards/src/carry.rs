@@ -225,7 +225,7 @@ impl<D: Decide> Shard<D> {
     /// Whether a peer on a listener's leg is none of the nodes, which share the only leg in single-entry
     /// mode.
     fn is_client(&self, listener: &Listener, to: SocketAddr) -> bool {
-        listener.leg == Leg::External && self.snapshot.at(to, None).is_none()
+        listener.leg == Leg::External && self.snapshot.at(to, None, None).is_none()
     }
 
     /// Connects to a peer, unless it is a client that cannot be called (RFC 7118 §5).
@@ -361,12 +361,13 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// A node refused: avoid it here from now on, and let control know.
-    pub(crate) fn refused(&mut self, address: SocketAddr) {
-        let Some(key) = self.relay.refused(address, &self.snapshot) else { return };
-        let is_known = self.snapshot.find(key).is_some_and(|it| self.snapshot.node(it).suspect);
-        if !is_known {
-            self.snapshot = Arc::new(self.snapshot.suspecting(key));
+    /// A node refused: avoid it here, by this transport, from now on, and let control know.
+    pub(crate) fn refused(&mut self, address: SocketAddr, transport: Transport) {
+        let told = self.relay.refused(address, transport, &self.snapshot);
+        let Some((key, way)) = told else { return };
+        let node = self.snapshot.find(key).map(|it| self.snapshot.node(it));
+        if node.is_some_and(|it| !it.suspect.has(way)) {
+            self.snapshot = Arc::new(self.snapshot.suspecting(key, way));
         }
     }
 
@@ -376,19 +377,25 @@ impl<D: Decide> Shard<D> {
         let mut quoted = [0; 1_024];
         for _ in 0..ERRORS_PER_TURN {
             let Some(returned) = take_error(fd, &mut quoted) else { return };
-            if is_refusal(returned.error) {
-                self.refused(returned.to);
-                self.retry_datagram(
+            // Anybody can send such an error: it counts only if it quotes what was really sent there.
+            if is_refusal(returned.error)
+                && self.retry_datagram(
                     listener,
                     returned.to,
                     quoted.get(..returned.length).unwrap_or(&[]),
-                );
+                )
+            {
+                self.refused(returned.to, Transport::Udp);
             }
         }
     }
 
-    fn retry_datagram(&mut self, from: ListenerId, to: SocketAddr, sent: &[u8]) {
-        for request in self.recent.take(to, sent) {
+    /// Looks for another way for the request that went there as `sent`, and all that left with it. `false`:
+    /// none is known.
+    fn retry_datagram(&mut self, from: ListenerId, to: SocketAddr, sent: &[u8]) -> bool {
+        let taken = self.recent.take(to, sent);
+        let is_known = !taken.is_empty();
+        for request in taken {
             self.failed.push_back(Carried {
                 arrival: request.arrival,
                 bytes: self.streams.copy(&request.bytes),
@@ -398,6 +405,7 @@ impl<D: Decide> Shard<D> {
             });
             self.recent.recycle(request);
         }
+        is_known
     }
 
     /// Sends everything that is queued, and records how long `messages` were here since `received`.
@@ -467,7 +475,7 @@ impl<D: Decide> Shard<D> {
         if has_errors {
             self.read_errors(id);
             for (to, payload) in unreachable {
-                self.refused(to);
+                self.refused(to, Transport::Udp);
                 self.retry_datagram(id, to, &payload);
             }
         }
@@ -481,15 +489,20 @@ impl<D: Decide> Shard<D> {
         if self.parked.len() >= PARKED_MAX || attempts >= NAME_ATTEMPTS_MAX {
             return self.relay.dropped(DropReason::Unresolved);
         }
-        let is_asked = self.parked.iter().any(|it| it.name == name);
+        // An answer that a full mailbox has lost is asked for again.
+        let now = self.now;
+        let was_asked = |it: &Parked<D::Name>| it.asked && now.since(it.since) < ASK_AGAIN_AFTER;
+        let is_asked = self.parked.iter().any(|it| it.name == name && was_asked(it));
         let notice = || Notice::Resolve { shard: self.id, name: name.clone() };
         if !is_asked && !self.outbox.send(notice()) {
             return self.relay.dropped(DropReason::QueueFull);
         }
         let bytes = self.streams.copy(bytes);
         let (arrival, since) = (*arrival, self.now);
-        self.parked.push(Parked { name, arrival, bytes, attempts, since });
-        self.wheel.arm(TimerId(PARKED_TIMER), since + PARKED_TIME_MAX);
+        self.parked.push(Parked { name, arrival, bytes, attempts, since, asked: !is_asked });
+        if self.parked.len() == 1 {
+            self.wheel.arm(TimerId(PARKED_TIMER), since + PARKED_TIME_MAX);
+        }
     }
 
     /// The resolver answered: decide what waited for it.
@@ -531,5 +544,6 @@ const REFUSALS_MAX: usize = 8;
 /// Messages that may wait for names, per shard; and how long: the resolver itself gives up sooner.
 const PARKED_MAX: usize = 256;
 const PARKED_TIME_MAX: Duration = Duration::from_secs(16);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(8);
 /// Names that one message may need before it is given up.
 const NAME_ATTEMPTS_MAX: u8 = 8;

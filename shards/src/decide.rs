@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::names::{Answer, Query, Unresolved};
-use engine::node::NodeKey;
+use engine::node::{NodeKey, Way};
 use engine::relay::sip::{Relay, Settings};
 use engine::relay::{Arrival, DropReason, Failure, Report, Verdict};
 use engine::snapshot::Snapshot;
 use engine::stats::Counters;
+use protocols::sip::Transport;
 use protocols::time::Time;
 
 /// The decision layer of one shard. Methods mean what those of the same name mean there.
@@ -52,8 +53,14 @@ pub trait Decide: Send + 'static {
         out: &mut Vec<u8>,
     ) -> Verdict;
 
-    /// An address refused something: the node there, if it is one. It is reported to the control side.
-    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey>;
+    /// An address refused something: the node there, if it is one, and the way that it is suspect on. It is
+    /// reported to the control side.
+    fn refused(
+        &mut self,
+        address: SocketAddr,
+        transport: Transport,
+        snapshot: &Snapshot,
+    ) -> Option<(NodeKey, Way)>;
 
     /// A new node table is in force.
     fn handle_snapshot(&mut self, snapshot: &Snapshot);
@@ -118,8 +125,13 @@ impl Decide for Relay {
         Relay::undelivered(self, arrival, bytes, failed, snapshot, out)
     }
 
-    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
-        Relay::refused(self, address, snapshot)
+    fn refused(
+        &mut self,
+        address: SocketAddr,
+        transport: Transport,
+        snapshot: &Snapshot,
+    ) -> Option<(NodeKey, Way)> {
+        Relay::refused(self, address, transport, snapshot)
     }
 
     fn handle_snapshot(&mut self, snapshot: &Snapshot) {

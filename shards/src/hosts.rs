@@ -109,7 +109,8 @@ impl Hosts {
             host.asking = false;
             match result {
                 Ok(answer) => {
-                    let mut ips: Vec<IpAddr> = answer.targets.iter().map(|it| it.1.ip()).collect();
+                    let mut ips: Vec<IpAddr> =
+                        answer.targets.iter().map(|it| it.address.ip()).collect();
                     ips.sort_unstable();
                     ips.dedup();
                     changed |= host.ips != ips;

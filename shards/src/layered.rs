@@ -18,15 +18,10 @@ use crate::tcp::{Connection, Phase};
 impl<D: Decide> Shard<D> {
     /// Takes in what came on a connection with layers. `false`: close it once what is queued has left.
     pub(crate) fn take_in_layered(&mut self, flow: Flow, came: &mut [u8]) -> bool {
-        let idle = self.tuning().stream_idle;
         let Some(connection) = self.streams.find(flow) else { return true };
         let peer = connection.peer;
         let Some(layers) = &mut connection.layers else { return true };
-        // A handshake has one deadline, however slowly it trickles in.
         let was_open = layers.is_open();
-        if was_open {
-            self.wheel.arm(timer_of(flow), self.now + idle);
-        }
         if !layers.has_tls() {
             return self.take_in_clear(flow, came, was_open);
         }
@@ -209,9 +204,9 @@ impl<D: Decide> Shard<D> {
 
     /// A node that we connected to is gone, or does not speak what it announces: others are asked.
     pub(crate) fn suspect(&mut self, flow: Flow) {
-        let ours = self.streams.find(flow).filter(|it| it.is_ours).map(|it| it.peer);
-        if let Some(peer) = ours {
-            self.refused(peer);
+        let ours = self.streams.find(flow).filter(|it| it.is_ours);
+        if let Some((peer, listener)) = ours.map(|it| (it.peer, it.listener)) {
+            self.refused_by(peer, listener);
         }
     }
 

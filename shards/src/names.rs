@@ -127,7 +127,6 @@ struct Resolution {
     known: HashMap<Lookup, RecordSet>,
     /// Record sets not there yet.
     missing: usize,
-    draw: u64,
     timed_out: bool,
 }
 
@@ -189,7 +188,6 @@ impl Resolver {
             candidates: self.files.candidates(&wanted.0.host).into(),
             known: HashMap::new(),
             missing: 0,
-            draw: self.draw(),
             timed_out: false,
         };
         self.resolutions.insert(wanted.clone(), resolution);
@@ -203,7 +201,7 @@ impl Resolver {
             let host = resolution.candidates.front().unwrap_or(&query.host).clone();
             let candidate = Query { host, ..query.clone() };
             let known = &resolution.known;
-            let step = select(&candidate, reach, resolution.draw, &|it| known.get(it));
+            let step = select(&candidate, reach, &|it| known.get(it));
             let result = match step {
                 Step::Need(lookups) => match self.obtain(&wanted, &mut resolution, lookups) {
                     Ok(()) if resolution.missing > 0 => {

@@ -129,6 +129,8 @@ pub fn names_log_level(loaded: &Loaded) -> bool {
 fn applicable(old: &Config, new: Config) -> Config {
     Config {
         host: old.host.clone(),
+        public_ip: old.public_ip.clone(),
+        public_ipv6: old.public_ipv6.clone(),
         ipv6_host: old.ipv6_host.clone(),
         external: old.external.clone(),
         internal: old.internal.clone(),

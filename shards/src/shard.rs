@@ -113,6 +113,8 @@ pub(crate) struct Parked<N> {
     pub(crate) bytes: Vec<u8>,
     pub(crate) attempts: u8,
     pub(crate) since: Time,
+    /// Control was asked for the name on its behalf.
+    pub(crate) asked: bool,
 }
 
 /// What a turn was like.
@@ -236,7 +238,8 @@ impl<D: Decide> Shard<D> {
             return Turn { messages: 0, is_idle: true, is_over: true };
         };
         let has_leftovers = self.has_leftovers();
-        let count = self.epoll.wait(&mut events, if has_leftovers { 0 } else { timeout_ms });
+        let came = self.epoll.wait(&mut events, if has_leftovers { 0 } else { timeout_ms });
+        let count = came.unwrap_or(0);
         self.now = self.clock.now();
         self.figures.turns += 1;
         let before = self.figures.datagrams + self.figures.stream_messages;
@@ -266,7 +269,9 @@ impl<D: Decide> Shard<D> {
         if is_over {
             self.part_from_all();
         }
-        Turn { messages, is_idle: count == 0 && !self.has_leftovers(), is_over }
+        // Whom the executor's own business has interrupted does not park: that would cost the next message a
+        // way through the executor.
+        Turn { messages, is_idle: came == Some(0) && !self.has_leftovers(), is_over }
     }
 
     fn has_leftovers(&self) -> bool {
@@ -421,7 +426,7 @@ impl<D: Decide> Shard<D> {
                 [alone] => Some(*alone),
                 _ => None,
             };
-            if let Some(node) = self.snapshot.at(peer, None).or(alone) {
+            if let Some(node) = self.snapshot.at(peer, None, None).or(alone) {
                 let key = self.snapshot.node(node).key;
                 *count.entry(key).or_default() += 1;
                 if used.is_some_and(|it| self.now.since(it) < TRANSACTION_TIME_MAX) {

@@ -10,7 +10,7 @@ use engine::relay::{Arrival, DropReason, Flow, Listener, ListenerId};
 use protocols::sip::stream::{Frame, Framer, FramingError};
 use protocols::ws::Closing;
 
-use crate::census::{Full, Place};
+use crate::census::{Full, Most, Place};
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::Layers;
@@ -71,7 +71,10 @@ impl<D: Decide> Shard<D> {
 
     /// Opens a connection for a leg. `None`: it failed at once, which is noted like a later failure.
     pub(crate) fn connect(&mut self, from: ListenerId, to: SocketAddr) -> Option<Flow> {
-        let Ok(place) = self.census.admit(None, self.tuning().most()) else {
+        // Clients that take all places must not cost the nodes theirs.
+        let most = self.tuning().most();
+        let most = Most { all: most.all.saturating_add(most.all.div_ceil(OWN_SHARE)), ..most };
+        let Ok(place) = self.census.admit(None, most) else {
             self.figures.refused_connections += 1;
             return None;
         };
@@ -84,8 +87,11 @@ impl<D: Decide> Shard<D> {
         };
         match tcp::connect(address, to) {
             Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers, place),
-            Err(_) => {
-                self.refused(to);
+            Err(error) => {
+                // A want of descriptors or ports is ours, no fault of the node's.
+                if tcp::is_refusal(&error) {
+                    self.refused(to, transport);
+                }
                 None
             }
         }
@@ -191,9 +197,17 @@ impl<D: Decide> Shard<D> {
 
     /// The peer cannot be reached: it is suspect, and its requests look for another.
     pub(crate) fn give_up_connecting(&mut self, flow: Flow) {
-        if let Some(peer) = self.streams.find(flow).map(|it| it.peer) {
-            self.refused(peer);
+        if let Some(it) = self.streams.find(flow) {
+            let (peer, listener) = (it.peer, it.listener);
+            self.refused_by(peer, listener);
             self.close(flow);
+        }
+    }
+
+    /// A peer of ours refused a connection of a listener's leg and transport.
+    pub(crate) fn refused_by(&mut self, peer: SocketAddr, listener: ListenerId) {
+        if let Some(transport) = self.listening(listener).map(|it| it.listener.transport) {
+            self.refused(peer, transport);
         }
     }
 
@@ -226,13 +240,16 @@ impl<D: Decide> Shard<D> {
                 }
                 Ok(count) => {
                     let is_plain = connection.layers.is_none();
+                    let was_partial = !connection.partial.is_empty();
+                    let before = self.figures.stream_messages;
                     let came = scratch.get_mut(..count).unwrap_or(&mut []);
                     let goes_on = if is_plain {
-                        self.wheel.arm(timer_of(flow), self.now + self.tuning().stream_idle);
                         self.take_in(flow, came)
                     } else {
                         self.take_in_layered(flow, came)
                     };
+                    let is_new = !was_partial || self.figures.stream_messages > before;
+                    self.await_more(flow, is_new);
                     if !goes_on {
                         self.flush_streams(); // an answer, if there was one
                         self.leave(flow);
@@ -267,6 +284,24 @@ impl<D: Decide> Shard<D> {
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Sets the time until the next bytes must have come: that of an idle connection, or less for the rest of
+    /// a message that has begun. `is_new`: it has begun just now.
+    fn await_more(&mut self, flow: Flow, is_new: bool) {
+        let Some(it) = self.streams.find(flow) else { return };
+        // A handshake has one deadline, however slowly it trickles in.
+        let is_open = it.layers.as_ref().is_none_or(|it| it.is_open());
+        if it.phase != Phase::Open || !is_open {
+            return;
+        }
+        let idle = self.view.current().tuning.stream_idle;
+        let is_partial = !it.partial.is_empty();
+        if is_partial && !is_new {
+            return; // whoever sends it byte by byte gains no time
+        }
+        let time = if is_partial { idle.min(MESSAGE_TIME_MAX) } else { idle };
+        self.wheel.arm(timer_of(flow), self.now + time);
     }
 
     /// The peer says no more. A node that we connected to is gone; a client may still want its answers.
@@ -449,3 +484,7 @@ const HALF_CLOSED_TIME_MAX: Duration = Duration::from_secs(4);
 const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 /// 256 KiB from one connection before the others have their turn.
 const READS_PER_TURN: usize = 4;
+/// What clients may leave of `connectionsMax` to us: a quarter more, for nodes alone.
+const OWN_SHARE: usize = 4;
+/// From the first byte of a message to its last: 64 * T1, when its transaction would be over.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(32);

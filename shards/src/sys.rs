@@ -84,16 +84,16 @@ impl Epoll {
         unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, &raw mut event) };
     }
 
-    /// Waits up to `timeout_ms` (-1 is for ever) and returns how many events came. An interruption
-    /// (io_uring's task work does that) counts as none.
-    pub fn wait(&self, events: &mut Events, timeout_ms: i32) -> usize {
+    /// Waits up to `timeout_ms` (-1 is for ever) and returns how many events came; `None`: it was interrupted
+    /// (io_uring's task work does that), which says nothing about events.
+    pub fn wait(&self, events: &mut Events, timeout_ms: i32) -> Option<usize> {
         let capacity = i32::try_from(events.raw.len()).unwrap_or(i32::MAX);
         // SAFETY: the kernel writes at most `capacity` events into a buffer of that many.
         let count = unsafe {
             libc::epoll_wait(self.fd.as_raw_fd(), events.raw.as_mut_ptr(), capacity, timeout_ms)
         };
         events.count = usize::try_from(count).unwrap_or(0);
-        events.count
+        (count >= 0).then_some(events.count)
     }
 }
 
@@ -510,17 +510,17 @@ mod tests {
         let (epoll, waker) = (Epoll::new().unwrap(), EventFd::new().unwrap());
         let mut events = Events::new(4);
         epoll.add(waker.as_raw_fd(), 7, libc::EPOLLIN).unwrap();
-        assert_eq!(epoll.wait(&mut events, 0), 0);
+        assert_eq!(epoll.wait(&mut events, 0), Some(0));
         waker.wake();
         waker.wake();
-        assert_eq!(epoll.wait(&mut events, 1_000), 1);
+        assert_eq!(epoll.wait(&mut events, 1_000), Some(1));
         assert_eq!(events.at(0).map(|it| it.token), Some(7));
         assert_eq!(events.at(1), None);
         waker.clear();
-        assert_eq!(epoll.wait(&mut events, 0), 0);
+        assert_eq!(epoll.wait(&mut events, 0), Some(0));
         epoll.remove(waker.as_raw_fd());
         waker.wake();
-        assert_eq!(epoll.wait(&mut events, 0), 0);
+        assert_eq!(epoll.wait(&mut events, 0), Some(0));
     }
 
     #[test]
@@ -529,12 +529,12 @@ mod tests {
         let mut events = Events::new(4);
         epoll.add(timer.as_raw_fd(), 1, libc::EPOLLIN).unwrap();
         timer.arm(Some(Duration::ZERO));
-        assert_eq!(epoll.wait(&mut events, 1_000), 1);
+        assert_eq!(epoll.wait(&mut events, 1_000), Some(1));
         timer.clear();
-        assert_eq!(epoll.wait(&mut events, 0), 0);
+        assert_eq!(epoll.wait(&mut events, 0), Some(0));
         timer.arm(Some(Duration::from_secs(3_600)));
         timer.arm(None);
-        assert_eq!(epoll.wait(&mut events, 0), 0);
+        assert_eq!(epoll.wait(&mut events, 0), Some(0));
     }
 
     #[test]

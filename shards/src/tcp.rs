@@ -454,6 +454,22 @@ pub fn probe_idle(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&probes.with_retries(PROBES))
 }
 
+/// Whether an error of [`connect`] is the peer's doing, and not a want of ours: of descriptors, memory or ports.
+pub fn is_refusal(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EAGAIN
+                | libc::EADDRINUSE
+                | libc::EADDRNOTAVAIL
+        )
+    )
+}
+
 /// Starts to connect to `to` from the address that `listener` is bound to, on any port.
 ///
 /// # Errors

@@ -304,7 +304,7 @@ mod tests {
     pub(super) fn wait(socket: &UdpSocket, flags: i32) {
         let (epoll, mut events) = (Epoll::new().unwrap(), Events::new(1));
         epoll.add(socket.as_raw_fd(), 0, flags).unwrap();
-        assert_eq!(epoll.wait(&mut events, 5_000), 1);
+        assert_eq!(epoll.wait(&mut events, 5_000), Some(1));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::config::Steering;
-use engine::node::NodeKey;
+use engine::node::{NodeKey, Way};
 use engine::relay::{Arrival, DropReason, Failure, Hop, Leg, Listener, Report, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
@@ -70,7 +70,7 @@ impl Decide for Forward {
         Verdict::Drop(DropReason::NoNode)
     }
 
-    fn refused(&mut self, _: SocketAddr, _: &Snapshot) -> Option<NodeKey> {
+    fn refused(&mut self, _: SocketAddr, _: Transport, _: &Snapshot) -> Option<(NodeKey, Way)> {
         None
     }
 

@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::balance::testing::{
-        build, config, in_dialog, node, number, query, response, snapshot,
+        UDP, build, config, in_dialog, node, number, query, response, snapshot,
     };
     use crate::config::HostPort;
 
@@ -157,7 +157,7 @@ mod tests {
         let mut algorithm = build(ENTRY.name, &config());
         let table = snapshot(1, vec![node(1), node(2)]);
         assert_eq!(number(&table, algorithm.pick(&query(b"any"), &table)), Some(1));
-        let table = table.suspecting(node(1).key);
+        let table = table.suspecting(node(1).key, UDP);
         assert_eq!(number(&table, algorithm.pick(&query(b"any"), &table)), Some(2));
     }
 

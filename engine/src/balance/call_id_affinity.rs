@@ -25,7 +25,7 @@ impl Algorithm for CallIdAffinity {
         // Graceful and bad nodes keep their calls. One that refused a moment ago may keep dialogs, but
         // what may begin a call has lost nothing there yet and is tried elsewhere.
         let key = key_of(query.call_id);
-        self.0.pick(query, key, snapshot, |it| !(query.is_first && it.suspect), |_| &[])
+        self.0.pick(query, key, snapshot, |it| !query.shuns(it), |_| &[])
     }
 
     fn learn(&mut self, query: &Query<'_>, snapshot: &Snapshot, node: NodeId) {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::balance::Shard;
     use crate::balance::testing::{
-        SHARD, ack, build, cancel, config, in_dialog, node, node_at, number, query, response,
+        SHARD, UDP, ack, build, cancel, config, in_dialog, node, node_at, number, query, response,
         snapshot,
     };
     use crate::config::RampUp;
@@ -89,7 +89,7 @@ mod tests {
         let cases: [Case; 3] = [
             ("graceful", |it| it.graceful = true, 1, 1),
             ("bad", |it| it.bad = Some(Bad::Errors), 1, 1),
-            ("suspect", |it| it.suspect = true, 2, 2),
+            ("suspect", |it| it.suspect.set(UDP, true), 2, 1),
         ];
         for (name, change, first, later) in cases {
             let before = snapshot(1, vec![node(1)]);

@@ -36,7 +36,7 @@ impl Algorithm for ClusterSubdomainAffinity {
             query,
             key_of(query.call_id),
             snapshot,
-            |it| !(query.is_first && it.suspect),
+            |it| !query.shuns(it),
             |dead| partners.of(dead),
         )
     }

@@ -8,12 +8,12 @@ use protocols::sip::Transport;
 use protocols::time::Time;
 
 use super::testing::{
-    Numbers, ack, cancel, config, identify, in_dialog, node, node_at, number, query, response,
+    Numbers, UDP, ack, cancel, config, identify, in_dialog, node, node_at, number, query, response,
     snapshot,
 };
 use super::{ALGORITHMS, Algorithm, Entry, Query, Shard};
 use crate::config::{Config, RampUp};
-use crate::node::{Bad, Node, Version};
+use crate::node::{Bad, Node, Version, Way};
 use crate::snapshot::{Family, NodeId, Snapshot};
 
 /// Each row on one shard and on the second of several, and where one source meets all of them.
@@ -42,7 +42,7 @@ fn random_nodes(numbers: &mut Numbers) -> Vec<Node> {
             }
             it.graceful = numbers.one_in(4);
             it.bad = numbers.one_in(4).then_some(Bad::Errors);
-            it.suspect = numbers.one_in(4);
+            it.suspect.set(UDP, numbers.one_in(4));
             it.joined = Time::from_millis(numbers.next() % 100_000);
             it
         })
@@ -77,6 +77,7 @@ fn whatever_happens_only_nodes_that_can_take_the_message_are_chosen() {
                     names_version: numbers.one_in(2),
                     family: if numbers.one_in(3) { Family::V6 } else { Family::V4 },
                     transport: Transport::ALL[(numbers.next() % 2) as usize],
+                    is_again: numbers.one_in(4),
                     ..kind
                 };
                 let usable = table.usable(query.version, query.family, query.transport);
@@ -96,8 +97,17 @@ fn whatever_happens_only_nodes_that_can_take_the_message_are_chosen() {
                         let query = query.as_of(table.node(id)); // a remembered call may be older
                         let usable = table.usable(query.version, query.family, query.transport);
                         let eligible = table.eligible(query.version, query.family, query.transport);
-                        let fits =
-                            usable.contains(&id) || (!query.in_dialog && eligible.contains(&id));
+                        // Who is suspect keeps what it has, unless that very message was refused.
+                        let node = table.node(id);
+                        let keeps = node.suspect.has(Way::Sip(query.transport))
+                            && !query.is_first
+                            && !query.is_again
+                            && node.version == query.version
+                            && Family::of(node.ip) == query.family
+                            && node.ports.of(query.transport).is_some();
+                        let fits = usable.contains(&id)
+                            || keeps
+                            || (!query.in_dialog && eligible.contains(&id));
                         assert!(fits, "{case}: {id:?} of {usable:?} and {eligible:?}");
                     }
                     None => assert!(eligible.is_empty(), "{case}: none of {eligible:?}"),
@@ -157,7 +167,7 @@ fn no_node_is_no_node_until_one_comes() {
 #[test]
 fn nodes_that_want_no_calls_get_none_but_serve_those_they_have() {
     let spoil: [fn(&mut Node); 3] =
-        [|it| it.graceful = true, |it| it.bad = Some(Bad::Silence), |it| it.suspect = true];
+        [|it| it.graceful = true, |it| it.bad = Some(Bad::Silence), |it| it.suspect.set(UDP, true)];
     for spoil in spoil {
         let mut spoiled = node(1);
         spoil(&mut spoiled);
@@ -165,7 +175,7 @@ fn nodes_that_want_no_calls_get_none_but_serve_those_they_have() {
             (snapshot(1, vec![spoiled.clone()]), snapshot(2, vec![spoiled, node(2)]));
         for (name, _, mut algorithm) in instances() {
             // One that only refused something a moment ago is better than none.
-            let is_suspect = alone.nodes()[0].suspect;
+            let is_suspect = !alone.nodes()[0].suspect.is_empty();
             assert_eq!(algorithm.pick(&query(b"new"), &alone).is_some(), is_suspect, "{name}");
             assert!(algorithm.pick(&in_dialog(b"old"), &alone).is_some(), "{name}");
             for call in 0..50u8 {

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use protocols::time::Time;
 
 use crate::config::Config;
-use crate::node::{NodeKey, Version};
+use crate::node::{Node, NodeKey, Version, Way};
 use crate::snapshot::{Candidates, Family, NodeId, Snapshot, Standing};
 
 /// Every algorithm; the first is the default.
@@ -81,17 +81,25 @@ pub struct Query<'m> {
     pub in_dialog: bool,
     /// Status of a response; `None` for requests.
     pub status: Option<u16>,
+    /// It did not reach the node that it was sent to, which is suspect now.
+    pub is_again: bool,
 }
 
 impl Query<'_> {
-    /// Whether the node may take the message at all: version, family and an open port; one that refused
-    /// a moment ago only where nobody else could.
+    /// Whether the node refused a moment ago where the message would go, and the message shall not try it
+    /// again: it may begin a call, which has lost nothing there yet, or was refused there itself.
+    pub fn shuns(&self, node: &Node) -> bool {
+        (self.is_first || self.is_again) && node.suspect.has(Way::Sip(self.transport))
+    }
+
+    /// Whether the node may take the message at all: version, family and an open port; one that it shuns
+    /// only where nobody else could.
     pub fn fits(&self, snapshot: &Snapshot, id: NodeId) -> bool {
         let node = snapshot.node(id);
         node.version == self.version
             && Family::of(node.ip) == self.family
             && node.ports.of(self.transport).is_some()
-            && (!node.suspect
+            && (!self.shuns(node)
                 || self.among(Standing::Usable, snapshot).ids().contains(&id)
                 || (!self.in_dialog
                     && self.among(Standing::Eligible, snapshot).ids().contains(&id)))
@@ -104,7 +112,7 @@ impl Query<'_> {
     }
 
     /// The same asked of a node that is known to have the call: what names no version belongs to its.
-    pub(crate) fn as_of(&self, node: &crate::node::Node) -> Self {
+    pub(crate) fn as_of(&self, node: &Node) -> Self {
         let version = if self.names_version { self.version } else { node.version };
         Query { version, ..*self }
     }

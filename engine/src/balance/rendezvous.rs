@@ -78,7 +78,7 @@ pub fn draw(key: u64, node: NodeKey) -> u64 {
 
 /// `-log2(draw / 2^64)` in units of 2^-32, by squaring: exponentially distributed, so that dividing by a
 /// weight gives shares in proportion to it. Integers, since `ln` differs between machines.
-fn cost(draw: u64) -> u64 {
+pub(crate) fn cost(draw: u64) -> u64 {
     let draw = draw.max(1);
     let zeros = draw.leading_zeros();
     let mut mantissa = draw << zeros; // 1 <= mantissa / 2^63 < 2

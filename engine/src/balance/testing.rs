@@ -8,10 +8,13 @@ use protocols::time::Time;
 
 use super::{Algorithm, Query, Shard, find};
 use crate::config::Config;
-use crate::node::{Node, NodeKey, Origin, Ports, Version};
+use crate::node::{Node, NodeKey, Origin, Ports, Suspect, Version, Way};
 use crate::snapshot::{Family, NodeId, Snapshot};
 
 pub(crate) const SHARD: Shard = Shard { index: 0, scattered: false };
+
+/// The way that most tests go.
+pub(crate) const UDP: Way = Way::Sip(Transport::Udp);
 
 /// Node 10.0.x.y with UDP 5060 and TCP 5060, version 0, joined at the start.
 pub(crate) fn node(number: u16) -> Node {
@@ -34,7 +37,7 @@ pub(crate) fn node_at(ip: IpAddr, version: i32) -> Node {
         properties: BTreeMap::new(),
         graceful: false,
         bad: None,
-        suspect: false,
+        suspect: Suspect::default(),
         joined: Time::ZERO,
         origin: Origin::Heartbeat,
     };
@@ -65,6 +68,7 @@ pub(crate) fn query(call_id: &[u8]) -> Query<'_> {
         is_ack: false,
         in_dialog: false,
         status: None,
+        is_again: false,
     }
 }
 

@@ -49,7 +49,9 @@ impl UserBased {
         }
         self.rules
             .iter()
-            .filter_map(|it| Some((it, snapshot.at(it.node, Some(query.version))?)))
+            .filter_map(|it| {
+                Some((it, snapshot.at(it.node, Some(query.transport), Some(query.version))?))
+            })
             .filter(|(_, id)| query.fits(snapshot, *id) && keeps(query, snapshot.node(*id)))
             .find(|(it, _)| it.pattern.is_match(query.key))
             .map(|(_, id)| id)
@@ -103,7 +105,8 @@ impl Algorithm for UserBased {
 /// Unlike with CallIDAffinity, a graceful node loses its users' new requests at once, and so does one
 /// whose version is not the latest any more.
 fn keeps(query: &Query<'_>, node: &Node) -> bool {
-    !(query.is_first && (node.graceful || node.suspect || node.version != query.version))
+    let is_stale = node.graceful || node.version != query.version;
+    !(query.shuns(node) || query.is_first && is_stale)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::Rules;
 use super::announcement::{Announcement, Source};
 use super::orders::Ordered;
 use super::voices::Voices;
-use crate::node::{Bad, Node, Origin, Version};
+use crate::node::{Bad, Node, Origin, Suspect, Version, Way};
 
 /// A node and its record. `node` always shows the flags that the record implies.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ pub(super) struct Entry {
     ordered: Option<Ordered>,
     /// By errors or silence.
     bad: Option<(Bad, Time)>,
-    suspect_until: Option<Time>,
+    /// By [`Way::index`].
+    suspect_until: [Option<Time>; Way::ALL.len()],
     errors: u32,
     last_error: Option<Time>,
     unanswered: u32,
@@ -71,7 +72,7 @@ impl Entry {
             leaving: false,
             ordered: None,
             bad: None,
-            suspect_until: None,
+            suspect_until: [None; Way::ALL.len()],
             errors: 0,
             last_error: None,
             unanswered: 0,
@@ -199,7 +200,7 @@ impl Entry {
     /// It runs anew: nothing that the old one did counts.
     fn handle_restart(&mut self, now: Time) {
         (self.node.joined, self.leaving) = (now, false);
-        (self.sign, self.suspect_until) = (now, None);
+        (self.sign, self.suspect_until) = (now, [None; Way::ALL.len()]);
         (self.last_error, self.last_response) = (None, None);
         self.heal();
     }
@@ -251,9 +252,11 @@ impl Entry {
         }
     }
 
-    /// It refused; `until` is when it is trusted again.
-    pub(super) fn handle_refused(&mut self, until: Time) {
-        self.suspect_until = Some(until);
+    /// It refused on one way; `until` is when it is trusted there again.
+    pub(super) fn handle_refused(&mut self, way: Way, until: Time) {
+        if let Some(it) = self.suspect_until.get_mut(way.index()) {
+            *it = Some(until);
+        }
         self.refresh();
     }
 
@@ -277,8 +280,8 @@ impl Entry {
     /// then one more error is enough. A configured node cannot show us that it restarted: without his word
     /// its mark lifts after `error_time`.
     pub(super) fn handle_timeout(&mut self, now: Time, rules: &Rules) {
-        if self.suspect_until.is_some_and(|until| until <= now) {
-            self.suspect_until = None;
+        for it in &mut self.suspect_until {
+            *it = it.filter(|until| *until > now);
         }
         let is_configured = self.node.origin != Origin::Heartbeat;
         let time = rules.probation.or(is_configured.then_some(rules.error_time));
@@ -318,7 +321,9 @@ impl Entry {
 
     fn refresh(&mut self) {
         self.node.bad = self.bad.map(|(bad, _)| bad).or(self.full.then_some(Bad::Full));
-        self.node.suspect = self.suspect_until.is_some();
+        for (way, until) in Way::ALL.into_iter().zip(self.suspect_until) {
+            self.node.suspect.set(way, until.is_some());
+        }
         self.node.graceful = self.leaving || self.ordered.is_some();
     }
 }
@@ -334,7 +339,7 @@ fn node(now: Time, origin: Origin, announcement: Announcement) -> Node {
         properties: announcement.properties,
         graceful: false,
         bad: None,
-        suspect: false,
+        suspect: Suspect::default(),
         joined: now,
         origin,
     }

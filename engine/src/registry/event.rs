@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocols::time::Time;
 
 use super::{BeatError, Refused};
-use crate::node::{Bad, Node};
+use crate::node::{Bad, Node, Way};
 
 /// A change of the node table with its reason. [`fmt::Display`] is the log line.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,10 +78,12 @@ pub enum Event {
         /// The node.
         node: NodeText,
     },
-    /// It refused: no new calls for a moment.
+    /// It refused on one way: no new work there for a moment.
     Suspect {
         /// The node.
         node: NodeText,
+        /// Where.
+        way: Way,
         /// How long.
         time: Duration,
     },
@@ -347,8 +349,9 @@ impl fmt::Display for Event {
                 write!(f, "{TASK}[{node}] bad: {reason}, no new calls")
             }
             Event::Recovered { node } => write!(f, "{TASK}[{node}] healthy again"),
-            Event::Suspect { node, time } => {
-                write!(f, "{TASK}[{node}] refused: no new calls for {} ms", time.as_millis())
+            Event::Suspect { node, way, time } => {
+                let (way, time) = (way.as_str(), time.as_millis());
+                write!(f, "{TASK}[{node}] refused on {way}: no new calls there for {time} ms")
             }
             Event::ExtraNodes => f.write_str("Extra Servers registered as active nodes!"),
             Event::NoRoom { node } => write!(f, "{TASK}[{node}] not added: the node table is full"),
@@ -549,8 +552,8 @@ mod tests {
                 " bad: too many error responses, no new calls".into(),
             ),
             (
-                Event::Suspect { node: node(), time: Duration::from_secs(2) },
-                " refused: no new calls for 2000 ms".into(),
+                Event::Suspect { node: node(), way: Way::Http, time: Duration::from_secs(2) },
+                " refused on http: no new calls there for 2000 ms".into(),
             ),
         ];
         for (event, want) in cases {

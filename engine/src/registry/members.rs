@@ -170,9 +170,9 @@ impl Registry {
         if let Some(bad) = after.1.filter(|_| after.1 != before.1) {
             self.tell_change(Event::Bad { node: text.clone(), bad });
         }
-        if after.2 && !before.2 {
+        for way in after.2.beyond(before.2) {
             let time = self.rules.suspect_time;
-            self.tell_change(Event::Suspect { node: text.clone(), time });
+            self.tell_change(Event::Suspect { node: text.clone(), way, time });
         }
         if eligible {
             self.tell_change(Event::Recovered { node: text });

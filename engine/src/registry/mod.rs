@@ -289,10 +289,12 @@ impl Registry {
             Report::BadResponse { node, .. } => {
                 self.edit(node, |it, _| it.handle_bad_response(now));
             }
-            Report::Refused { node } => {
+            Report::Refused { node, way } => {
+                // The shard avoids it until it sees a new table, whatever stands there.
+                self.changed |= self.rules.suspect_time.is_zero();
                 self.edit(node, |it, rules| {
                     if !rules.suspect_time.is_zero() {
-                        it.handle_refused(now + rules.suspect_time);
+                        it.handle_refused(way, now + rules.suspect_time);
                     }
                 });
             }
@@ -372,7 +374,7 @@ impl Registry {
             }
             if it.is_silent(now, &self.rules) {
                 silent.push((*key, it.last_sign()));
-            } else if it.node.suspect || it.node.bad.is_some() {
+            } else if !it.node.suspect.is_empty() || it.node.bad.is_some() {
                 marked.push(*key);
             }
         }

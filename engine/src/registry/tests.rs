@@ -1,4 +1,5 @@
 use super::*;
+use crate::balance::testing::UDP;
 use std::time::Duration;
 
 use crate::config::{HostPort, RampUp, Silence, StaticNode};
@@ -218,7 +219,7 @@ fn a_closed_port_is_remembered_and_an_open_one_is_not() {
     it.handle_announcement(at(1), beat("ip=10.0.0.1 udpPort=1 tcpPort=3")).unwrap();
     let snapshot = it.snapshot().unwrap();
     assert!(snapshot.remembers("10.0.0.1:2".parse().unwrap()));
-    assert!(snapshot.at("10.0.0.1:3".parse().unwrap(), None).is_some());
+    assert!(snapshot.at("10.0.0.1:3".parse().unwrap(), None, None).is_some());
     it.handle_announcement(at(2), beat("ip=10.0.0.1 udpPort=1 tcpPort=2")).unwrap();
     let snapshot = it.snapshot().unwrap();
     assert!(!snapshot.remembers("10.0.0.1:2".parse().unwrap()));
@@ -385,7 +386,7 @@ fn a_node_that_refused_is_avoided_for_a_moment() {
     it.handle_announcement(at(0), beat("ip=10.0.0.2 udpPort=5060 tcpPort=5060")).unwrap();
     let node = beat(N1).key();
     for millis in [1000, 1500] {
-        it.handle_report(at(millis), Report::Refused { node }).unwrap();
+        it.handle_report(at(millis), Report::Refused { node, way: UDP }).unwrap();
         assert_eq!(eligible(&mut it), 1);
     }
     it.handle_timeout(at(3400));
@@ -565,7 +566,7 @@ fn one_versions_nodes_never_share_an_address() {
                 0 => drop(it.find(&said).map(|key| it.handle_stop(now, key))),
                 2 => drop(it.handle_session(now, ip, "1", SessionWord::Alive)),
                 3 => drop(it.handle_session(now, ip, "2", SessionWord::Stopped)),
-                1 => it.handle_report(now, Report::Refused { node: said.key() }).unwrap(),
+                1 => it.handle_report(now, Report::Refused { node: said.key(), way: UDP }).unwrap(),
                 _ => it.handle_announcement(now, said).unwrap(),
             }
             it.handle_timeout(now);

@@ -12,7 +12,7 @@ use protocols::sip::Transport;
 use protocols::time::Time;
 
 pub use self::listeners::listeners;
-use crate::node::NodeKey;
+use crate::node::{NodeKey, Way};
 
 /// Which side of the balancer (`sip.md` 0).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -255,5 +255,7 @@ pub enum Report {
     Refused {
         /// The node.
         node: NodeKey,
+        /// Where.
+        way: Way,
     },
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use protocols::sip::Transport;
 
 use super::{Candidates, Family, NodeId};
-use crate::node::{Node, Version};
+use crate::node::{Node, Version, Way};
 
 /// What a request needs of a node.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -79,10 +79,10 @@ impl Web {
 
     fn lists_of(&self, service: Service, nodes: &[Node]) -> Lists {
         // Best first: who may get new work, who only refused a moment ago, who is merely alive.
-        let standing = |it: &Node| match (it.is_eligible(), it.graceful, it.bad) {
-            (true, ..) => 0,
-            (false, false, None) => 1,
-            _ => 2,
+        let standing = |it: &Node| match (it.wants_work(), it.suspect.has(way(service, it))) {
+            (true, false) => 0,
+            (true, true) => 1,
+            (false, _) => 2,
         };
         let serving = || ids(nodes).filter(|(id, _)| self.port(service, *id).is_some());
         let mut versions: BTreeMap<Reverse<Version>, u8> = BTreeMap::new();
@@ -148,18 +148,31 @@ impl Web {
     }
 }
 
+/// The way into a node that leads to a service of its.
+pub(crate) fn way(service: Service, node: &Node) -> Way {
+    match service {
+        Service::Http => Way::Http,
+        Service::Https => Way::Https,
+        Service::Tls if port_of(node, "sslPort").is_some() => Way::Https,
+        Service::Tls => Way::Http,
+        Service::Ws => Way::Sip(Transport::Ws),
+        Service::Wss => Way::Sip(Transport::Wss),
+    }
+}
+
 fn ids(nodes: &[Node]) -> impl Iterator<Item = (NodeId, &Node)> {
     (0..u16::MAX).map(NodeId).zip(nodes)
 }
 
 fn ports(node: &Node) -> [Option<u16>; 5] {
-    let announced = |name| {
-        let text = node.properties.get(name)?;
-        text.trim().parse::<u16>().ok().filter(|it| *it > 0)
-    };
-    let (http, ssl) = (announced("httpPort"), announced("sslPort"));
+    let (http, ssl) = (port_of(node, "httpPort"), port_of(node, "sslPort"));
     let (ws, wss) = (node.ports.of(Transport::Ws), node.ports.of(Transport::Wss));
     [http, ssl, ssl.or(http), ws, wss]
+}
+
+fn port_of(node: &Node, name: &str) -> Option<u16> {
+    let text = node.properties.get(name)?;
+    text.trim().parse::<u16>().ok().filter(|it| *it > 0)
 }
 
 #[cfg(test)]
@@ -218,7 +231,7 @@ mod tests {
             it
         };
         let suspect = |mut it: Node| {
-            it.suspect = true;
+            it.suspect.set(Way::Http, true);
             it
         };
         let cases = [

@@ -227,7 +227,7 @@ fn node(scrape: &Scrape<'_>, totals: &Counters, node: &Node) -> String {
     if let Some(bad) = node.bad {
         it.text("badReason", bad.as_str());
     }
-    it.raw("suspect", node.suspect);
+    it.raw("suspect", !node.suspect.is_empty());
     it.raw("joined", wall(node.joined));
     it.text("state", state_of(node, record.as_ref()));
     if let Some(ordered) = record.and_then(|it| it.ordered) {

@@ -462,7 +462,7 @@ pub(super) fn state_of(node: &Node, record: Option<&Health>) -> &'static str {
         "graceful"
     } else if node.bad.is_some() {
         "bad"
-    } else if node.suspect {
+    } else if !node.suspect.is_empty() {
         "suspect"
     } else {
         "eligible"

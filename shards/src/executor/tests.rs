@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Instant;
 
 use engine::config::Steering;
-use engine::node::{Node, NodeKey, Origin, Ports, Version};
+use engine::node::{Node, NodeKey, Origin, Ports, Suspect, Version, Way};
 use engine::relay::{Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Report, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
@@ -146,10 +146,16 @@ impl Decide for Script {
         }
     }
 
-    fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
-        let key = snapshot.node(snapshot.at(address, None)?).key;
-        self.reports.push(Report::Refused { node: key });
-        Some(key)
+    fn refused(
+        &mut self,
+        address: SocketAddr,
+        transport: Transport,
+        snapshot: &Snapshot,
+    ) -> Option<(NodeKey, Way)> {
+        let node = snapshot.node(snapshot.at(address, Some(transport), None)?).key;
+        let way = Way::Sip(transport);
+        self.reports.push(Report::Refused { node, way });
+        Some((node, way))
     }
 
     fn handle_snapshot(&mut self, _: &Snapshot) {}
@@ -301,7 +307,7 @@ fn node(transport: Transport, address: SocketAddr, version: i32) -> Node {
         properties: Default::default(),
         graceful: false,
         bad: None,
-        suspect: false,
+        suspect: Suspect::default(),
         joined: Time::ZERO,
         origin: Origin::Static,
     }
@@ -382,7 +388,9 @@ fn the_very_datagram_that_a_node_refused_reaches_another_and_the_node_is_reporte
         assert_eq!(&buffer[..4], b"100 ");
         let count = alive.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..count], b"trying node 1");
-        assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+        assert!(
+            matches!(rig.notice(), Notice::Report(Report::Refused { node, .. }) if node == key)
+        );
         // From now on the shard avoids it by itself.
         socket.send(b"node 2").unwrap();
         let count = alive.recv(&mut buffer).unwrap();
@@ -482,7 +490,7 @@ fn requests_share_one_connection_to_a_node_and_move_on_when_it_refuses() {
     }
     seen.sort();
     assert_eq!(seen, [sip("node 1"), sip("node 2"), sip("node 3")]);
-    assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+    assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node, .. }) if node == key));
     // What the node says on that connection is handled like any other message.
     at_node.write_all(&sip("echo")).unwrap();
     let mut got = vec![0; sip("echo").len()];
@@ -549,7 +557,7 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
         sent += 1;
         while rig.statistics(0).counters.handled < sent {}
     }
-    assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node }) if node == key));
+    assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node, .. }) if node == key));
     // Once it is believed again, it is connected to again.
     rig.publish(nodes, Routes { from: 1, is_stream: true });
     socket.send(&sip("node again")).unwrap();
@@ -690,6 +698,63 @@ fn silent_connections_end_and_too_many_are_refused() {
     assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
     drop(streams); // they have read that it is over: nobody waits for them any longer
     while rig.statistics(0).figures.connections > 0 {}
+    rig.stop();
+}
+
+#[test]
+fn clients_that_take_all_connections_leave_the_nodes_theirs() {
+    let tuning = Tuning { connections_max: 2, ..TUNING };
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = there.local_addr().unwrap();
+    rig.publish(vec![node(Transport::Tcp, address, 0)], Routes { from: 1, is_stream: true });
+    let streams = [rig.tcp(), rig.tcp()];
+    while rig.statistics(0).figures.connections < 2 {}
+    rig.udp().send(&sip("node 1")).unwrap();
+    let mut got = vec![0; sip("node 1").len()];
+    there.accept().unwrap().0.read_exact(&mut got).unwrap();
+    assert_eq!(got, sip("node 1"));
+    drop(streams);
+    rig.stop();
+}
+
+#[test]
+fn a_message_that_trickles_in_for_ever_ends_its_connection() {
+    let tuning = Tuning { stream_idle: Duration::from_millis(200), ..TUNING };
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let mut stream = rig.tcp();
+    stream.write_all(&sip("whole")).unwrap();
+    assert_eq!(read_some(&mut stream), sip("whole"));
+    stream.write_all(b"OPTIONS sip:x SIP/2.0\r\nX: ").unwrap();
+    let start = Instant::now();
+    while rig.statistics(0).figures.connections > 0 {
+        assert!(start.elapsed() < PATIENCE, "it goes on");
+        let _ = stream.write_all(b"x"); // the last one meets a closed connection
+    }
+    assert_eq!(rig.statistics(0).figures.streams.idle_closed, 1);
+    rig.stop();
+}
+
+/// Anybody can send an ICMP error for an address that he knows: it must quote a request that went there.
+#[test]
+fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let alive = UdpSocket::bind("127.0.0.1:0").unwrap();
+    alive.set_read_timeout(Some(PATIENCE)).unwrap();
+    let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nodes =
+        vec![node(Transport::Udp, dead, 0), node(Transport::Udp, alive.local_addr().unwrap(), 1)];
+    rig.publish(nodes, Routes::default());
+    let (socket, mut buffer) = (rig.udp(), [0; 100]);
+    // To the same address, but not as a request to the node.
+    socket.send(b"name 1").unwrap();
+    let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
+    assert!(rig.body.post.send(0, Mail::Resolved { name, answer: dead }).is_ok());
+    while rig.statistics(0).figures.sent < 1 {}
+    assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
+    socket.send(b"node 2").unwrap();
+    alive.recv(&mut buffer).unwrap();
+    assert_eq!(rig.statistics(0).figures.retried, 1, "the node was asked, and refused");
     rig.stop();
 }
 

@@ -137,7 +137,7 @@ fn resolve(names: &Names, host: &str, port: Option<u16>) -> String {
         Ok(answer) => answer
             .targets
             .iter()
-            .map(|(transport, at)| format!("{}/{at}", transport.as_param()))
+            .map(|it| format!("{}/{}", it.transport.as_param(), it.address))
             .collect::<Vec<_>>()
             .join(" "),
         Err(unresolved) => unresolved.to_string(),

@@ -522,18 +522,7 @@ impl Hand<'_, '_> {
 
 /// Whether it is the peer or we who cannot: a node must not be blamed for a want of descriptors.
 fn why_not(error: &io::Error) -> Gone {
-    match error.raw_os_error() {
-        Some(
-            libc::EMFILE
-            | libc::ENFILE
-            | libc::ENOBUFS
-            | libc::ENOMEM
-            | libc::EAGAIN
-            | libc::EADDRINUSE
-            | libc::EADDRNOTAVAIL,
-        ) => Gone::Shortage,
-        _ => Gone::Refused,
-    }
+    if tcp::is_refusal(error) { Gone::Refused } else { Gone::Shortage }
 }
 
 impl Line {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::config::Steering;
 use engine::names::{Answer, Query, Unresolved};
-use engine::node::NodeKey;
+use engine::node::{NodeKey, Way};
 use engine::relay::stream::{Handover, Room, Secure, StreamRelay, Wire};
 use engine::relay::{Arrival, DropReason, Failure, Leg, Listener, Verdict};
 use protocols::sip::Transport;
@@ -243,7 +243,7 @@ impl Decide for Nothing {
         Verdict::Drop(DropReason::Malformed)
     }
 
-    fn refused(&mut self, _: SocketAddr, _: &Snapshot) -> Option<NodeKey> {
+    fn refused(&mut self, _: SocketAddr, _: Transport, _: &Snapshot) -> Option<(NodeKey, Way)> {
         None
     }
 
@@ -528,7 +528,7 @@ impl Bench {
     }
 
     fn turn(&mut self) {
-        let count = self.epoll.wait(&mut self.events, 10);
+        let count = self.epoll.wait(&mut self.events, 10).unwrap_or(0);
         let (mut scratch, mut clear) = (vec![0; 65_536], Vec::new());
         let mut lent = Lent {
             now: self.now,

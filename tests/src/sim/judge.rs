@@ -139,7 +139,7 @@ impl Judge {
         let from_node = self.is_from_node(it);
         if message.header("Call-ID").starts_with('x') && !from_node {
             return ensure(
-                it.snapshot.at(to, None).is_some(),
+                it.snapshot.at(to, None, None).is_some(),
                 "a stranger made us send to what is no node",
             );
         }
@@ -172,7 +172,7 @@ impl Judge {
             return it.leg == Leg::Internal;
         }
         let source = it.arrival.source;
-        it.snapshot.at(source, None).is_some() || it.snapshot.remembers(source)
+        it.snapshot.at(source, None, None).is_some() || it.snapshot.remembers(source)
     }
 
     fn who(&self, text: &str) -> Option<Who> {
@@ -253,12 +253,12 @@ impl Judge {
 
     /// No node could take it but those that refused. A call that has a node stays in its version.
     fn nobody_else(&self, it: &Decision<'_>, message: &Message) -> Result<(), String> {
-        let failed = it.failed.and_then(|failed| it.snapshot.at(failed, None));
+        let failed = it.failed.and_then(|failed| it.snapshot.at(failed, None, None));
         let version = failed.map(|id| it.snapshot.node(id).version);
         let left = self.takers(it, message).iter().filter(|id| {
             let node = it.snapshot.node(**id);
             let is_of_version = is_first(message) || version.is_none_or(|it| it == node.version);
-            it.failed.is_none() || (!node.suspect && is_of_version)
+            it.failed.is_none() || (node.suspect.is_empty() && is_of_version)
         });
         let left = left.count();
         ensure(left == 0, format!("refused although {left} nodes could take it"))
@@ -286,7 +286,9 @@ impl Judge {
             if self.algorithm == WORST_CASE {
                 return Ok(());
             }
-            if usable.keys().contains(&home) {
+            // Who refused a moment ago keeps its dialogs, until one of their own messages is refused.
+            let is_live = snapshot.find(home).is_some();
+            if usable.keys().contains(&home) || (is_live && it.failed.is_none()) {
                 return ensure(to == address, "a dialog left its live node");
             }
             if self.remembers_users() {
@@ -308,8 +310,8 @@ impl Judge {
             let has_better = snapshot
                 .nodes()
                 .iter()
-                .any(|it| it.version == taker.version && is_willing(it) && !it.suspect);
-            let is_right = is_willing(taker) && !(taker.suspect && has_better);
+                .any(|it| it.version == taker.version && is_willing(it) && it.suspect.is_empty());
+            let is_right = is_willing(taker) && (taker.suspect.is_empty() || !has_better);
             ensure(is_right, "new work for a node that wants none, or refused")?;
         }
         if is_first(message) || before.is_some() {
@@ -333,7 +335,8 @@ impl Judge {
         let is_same_shard = before.shard == it.shard;
         if self.remembers {
             let id = it.snapshot.find(before.to);
-            let keeps = id.is_some_and(|id| !it.snapshot.node(id).suspect);
+            let stays = !is_first(message) && it.failed.is_none();
+            let keeps = id.is_some_and(|id| it.snapshot.node(id).suspect.is_empty() || stays);
             return is_same_shard && keeps;
         }
         if self.algorithm == WORST_CASE || self.remembers_users() {
@@ -368,16 +371,16 @@ impl Judge {
         let snapshot = it.snapshot;
         let Some(Who::Node { address, version, .. }) = self.asker(message) else {
             // A node that is none any more, in single-entry mode.
-            return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
+            return ensure(snapshot.at(to, None, None).is_some(), "a response to what is no node");
         };
-        let is_live = snapshot.at(address, None).is_some();
+        let is_live = snapshot.at(address, None, None).is_some();
         if is_live && (to == address || self.algorithm != ACTIVE_STANDBY) {
             return ensure(to == address, "a response left the live node that asked");
         }
         // A node that was no member when it asked had no version for the branch.
         let stamped = param(message.vias()[0], "branch").unwrap_or_default();
         if !stamped.ends_with(&format!("_{}", version.0)) {
-            return ensure(snapshot.at(to, None).is_some(), "a response to what is no node");
+            return ensure(snapshot.at(to, None, None).is_some(), "a response to what is no node");
         }
         let version = if snapshot.has_version(version) {
             version
@@ -425,7 +428,7 @@ fn newest(snapshot: &Snapshot, standing: Standing) -> Version {
     let versions: BTreeSet<Version> = snapshot.nodes().iter().map(|it| it.version).collect();
     let serves = |standing, version: &Version, may_be_suspect: bool| {
         let ids = snapshot.candidates(standing, *version, Family::V4, Transport::Udp).ids();
-        ids.iter().any(|id| may_be_suspect || !snapshot.node(*id).suspect)
+        ids.iter().any(|id| may_be_suspect || snapshot.node(*id).suspect.is_empty())
     };
     let standings = [standing, standing, Standing::Usable, Standing::Usable];
     let mut ranks = standings.into_iter().zip([false, true, false, true]);
@@ -452,7 +455,7 @@ fn is_first(message: &Message) -> bool {
 }
 
 fn view(snapshot: &Snapshot) -> View {
-    let suspects = snapshot.nodes().iter().filter(|it| it.suspect);
+    let suspects = snapshot.nodes().iter().filter(|it| !it.suspect.is_empty());
     let suspects = suspects.fold(0, |all, it| all ^ it.key.0);
     (snapshot.generation(), snapshot.fingerprint(), suspects)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::balance::Shard;
 use engine::config;
-use engine::node::{Node, NodeKey, Origin, Ports, Version};
+use engine::node::{Node, NodeKey, Origin, Ports, Suspect, Version};
 use engine::relay::sip::{Relay, Settings};
 use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId};
 use protocols::sip::Transport;
@@ -105,7 +105,7 @@ pub fn node(number: u16, version: i32) -> Node {
         properties: BTreeMap::new(),
         graceful: false,
         bad: None,
-        suspect: false,
+        suspect: Suspect::default(),
         joined: Time::ZERO,
         origin: Origin::Heartbeat,
     }

@@ -13,7 +13,8 @@ pub(super) const BEHAVIOUR: &[Key] = &[
         "Address that the world sees us under; written into our own headers on the client side.",
         "198.51.100.1",
         Kind::Host(|it| &mut it.config.public_ip),
-    ),
+    )
+    .restart(), // calls that are up know us by the old one
     Key::new(
         &["public-ipv6", "publicIpv6"],
         &["sip/publicIpv6"],
@@ -21,7 +22,8 @@ pub(super) const BEHAVIOUR: &[Key] = &[
         "The same for IPv6.",
         "2001:db8::1",
         Kind::Host(|it| &mut it.config.public_ipv6),
-    ),
+    )
+    .restart(),
     Key::new(
         &["legacyContactPatching"],
         &["sip/legacyContactPatching"],

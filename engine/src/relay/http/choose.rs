@@ -148,11 +148,11 @@ fn untried<'a>(
     pairs.filter(|(_, key)| !ask.tried.contains(key))
 }
 
-/// Whether the node may serve a session that it has: alive, trusted, with the port.
+/// Whether the node may serve a session that it has: alive, trusted, with the port. One that refused another
+/// request a moment ago is asked again: the session is lost anywhere else.
 fn serves(ask: &Ask<'_>, snapshot: &Snapshot, id: NodeId) -> bool {
     let node = snapshot.node(id);
     node.bad.is_none()
-        && !node.suspect
         && !ask.tried.contains(&node.key)
         && snapshot.web().port(ask.service, id).is_some()
 }

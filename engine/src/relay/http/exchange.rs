@@ -13,7 +13,7 @@ use super::peer::{Exchange, Node, Peer, SCAN, Tunnel};
 use super::pool::Place;
 use super::settings::{TRIES_MAX, secure};
 use crate::relay::stream::{Conn, Gone, Room, Secure, Wire};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, way};
 use crate::stats::Refusal;
 
 /// How a node failed before it answered.
@@ -114,8 +114,9 @@ impl Http {
         if is_unreached
             && !is_ours
             && let Some(key) = exchange.place.and_then(|it| it.node)
+            && let Some(id) = snapshot.find(key)
         {
-            self.sightings.refused(key);
+            self.sightings.refused(key, way(exchange.service, snapshot.node(id)));
         }
         let next = match exchange.place.filter(|_| may_repeat) {
             // It may have closed a connection that waited too long; it lives until it refuses a new one.

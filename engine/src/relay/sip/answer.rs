@@ -109,7 +109,7 @@ impl State {
             Hop::Flow { or, .. } => or.is_none(),
             Hop::Stream { from, to } => {
                 let transport = settings.listener(from).transport;
-                let is_node = snapshot.at(to, None).is_some() || snapshot.remembers(to);
+                let is_node = snapshot.at(to, None, None).is_some() || snapshot.remembers(to);
                 matches!(transport, Transport::Ws | Transport::Wss) && !is_node
             }
             Hop::Datagram { .. } => false,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Attempt, Relay, Settings};
 use crate::balance::{Query, Shard};
-use crate::node::{Bad, Node};
+use crate::node::{Bad, Node, Way};
 use crate::relay::{Arrival, Hop, Verdict};
 use crate::snapshot::{Family, NodeId, Snapshot};
 
@@ -34,7 +34,7 @@ pub(super) trait Trace {
         let candidates = query.candidates(snapshot).ids();
         for (id, node) in (0..).map(NodeId).zip(snapshot.nodes()) {
             let (name, ip) = (&node.host_name, node.ip);
-            match (candidates.contains(&id), flaw(node)) {
+            match (candidates.contains(&id), flaw(node, query)) {
                 (true, None) => self.say(format_args!("  {name} {ip}: candidate")),
                 (true, Some(flaw)) => {
                     self.say(format_args!("  {name} {ip}: candidate, although {flaw}"));
@@ -62,9 +62,9 @@ fn unfit(node: &Node, query: &Query<'_>) -> Option<&'static str> {
 }
 
 /// Why others are asked rather than this node.
-fn flaw(node: &Node) -> Option<&'static str> {
+fn flaw(node: &Node, query: &Query<'_>) -> Option<&'static str> {
     match node.bad {
-        _ if node.suspect => Some("refused a moment ago"),
+        _ if node.suspect.has(Way::Sip(query.transport)) => Some("refused a moment ago"),
         Some(Bad::Errors) => Some("bad: too many error responses"),
         Some(Bad::Response) => Some("bad: an error response over HTTP"),
         Some(Bad::Silence) => Some("bad: does not answer"),

@@ -17,7 +17,7 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Buffers, Incoming, State, next_hop};
+use super::{Attempt, Buffers, Incoming, State, next_hop};
 use crate::balance::Query;
 use crate::config::AffinityKey;
 use crate::node::{Node, Version};
@@ -71,6 +71,7 @@ impl State {
             is_ack: request.method == Method::Ack,
             in_dialog,
             status: None,
+            is_again: self.attempt == Attempt::Undelivered,
         };
         if T::ON {
             trace.say(format_args!("affinity key: {}", query.key.escape_ascii()));
@@ -88,10 +89,11 @@ impl State {
         let wanted = if request.is_subsequent { routes.version } else { Some(version) };
         let serves = |id: &NodeId| query.as_of(snapshot.node(*id)).fits(snapshot, *id);
         let hinted = routes.node.filter(serves);
-        let routed = || top_uri.and_then(|it| node_at(&it, wanted, snapshot)).filter(serves);
+        let node_at = |uri: &Uri<'_>| node_at(uri, towards, wanted, snapshot);
+        let routed = || top_uri.and_then(|it| node_at(&it)).filter(serves);
         let addressed = || {
             let by_uri = request.uri.filter(|it| !settings.is_my_uri(it));
-            by_uri.and_then(|it| node_at(&it, wanted, snapshot)).filter(serves)
+            by_uri.and_then(|it| node_at(&it)).filter(serves)
         };
         let (assigned, why) = if let Some(node) = hinted {
             (Some(node), "hint")
@@ -147,7 +149,7 @@ impl State {
         let replaced = assigned.filter(|it| *it != id);
         let old_route = old_route.or_else(|| {
             let (text, uri) = (top_text?, top_uri?);
-            (replaced.is_some() && node_at(&uri, wanted, snapshot) == replaced).then_some(text)
+            (replaced.is_some() && node_at(&uri) == replaced).then_some(text)
         });
         // A node's own Route without lr: it knows no loose routing.
         let is_strict = assigned == Some(id)
@@ -222,7 +224,7 @@ impl State {
                 {
                     scratch.clear();
                     redirect(uri, to, towards, None, scratch);
-                    edits.replace(request.uri_span, scratch);
+                    edits.supersede(request.uri_span, scratch);
                 }
                 head.extend_from_slice(b"Route: <");
                 redirect(&old, to, towards, Some(towards), head);
@@ -237,7 +239,7 @@ impl State {
             if let Some(uri) = &request.uri {
                 scratch.clear();
                 redirect(uri, to, towards, uri.transport().map(|_| towards), scratch);
-                edits.replace(request.uri_span, scratch);
+                edits.supersede(request.uri_span, scratch);
             }
             return;
         }
@@ -246,7 +248,7 @@ impl State {
         {
             scratch.clear();
             redirect(uri, to, towards, None, scratch);
-            edits.replace(request.uri_span, scratch);
+            edits.supersede(request.uri_span, scratch);
             if left == 0 {
                 return;
             }
@@ -298,9 +300,16 @@ impl State {
     }
 }
 
-/// The live node that a URI names by address, on any of its ports; the newest there if any version will do.
-fn node_at(uri: &Uri<'_>, version: Option<Version>, snapshot: &Snapshot) -> Option<NodeId> {
-    snapshot.at(SocketAddr::new(uri.host_ip()?, uri.own_port()), version)
+/// The live node that a URI names by address, on the port for its transport or else for the one towards
+/// nodes, or on any; the newest there if any version will do.
+fn node_at(
+    uri: &Uri<'_>,
+    towards: Transport,
+    version: Option<Version>,
+    snapshot: &Snapshot,
+) -> Option<NodeId> {
+    let transport = uri.transport().flatten().unwrap_or(towards);
+    snapshot.at(SocketAddr::new(uri.host_ip()?, uri.own_port()), Some(transport), version)
 }
 
 fn is_at(uri: &Uri<'_>, node: &Node) -> bool {

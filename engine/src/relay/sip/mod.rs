@@ -50,7 +50,7 @@ use self::via::TopVia;
 use crate::balance::{self, Algorithm, Shard};
 use crate::config::AffinityKey;
 use crate::names::{Answer, Query, Unresolved};
-use crate::node::NodeKey;
+use crate::node::{NodeKey, Way};
 use crate::relay::{Arrival, DropReason, Failure, Hop, Leg, Report, Verdict};
 use crate::snapshot::{Family, Snapshot};
 use crate::stats::Counters;
@@ -206,7 +206,8 @@ impl Relay {
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        let others = without_slow(failed, bytes, snapshot);
+        let transport = self.settings.transport_of(failed.hop).unwrap_or(Transport::Udp);
+        let others = without_slow(failed, transport, bytes, snapshot);
         let others = others.as_ref().unwrap_or(snapshot);
         self.state.names.demote(failed.hop);
         let again = Attempt::Undelivered;
@@ -224,12 +225,19 @@ impl Relay {
         verdict
     }
 
-    /// The identity of the live node at an address that just refused something. Mark it suspect, and
-    /// let the control executor know through [`Relay::poll_report`].
-    pub fn refused(&mut self, address: SocketAddr, snapshot: &Snapshot) -> Option<NodeKey> {
-        let key = snapshot.node(snapshot.at(address, None)?).key;
-        self.state.sightings.refused(key);
-        Some(key)
+    /// The live node at an address that just refused something, and where it did. Mark it suspect there,
+    /// and let the control executor know through [`Relay::poll_report`].
+    ///
+    /// `None`: there is none, or control, who must lift it again, would not hear of it.
+    pub fn refused(
+        &mut self,
+        address: SocketAddr,
+        transport: Transport,
+        snapshot: &Snapshot,
+    ) -> Option<(NodeKey, Way)> {
+        let node = snapshot.at(address, Some(transport), None)?;
+        let (key, way) = (snapshot.node(node).key, Way::Sip(transport));
+        self.state.sightings.refused(key, way).then_some((key, way))
     }
 
     /// A new node table is in force: forgets what was counted of nodes that are gone for long.
@@ -371,16 +379,21 @@ impl State {
 }
 
 /// The nodes without one that has too much to read already, for what opens a dialog.
-fn without_slow(failed: Failure, bytes: &[u8], snapshot: &Snapshot) -> Option<Snapshot> {
+fn without_slow(
+    failed: Failure,
+    transport: Transport,
+    bytes: &[u8],
+    snapshot: &Snapshot,
+) -> Option<Snapshot> {
     if failed.reason != DropReason::SlowPeer {
         return None;
     }
-    let node = snapshot.node(snapshot.at(target(failed.hop)?, None)?).key;
+    let node = snapshot.node(snapshot.at(target(failed.hop)?, Some(transport), None)?).key;
     let message = Message::parse(bytes, None).ok()?;
     let is_first = message.is_request()
         && message.to_tag().is_none()
         && !matches!(message.method(), Method::Ack | Method::Cancel);
-    is_first.then(|| snapshot.suspecting(node))
+    is_first.then(|| snapshot.suspecting(node, Way::Sip(transport)))
 }
 
 /// Address that a hop leads to, as far as it is known.

@@ -8,7 +8,7 @@ use protocols::sip::uri::{Scheme, Uri, parse_ip};
 use protocols::time::Time;
 
 use super::flow::Token;
-use super::names::NameCache;
+use super::names::{NameCache, choose};
 use super::settings::{Place, Settings};
 use crate::names::Query;
 use crate::relay::{DropReason, Hop, Leg};
@@ -41,6 +41,8 @@ pub(super) struct Search<'a> {
     pub otherwise: Transport,
     /// Connection that the dialog's route set names.
     pub token: Option<Token>,
+    /// What all messages of the transaction have in common.
+    pub key: u64,
 }
 
 impl Search<'_> {
@@ -97,12 +99,12 @@ impl Search<'_> {
         query.transport = named.or(Some(self.otherwise).filter(|it| *it != Transport::Udp));
         query.sips = uri.scheme == Scheme::Sips;
         let Some(targets) = names.find(self.now, query) else { return NextHop::Unknown };
-        let found = targets.iter().find(|(transport, to)| {
-            Family::of(to.ip()) == self.family
-                && settings.place(Leg::External, self.family, *transport).is_some()
+        let found = choose(targets, self.key, |it| {
+            Family::of(it.address.ip()) == self.family
+                && settings.place(Leg::External, self.family, it.transport).is_some()
         });
         match found {
-            Some((transport, to)) => self.reach(settings, *transport, *to),
+            Some(it) => self.reach(settings, it.transport, it.address),
             None => NextHop::Unreachable(DropReason::Unresolved),
         }
     }

@@ -18,7 +18,7 @@ use super::request::Request;
 use super::routes::Stripped;
 use super::settings::Settings;
 use super::via::{Branch, INNER, OUTER};
-use super::{Incoming, State, contact, target};
+use super::{Attempt, Incoming, State, contact, target};
 use crate::balance::Query;
 use crate::relay::{DropReason, Hop, Leg, Verdict};
 use crate::snapshot::{Family, NodeId};
@@ -59,6 +59,7 @@ impl State {
                 is_ack: false,
                 in_dialog: request.is_subsequent,
                 status: None,
+                is_again: self.attempt == Attempt::Undelivered,
             };
             self.algorithm.learn(&query, snapshot, node);
         }
@@ -94,6 +95,7 @@ impl State {
             token: routes
                 .token
                 .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret))),
+            key: request.hash,
         };
         let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {
             NextHop::Found { place, transport, hop } => (place, transport, hop),
@@ -172,7 +174,7 @@ impl State {
         let edits = &mut self.buffers.edits;
         let old = request.uri.map_or(b"".as_slice(), |it| it.text);
         let Some(last) = message.routes.as_slice().last() else { return };
-        edits.replace(request.uri_span, uri);
+        edits.supersede(request.uri_span, uri);
         edits.write(Span { start: last.line.end, end: last.line.end }, |text| {
             text.extend_from_slice(b"Route: <");
             text.extend_from_slice(old);
@@ -207,8 +209,7 @@ fn is_sips(uri: &Uri<'_>) -> bool {
 /// The registered node that a request comes from: by its source, else by the Via it wrote from that IP.
 fn sender(incoming: &Incoming<'_>) -> Option<NodeId> {
     let source = incoming.arrival.source;
-    incoming.snapshot.at(source, None).or_else(|| {
-        let claimed = SocketAddr::new(source.ip(), incoming.via.sent_by_port(incoming.transport));
-        incoming.snapshot.at(claimed, None)
-    })
+    let at = |address| incoming.snapshot.at(address, Some(incoming.transport), None);
+    at(source)
+        .or_else(|| at(SocketAddr::new(source.ip(), incoming.via.sent_by_port(incoming.transport))))
 }

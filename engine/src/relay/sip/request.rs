@@ -11,7 +11,7 @@ use super::answer::{Answer, answer_hop};
 use super::contact::{self, Real};
 use super::explain::Trace;
 use super::flow::Token;
-use super::routes::Stripped;
+use super::routes::{Side, Stripped};
 use super::settings::Settings;
 use super::via;
 use super::words::Words;
@@ -89,8 +89,13 @@ impl State {
             route_moved: false,
         };
         self.undo_strict_router(settings, message, &mut request, trace);
-        let routes =
-            Stripped::of(message, request.uri.as_ref(), settings, incoming.snapshot, trace);
+        let side = if from_node {
+            Side::Node(incoming.transport)
+        } else {
+            Side::Client(settings.towards_nodes(incoming.transport))
+        };
+        let uri = request.uri.as_ref();
+        let routes = Stripped::of(message, uri, settings, incoming.snapshot, side, trace);
         for line in message.initial_remote.as_slice() {
             self.buffers.edits.remove(*line);
         }
@@ -227,7 +232,8 @@ impl State {
             return;
         };
         let Some(route) = NameAddr::parse(value.span.of(message.bytes)) else { return };
-        let Some(target) = Uri::parse(route.uri).filter(|it| !settings.is_my_uri(it)) else {
+        let is_ours = |it: &Uri<'_>| settings.is_my_uri(it) || settings.is_my_route_name(it.host);
+        let Some(target) = Uri::parse(route.uri).filter(|it| !is_ours(it)) else {
             return;
         };
         self.buffers.edits.replace(request.uri_span, route.uri);
@@ -333,7 +339,7 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     }
     let source = incoming.arrival.source;
     let is_server = |address| {
-        incoming.snapshot.at(address, None).is_some() || incoming.snapshot.remembers(address)
+        incoming.snapshot.at(address, None, None).is_some() || incoming.snapshot.remembers(address)
     };
     if is_server(source) {
         return true;

@@ -54,7 +54,7 @@ impl State {
         let from_node = if settings.is_two_entry(incoming.family) {
             incoming.leg == Leg::Internal
         } else {
-            snapshot.at(source, None).is_some() || snapshot.remembers(source)
+            snapshot.at(source, None, None).is_some() || snapshot.remembers(source)
         };
         if T::ON {
             let side =
@@ -98,7 +98,8 @@ impl State {
         let message = incoming.message;
         let config = &settings.config;
         if self.attempt == Attempt::First
-            && let Some(node) = incoming.snapshot.at(incoming.arrival.source, None)
+            && let Some(node) =
+                incoming.snapshot.at(incoming.arrival.source, Some(incoming.transport), None)
         {
             let reason = match message.start {
                 Start::Response { reason, .. } => message.text(reason),
@@ -158,6 +159,7 @@ impl State {
             is_ack: false,
             in_dialog: false,
             status: Some(status),
+            is_again: self.attempt == Attempt::Undelivered,
         };
         let taker = if is_server && named.is_none() {
             None
@@ -175,7 +177,7 @@ impl State {
             };
             // Anybody outside can write such a Via: it leads to servers or nowhere.
             let is_known = |it: SocketAddr| {
-                snapshot.at(it, None).is_some()
+                snapshot.at(it, None, None).is_some()
                     || snapshot.remembers(it)
                     || settings.extra_servers.contains(&it)
             };
@@ -248,7 +250,8 @@ impl Next<'_> {
         let ports = [self.target.sent_by_port, self.target.port];
         let ips = [self.via.via.host_ip(), self.target.ip];
         ips.into_iter().flatten().find_map(|ip| {
-            ports.into_iter().find_map(|port| self.snapshot.at(SocketAddr::new(ip, port), None))
+            let at = |port| self.snapshot.at(SocketAddr::new(ip, port), Some(self.transport), None);
+            ports.into_iter().find_map(at)
         })
     }
 
@@ -267,7 +270,7 @@ impl Next<'_> {
         // Clients on WebSocket listen nowhere: all that is left is a connection that they have.
         let may_call = |to: &SocketAddr| {
             !matches!(self.transport, Transport::Ws | Transport::Wss)
-                || self.snapshot.at(*to, None).is_some()
+                || self.snapshot.at(*to, None, None).is_some()
         };
         let listens = listens.filter(may_call);
         match self.flow {

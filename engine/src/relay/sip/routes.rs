@@ -28,8 +28,18 @@ pub(super) struct Stripped {
     pub version: Option<Version>,
     /// Client connection named by a flow token that is truly ours.
     pub token: Option<Token>,
-    /// `transport` of the second of our Routes, or of the only one: the leg towards the client.
+    /// `transport` of the second of our Routes, or of the only one: of a node's request the leg towards the
+    /// client.
     pub outer: Option<Transport>,
+    /// Address that the hint to `node` named.
+    hint: Option<SocketAddr>,
+}
+
+/// Where a request comes from, with the transport of the nodes' leg.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Side {
+    Client(Transport),
+    Node(Transport),
 }
 
 impl Stripped {
@@ -39,6 +49,7 @@ impl Stripped {
         uri: Option<&Uri<'_>>,
         settings: &Settings,
         snapshot: &Snapshot,
+        side: Side,
         trace: &mut T,
     ) -> Stripped {
         let mut it = Stripped::default();
@@ -56,13 +67,13 @@ impl Stripped {
             if T::ON {
                 trace.say(format_args!("route {}: ours, removed", text.escape_ascii()));
             }
-            it.read(&route_uri, settings, snapshot, trace);
+            it.read(&route_uri, settings, snapshot, side, trace);
         }
         if it.node.is_none()
             && let Some(uri) = uri
         {
             let before = it.version;
-            it.read(uri, settings, snapshot, trace);
+            it.read(uri, settings, snapshot, side, trace);
             if !it.named {
                 it.version = before;
             }
@@ -75,6 +86,7 @@ impl Stripped {
         uri: &Uri<'_>,
         settings: &Settings,
         snapshot: &Snapshot,
+        side: Side,
         trace: &mut T,
     ) {
         let said = Said::of(uri);
@@ -101,8 +113,14 @@ impl Stripped {
             return;
         };
         self.named = true;
-        if self.node.is_none() {
-            self.node = address(host, port).and_then(|it| snapshot.at(it, version));
+        // Of a client's two the second was written for the nodes' leg: its transport is the port's.
+        let inner = self.outer.filter(|_| self.count == 2 && matches!(side, Side::Client(_)));
+        let (Side::Client(leg) | Side::Node(leg)) = side;
+        let address = address(host, port);
+        if self.node.is_none() || (inner.is_some() && self.hint == address) {
+            self.hint = address;
+            let transport = Some(inner.unwrap_or(leg));
+            self.node = address.and_then(|it| snapshot.at(it, transport, version));
             if T::ON {
                 let verdict =
                     if self.node.is_some() { "a live node" } else { "no live node, refused" };

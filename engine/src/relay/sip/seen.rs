@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocols::time::Time;
 
-use crate::node::NodeKey;
+use crate::node::{NodeKey, Way};
 use crate::registry::{Announcement, BeatError};
 use crate::relay::Report;
 use crate::snapshot::{NodeId, Snapshot};
@@ -51,9 +51,9 @@ impl Sightings {
         });
     }
 
-    /// The node refused a connection or a datagram.
-    pub(in crate::relay) fn refused(&mut self, node: NodeKey) {
-        self.urge(Report::Refused { node });
+    /// The node refused a connection or a datagram. `false`: too much waits already to be told.
+    pub(in crate::relay) fn refused(&mut self, node: NodeKey, way: Way) -> bool {
+        self.urge(Report::Refused { node, way })
     }
 
     /// The node answered a request over HTTP that is watched with an error.
@@ -155,7 +155,7 @@ mod tests {
                 properties: BTreeMap::new(),
                 graceful: false,
                 bad: None,
-                suspect: false,
+                suspect: crate::node::Suspect::default(),
                 joined: Time::ZERO,
                 origin: Origin::Heartbeat,
             }

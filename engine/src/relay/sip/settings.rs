@@ -10,7 +10,7 @@ use regex::bytes::Regex;
 
 use super::words::Words;
 use crate::config::{Config, Pattern};
-use crate::relay::{Leg, Listener, ListenerId};
+use crate::relay::{Hop, Leg, Listener, ListenerId};
 use crate::snapshot::Family;
 
 /// The configuration as the relay uses it. Immutable: a reload makes the next one.
@@ -214,6 +214,15 @@ impl Settings {
     #[allow(clippy::indexing_slicing)]
     pub fn listener(&self, id: ListenerId) -> &Listener {
         &self.listeners[usize::from(id.0)]
+    }
+
+    /// What a hop is reached by.
+    pub fn transport_of(&self, hop: Hop) -> Option<Transport> {
+        let from = match hop {
+            Hop::Datagram { from, .. } | Hop::Stream { from, .. } => from,
+            Hop::Flow { or, .. } => or?.0,
+        };
+        Some(self.listener(from).transport)
     }
 
     /// Socket and texts of one leg, family and transport. In single-entry mode both legs are one.

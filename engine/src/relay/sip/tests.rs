@@ -7,7 +7,9 @@ use std::sync::Arc;
 use protocols::time::Time;
 
 use super::*;
+use crate::balance::testing::UDP;
 use crate::config;
+use crate::names::Target;
 use crate::node::{Bad, Node, NodeKey, Origin, Ports, Version};
 use crate::relay::{Flow, Listener, ListenerId};
 
@@ -147,7 +149,7 @@ fn node(text: &str) -> Node {
         properties: BTreeMap::new(),
         graceful: false,
         bad: None,
-        suspect: false,
+        suspect: crate::node::Suspect::default(),
         joined: Time::ZERO,
         origin: Origin::Heartbeat,
     }
@@ -318,16 +320,85 @@ fn a_dialog_leaves_a_node_that_refuses_for_one_that_is_leaving_and_a_new_call_do
     let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
     for entry in crate::balance::ALGORITHMS {
         let mut world = World::new(&format!("{TWO_LEGS}algorithmClass=x.{}\n", entry.name));
-        world.snapshot = both.suspecting(node(NODE).key);
-        let verdict = world.client(&in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080"));
+        world.snapshot = both.suspecting(node(NODE).key, UDP);
+        // Something else was refused, long ago or by another transport: the dialog is tried where it lives.
+        let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
+        let verdict = world.client(&bye);
         let is_worst_case = entry.name.starts_with("WorstCase");
         let is_active_standby = entry.name.starts_with("ActiveStandby");
         if !is_worst_case && !is_active_standby {
+            assert!(datagram(NODE)(verdict), "{}: {verdict:?}", entry.name);
+            let Verdict::Forward { hop, .. } = verdict else { panic!("{verdict:?}") };
+            let source: SocketAddr = CLIENT.parse().unwrap();
+            let listener = world.listener(Leg::External, Transport::Udp, Family::V4);
+            let arrival = Arrival { now: world.now, listener, source, flow: None };
+            let (bytes, failed) = (wire(&bye), gone(hop));
+            let World { relay, snapshot, out, .. } = &mut world;
+            let verdict = relay.undelivered(&arrival, &bytes, failed, snapshot, out);
             assert!(datagram("172.16.0.11:5080")(verdict), "{}: {verdict:?}", entry.name);
         }
         let verdict = world.client(&INVITE.replace("8f3ad1", "another"));
         assert!(datagram(NODE)(verdict), "{}: {verdict:?}", entry.name);
     }
+}
+
+/// JBoss hosts run several servers with a port offset: the numbers of one are another's, for other transports.
+#[test]
+fn nodes_on_one_host_may_have_each_others_port_numbers() {
+    let ports = |udp: u16, tls: u16| {
+        let mut it = node("172.16.0.10:5080");
+        it.ports = Ports::default();
+        it.ports.open(Transport::Udp, udp);
+        it.ports.open(Transport::Tcp, udp);
+        it.ports.open(Transport::Tls, tls);
+        it.key = NodeKey::of(it.ip, it.version, &it.ports);
+        it
+    };
+    for turned in [false, true] {
+        let (first, second) = (ports(5080, 5081), ports(5081, if turned { 5080 } else { 5082 }));
+        let mut world = World::new(TWO_LEGS);
+        world.snapshot = Snapshot::new(2, vec![first, second], &[]);
+        for port in ["5080", "5081"] {
+            let [outer, inner] = [OUTER_ROUTE, INNER_ROUTE].map(|it| it.replace("5080", port));
+            let tls = outer.replace("transport=udp", "transport=tls");
+            for routes in [
+                format!("Route: {outer}\nRoute: {inner}\n"),
+                format!("Route: {tls}\nRoute: {inner}\n"),
+                format!("Route: {outer}\n"),
+            ] {
+                let verdict = world.client(&in_dialog("BYE", &routes, "sip:bob@example.com"));
+                let want = format!("172.16.0.10:{port}");
+                assert!(datagram(&want)(verdict), "{routes}: {verdict:?}");
+            }
+            let verdict =
+                world.client(&in_dialog("BYE", "", &format!("sip:bob@172.16.0.10:{port}")));
+            assert!(datagram(&format!("172.16.0.10:{port}"))(verdict), "{port}: {verdict:?}");
+            // A refused datagram is the doing of the one that has the port for datagrams.
+            let address = format!("172.16.0.10:{port}").parse().unwrap();
+            let (key, way) = world.relay.refused(address, Transport::Udp, &world.snapshot).unwrap();
+            let node = world.snapshot.node(world.snapshot.find(key).unwrap());
+            assert_eq!((node.ports.of(Transport::Udp), way), (port.parse().ok(), UDP));
+        }
+    }
+}
+
+/// A dialog's node has shut one port: what goes by the others stays with it.
+#[test]
+fn a_port_that_refuses_costs_the_others_nothing() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    let (key, way) =
+        world.relay.refused(NODE.parse().unwrap(), Transport::Tcp, &world.snapshot).unwrap();
+    world.snapshot = world.snapshot.suspecting(key, way);
+    let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
+    assert!(datagram(NODE)(world.client(&bye)));
+    let nodes: std::collections::BTreeSet<_> = (0..8)
+        .filter_map(|call| match world.client(&INVITE.replace("8f3ad1", &format!("n{call}"))) {
+            Verdict::Forward { hop, .. } => target(hop),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(nodes.len(), 2, "new calls by UDP go to both: {nodes:?}");
 }
 
 #[test]
@@ -611,6 +682,19 @@ fn branches_tell_transactions_and_our_two_vias_apart() {
     let invite = world.out.clone();
     world.client(&plain.replace("INVITE", "CANCEL"));
     assert_eq!(invite[60..130], world.out[60..130], "a transaction of RFC 2543 keeps its branch");
+}
+
+#[test]
+fn a_via_with_two_places_for_the_response_is_refused() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    let twice = INVITE.replace(";rport", ";received=1.1.1.1;received=198.51.100.66");
+    let verdict = world.client(&twice);
+    let hop = Hop::Datagram {
+        from: world.listener(Leg::External, Transport::Udp, Family::V4),
+        to: CLIENT.parse().unwrap(),
+    };
+    assert_eq!(verdict, Verdict::Reply { hop });
+    assert!(world.first_line().starts_with("SIP/2.0 400 "), "{}", world.first_line());
 }
 
 #[test]
@@ -1000,12 +1084,56 @@ fn strict_routers_on_either_side_are_served() {
         assert_eq!(world.first_line(), "INFO sip:app@172.16.0.10:5080 SIP/2.0");
         assert_eq!(world.lines("Route"), ["<sip:8.8.8.8;lr>", "<sip:bob@example.com>"]);
     }
+    // On both sides at once: one Request-URI, not one behind the other.
+    let routes = "Route: <sip:1.2.3.4:5070>, <sip:u@10.1.1.1>\nMax-Forwards";
+    let ours = INNER_ROUTE.trim_matches(['<', '>']);
+    let both =
+        NODE_INVITE.replace("sip:usera@127.0.0.1:5033", ours).replace("Max-Forwards", routes);
+    let verdict = world.from_node(&both);
+    assert!(datagram("1.2.3.4:5070")(verdict), "{verdict:?}");
+    assert_eq!(world.first_line(), "INVITE sip:1.2.3.4:5070 SIP/2.0");
     // One of outside:
     let verdict = world
         .from_node(&NODE_INVITE.replace("Max-Forwards", "Route: <sip:1.2.3.4:5070>\nMax-Forwards"));
     assert!(datagram("1.2.3.4:5070")(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "INVITE sip:1.2.3.4:5070 SIP/2.0");
     assert_eq!(world.lines("Route"), ["<sip:usera@127.0.0.1:5033>"]);
+}
+
+fn at_rank(rank: u16, address: &str) -> Target {
+    Target { transport: Transport::Udp, address: address.parse().unwrap(), rank, weight: 1 }
+}
+
+/// RFC 3263 §4.4: a stateless element chooses by what the messages of a transaction share.
+#[test]
+fn a_cancel_follows_its_invite_though_the_name_was_resolved_anew() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    let addresses: Vec<String> = (1..=4).map(|it| format!("192.0.2.{it}:5060")).collect();
+    let answer = |turn: usize| {
+        let mut targets: Vec<_> = addresses.iter().map(|it| at_rank(0, it)).collect();
+        targets.rotate_left(turn);
+        Answer { targets, ttl: std::time::Duration::from_secs(30) }
+    };
+    let mut counts = std::collections::BTreeMap::new();
+    for call in 0..400 {
+        let invite = NODE_INVITE
+            .replace("127.0.0.1:5033", "carrier.example.net")
+            .replace("z9hG4bK", &format!("z9hG4bK{call}"));
+        let cancel = invite.replace("INVITE", "CANCEL");
+        let hops = [(0, invite), (call % 4, cancel)].map(|(turn, message)| {
+            world.now += std::time::Duration::from_secs(31);
+            assert_eq!(world.from_node(&message), Verdict::Resolve);
+            let query = world.relay.wanted_name().unwrap();
+            world.relay.handle_name(world.now, query, Ok(answer(turn)));
+            match world.from_node(&message) {
+                Verdict::Forward { hop, .. } => target(hop),
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(hops[0], hops[1], "call {call}");
+        *counts.entry(hops[0]).or_insert(0) += 1;
+    }
+    assert!(counts.len() == 4 && counts.values().all(|it| (60..140).contains(it)), "{counts:?}");
 }
 
 #[test]
@@ -1015,10 +1143,7 @@ fn a_name_is_resolved_elsewhere_and_then_the_same_bytes_go_out() {
     assert_eq!(world.from_node(&message), Verdict::Resolve);
     let query = world.relay.wanted_name().unwrap();
     assert_eq!((query.host.as_str(), query.port, query.sips), ("carrier.example.net", None, false));
-    let targets = vec![
-        (Transport::Udp, "192.0.2.1:5071".parse().unwrap()),
-        (Transport::Udp, "192.0.2.2:5072".parse().unwrap()),
-    ];
+    let targets = vec![at_rank(0, "192.0.2.1:5071"), at_rank(1, "192.0.2.2:5072")];
     let answer = Answer { targets, ttl: std::time::Duration::from_secs(30) };
     world.relay.handle_name(world.now, query.clone(), Ok(answer));
     let verdict = world.from_node(&message);
@@ -1053,14 +1178,14 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
         panic!("not forwarded");
     };
     let failed = target(hop).unwrap();
-    let key = world.relay.refused(failed, &world.snapshot).unwrap();
-    let suspected = world.snapshot.suspecting(key);
+    let (key, way) = world.relay.refused(failed, Transport::Udp, &world.snapshot).unwrap();
+    let suspected = world.snapshot.suspecting(key, way);
     let again = world.relay.undelivered(&arrival, &bytes, gone(hop), &suspected, &mut world.out);
     let Verdict::Forward { hop: second, .. } = again else { panic!("{again:?}") };
     assert_ne!(target(second), Some(failed));
     assert!(matches!(
         world.relay.poll_report(world.now, &world.snapshot),
-        Some(Report::Refused { node }) if node == key
+        Some(Report::Refused { node, way: UDP }) if node == key
     ));
     // The only node there is: an error is better than silence.
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
@@ -1086,8 +1211,9 @@ fn what_is_decided_again_is_charged_and_counted_once() {
     assert!(matches!(verdict, Verdict::Forward { reply: 1.., .. }), "{verdict:?}");
     for turn in 1..3 {
         let Verdict::Forward { hop, .. } = verdict else { panic!("{turn}: {verdict:?}") };
-        let key = world.relay.refused(target(hop).unwrap(), &world.snapshot).unwrap();
-        world.snapshot = world.snapshot.suspecting(key);
+        let refused = world.relay.refused(target(hop).unwrap(), Transport::Tcp, &world.snapshot);
+        let (key, way) = refused.unwrap();
+        world.snapshot = world.snapshot.suspecting(key, way);
         verdict =
             world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
         assert!(matches!(verdict, Verdict::Forward { reply: 0, .. }), "{turn}: {verdict:?}");
@@ -1098,7 +1224,7 @@ fn what_is_decided_again_is_charged_and_counted_once() {
     let message = NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net");
     assert_eq!(world.from_node(&message), Verdict::Resolve);
     let query = world.relay.wanted_name().unwrap();
-    let targets = vec![(Transport::Udp, "192.0.2.1:5071".parse().unwrap())];
+    let targets = vec![at_rank(0, "192.0.2.1:5071")];
     let answer = Answer { targets, ttl: std::time::Duration::from_secs(30) };
     world.relay.handle_name(world.now, query, Ok(answer));
     let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
@@ -1416,8 +1542,8 @@ fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
     type Case<'c> = (&'c str, &'c [Node], fn(&mut Node), &'c str);
     let cases: [Case<'_>; 13] = [
         (INVITE, beside, |_| {}, "candidate"),
-        (INVITE, beside, |it| it.suspect = true, "refused a moment ago"),
-        (INVITE, alone, |it| it.suspect = true, "candidate, although refused a moment ago"),
+        (INVITE, beside, |it| it.suspect.set(UDP, true), "refused a moment ago"),
+        (INVITE, alone, |it| it.suspect.set(UDP, true), "candidate, although refused a moment ago"),
         (INVITE, beside, |it| it.bad = Some(Bad::Errors), "bad: too many error responses"),
         (INVITE, beside, |it| it.bad = Some(Bad::Response), "bad: an error response over HTTP"),
         (INVITE, beside, |it| it.bad = Some(Bad::Silence), "bad: does not answer"),
@@ -1425,7 +1551,7 @@ fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
         (INVITE, beside, |it| it.graceful = true, "shutting down: no new calls"),
         (&info, beside, |it| it.graceful = true, "candidate, although shutting down: no new calls"),
         (&info, alone, |it| it.bad = Some(Bad::Full), "candidate, although bad: says it is full"),
-        (&info, beside, |it| it.suspect = true, "refused a moment ago"),
+        (&info, beside, |it| it.suspect.set(UDP, true), "refused a moment ago"),
         (INVITE, beside, |it| it.version = Version(-1), "other version"),
         (INVITE, beside, |it| it.ports = Ports::default(), "no port for this transport"),
     ];

@@ -1,8 +1,8 @@
 use super::*;
-use crate::balance::testing::{SHARD, node, node_at, number, query};
+use crate::balance::testing::{SHARD, UDP, node, node_at, number, query};
 use crate::balance::{self};
 use crate::config::load;
-use crate::node::{Bad, Node};
+use crate::node::{Bad, Node, Way};
 
 fn web(number: u16, route: &str) -> Node {
     let mut it = node(number);
@@ -57,9 +57,8 @@ fn sessions_stay_with_their_node() {
 #[test]
 fn sessions_leave_a_node_that_cannot_serve_them_and_no_other() {
     type Spoil = fn(&mut Node);
-    let dead_or_bad: [(&str, Spoil); 3] = [
+    let dead_or_bad: [(&str, Spoil); 2] = [
         ("bad", |it| it.bad = Some(Bad::Errors)),
-        ("suspect", |it| it.suspect = true),
         ("without the port", |it| drop(it.properties.remove("httpPort"))),
     ];
     for (name, spoil) in dead_or_bad {
@@ -71,6 +70,24 @@ fn sessions_leave_a_node_that_cannot_serve_them_and_no_other() {
         assert!(id.is_some() && number(&table, id) != Some(2), "{name}");
         let id = chooser.choose(&ask("/?jsessionid=x.n3"), &table);
         assert_eq!(number(&table, id), Some(3), "{name}");
+    }
+}
+
+/// Elsewhere the session is lost, and it may have been another service that refused, or one lost packet.
+#[test]
+fn a_node_that_refused_a_moment_ago_keeps_its_sessions_and_gets_new_ones_elsewhere() {
+    for (way, new) in [(Way::Http, [2, 2]), (Way::Https, [1, 2]), (UDP, [1, 2])] {
+        let mut nodes: Vec<_> = (1..=2).map(|it| web(it, &format!("n{it}"))).collect();
+        nodes[0].suspect.set(way, true);
+        let table = table(nodes);
+        let mut chooser = Chooser::new(&config(""), SHARD);
+        for _ in 0..3 {
+            let id = chooser.choose(&ask("/?jsessionid=x.n1"), &table);
+            assert_eq!(number(&table, id), Some(1), "{way:?}");
+        }
+        let mut picked = [0; 2].map(|_: u16| chooser.choose(&ask("/"), &table));
+        picked.sort();
+        assert_eq!(picked.map(|it| number(&table, it).unwrap()), new, "{way:?}");
     }
 }
 

@@ -29,7 +29,8 @@ fn a_node_that_refuses_is_passed_over_whatever_the_method() {
         world.send(second, OK);
         assert_eq!(world.take(client), OK, "{why:?}");
         let number = world.number(first);
-        let refusal = Report::Refused { node: web_node(number, "").key };
+        let refusal =
+            Report::Refused { node: web_node(number, "").key, way: crate::node::Way::Http };
         assert_eq!(world.reports().first(), Some(&refusal), "{why:?}");
         assert_eq!(world.http.counters().retries, 1, "{why:?}");
     }
