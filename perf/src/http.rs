@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,10 +18,11 @@ use crate::compare::table;
 
 mod contender;
 mod echo;
+pub(crate) mod floor;
 mod idle;
 mod wrk;
 
-use contender::{CONTENDERS, Contender};
+use contender::{CONTENDERS, Contender, Role};
 use wrk::Security;
 
 /// Compare HTTP balancers: CPU per request, latency, memory.
@@ -77,7 +79,20 @@ enum Kind {
     Idle,
 }
 
+impl Load {
+    /// Whether who reads nothing can carry it: inside TLS nobody can, and idle connections take no CPU.
+    fn is_passed_unread(&self) -> bool {
+        match self.kind {
+            Kind::Requests { security, .. } => security == Security::Plain,
+            Kind::Messages => true,
+            Kind::Idle => false,
+        }
+    }
+}
+
 const SMALL: &str = "/small";
+/// Those of `http-nodes.conf`.
+const NODES: [SocketAddr; 2] = [crate::compare::loopback(17_101), crate::compare::loopback(17_102)];
 
 /// In the order of measurement.
 const LOADS: &[Load] = &[
@@ -166,6 +181,9 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
         for (contender, samples) in contenders.iter().zip(&mut samples) {
             let balancer = contender.start(arguments, &directory)?;
             for (load, samples) in loads.iter().zip(samples) {
+                if contender.role == Role::Floor && !load.is_passed_unread() {
+                    continue;
+                }
                 let sample = measure(arguments, load.kind, &directory, balancer.id())?;
                 note(&format!(
                     "round {round} {:<10} {:<10} {:>8.2}, {:>7.0}/s, p99 {:.0} us, {} failed",
@@ -238,8 +256,8 @@ fn markdown(
     for contender in contenders {
         let _ = write!(text, " {} | p99 | /s |", contender.title);
     }
-    text.push_str(" ours to the better peer | wanted |\n|---|");
-    text.push_str(&"---|".repeat(contenders.len() * 3 + 2));
+    text.push_str(" ours to the better peer | the floor to it | wanted |\n|---|");
+    text.push_str(&"---|".repeat(contenders.len() * 3 + 3));
     text.push('\n');
     for (at, load) in loads.iter().enumerate() {
         let of = |row: usize, figure: fn(&Sample) -> f64| {
@@ -247,21 +265,26 @@ fn markdown(
             table::median(samples.into_iter().flatten().map(figure))
         };
         let _ = write!(text, "| {} |", load.title);
-        let (mut own, mut best) = (Vec::new(), f64::INFINITY);
+        let (mut own, mut best, mut floor) = (Vec::new(), f64::INFINITY, 0.0);
         for (row, contender) in contenders.iter().enumerate() {
             let cost = of(row, |it| it.cost);
             let (p99, per_second) = (of(row, |it| it.p99), of(row, |it| it.per_second));
             let _ = write!(text, " {cost:.1} | {p99:.0} | {per_second:.0} |");
-            if contender.is_ours() {
-                own.push(cost);
-            } else {
-                best = best.min(cost);
+            match contender.role {
+                Role::Ours => own.push(cost),
+                Role::Peer => best = best.min(cost),
+                Role::Floor => floor = cost,
             }
         }
         let shares: Vec<String> =
             own.iter().filter(|_| best.is_finite()).map(|it| format!("{:.2}", it / best)).collect();
         let wanted = if load.target.is_finite() { load.target.to_string() } else { "-".to_owned() };
-        let _ = writeln!(text, " {} | {wanted} |", shares.join(", "));
+        let floor = if floor > 0.0 && best.is_finite() {
+            format!("{:.2}", floor / best)
+        } else {
+            "-".to_owned()
+        };
+        let _ = writeln!(text, " {} | {floor} | {wanted} |", shares.join(", "));
     }
     text
 }

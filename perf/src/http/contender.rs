@@ -16,8 +16,20 @@ pub(super) struct Contender {
     pub(super) name: &'static str,
     /// Name in the table.
     pub(super) title: &'static str,
+    pub(super) role: Role,
     program: &'static str,
     arguments: &'static [&'static str],
+}
+
+/// What its figures are for.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Role {
+    /// The balancer: compared with the others.
+    Ours,
+    /// The better one of them is the bar.
+    Peer,
+    /// This program, doing nothing but what every balancer must; inside TLS it does not go.
+    Floor,
 }
 
 /// Everything that can be compared.
@@ -25,26 +37,37 @@ pub(super) const CONTENDERS: &[Contender] = &[
     Contender {
         name: "trunkline",
         title: "Trunkline",
+        role: Role::Ours,
         program: "",
         arguments: &["http-trunkline.properties"],
     },
     Contender {
         name: "trunkline-waits",
         title: "Trunkline, `coalesceMicros=200`",
+        role: Role::Ours,
         program: "",
         arguments: &["-DcoalesceMicros=200", "http-trunkline.properties"],
     },
     Contender {
         name: "haproxy",
         title: "HAProxy",
+        role: Role::Peer,
         program: "/usr/sbin/haproxy",
         arguments: &["-db", "-f", "http-haproxy.cfg"],
     },
     Contender {
         name: "nginx",
         title: "nginx",
+        role: Role::Peer,
         program: "/usr/sbin/nginx",
         arguments: &["-p", ".", "-c", "http-nginx.conf"],
+    },
+    Contender {
+        name: "floor",
+        title: "kernel's share",
+        role: Role::Floor,
+        program: "",
+        arguments: &["http-floor"],
     },
 ];
 
@@ -61,21 +84,18 @@ impl Serving {
 }
 
 impl Contender {
-    /// Whether it is compared with the others.
-    pub(super) const fn is_ours(&self) -> bool {
-        self.program.is_empty()
-    }
-
     pub(super) fn start(
         &self,
         arguments: &Arguments,
         directory: &Path,
     ) -> std::io::Result<Serving> {
-        let program = if self.is_ours() {
-            let program = arguments.trunkline.clone().or_else(beside_us).unwrap_or_default();
-            std::path::absolute(program)?
-        } else {
-            PathBuf::from(self.program)
+        let program = match self.role {
+            Role::Ours => {
+                let program = arguments.trunkline.clone().or_else(beside_us).unwrap_or_default();
+                std::path::absolute(program)?
+            }
+            Role::Peer => PathBuf::from(self.program),
+            Role::Floor => std::env::current_exe()?,
         };
         let process = Pinned::start(arguments.balancer_cpu, &program, self.arguments, directory)?;
         for _ in 0..START_CHECKS {
@@ -84,7 +104,7 @@ impl Contender {
             }
             std::thread::sleep(START_CHECK_EVERY);
         }
-        let nodes = if self.is_ours() { announced() } else { Vec::new() };
+        let nodes = if self.role == Role::Ours { announced() } else { Vec::new() };
         std::thread::sleep(SETTLE_TIME);
         Ok(Serving { process, _nodes: nodes })
     }
