@@ -3,11 +3,11 @@
 //! numbers alone of `sip.md` 6.1. Java nodes are in `rmi_java.rs`.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tests::{Balancer, JsonBeats, Node, Peer, Setup, post, wait_for, who_got};
+use tests::{Balancer, JavaNode, JsonBeats, Layout, Node, Peer, Setup, post, wait_for, who_got};
 
 /// Announces a SIP peer by HTTP alone.
 fn json_node(lb: &Balancer, node: &Node, more: &[(&str, &str)]) -> JsonBeats {
@@ -125,6 +125,34 @@ fn nodes_by_http_live_as_long_as_they_beat() {
     lb.wait_log("forcibly removed due to a clean shutdown of a node");
 }
 
+/// As the original's own test has them: in front of its valve, that of congestion (`sip.md` 2.12).
+#[test] // R1, 2, 3
+fn whichever_valves_are_configured_who_falls_silent_is_taken_out_and_only_that_one() {
+    let own = "org.mobicents.tools.sip.balancer.SIPBalancerValveProcessor";
+    let two = format!("gov.nist.javax.sip.stack.CongestionControlMessageValve,{own}");
+    for valves in ["", own, &two] {
+        let setup = Setup::single_entry().heartbeats();
+        let lb = setup.set("gov.nist.javax.sip.SIP_MESSAGE_VALVE", valves).start();
+        let (nodes, mut beats) = two_json_nodes(&lb);
+        beats[0].fall_silent();
+        lb.wait_nodes(1);
+        lb.wait_log("removed. Last timestamp: ");
+        let heard = beats[1].heard().1;
+        // Longer than its time.
+        wait_for("heartbeats", || (beats[1].heard().1 >= heard + 20).then_some(()));
+        let left: Vec<String> = lb.known().into_iter().map(|it| it.host_name).collect();
+        assert_eq!(left, ["n1"], "{valves}");
+        let caller = lb.caller("alice");
+        for _ in 0..2 {
+            let mut call = caller.call("sip:bob@example.com");
+            caller.exchange(&mut call, "BYE");
+        }
+        assert_eq!([nodes[0].count("BYE"), nodes[1].count("BYE")], [0, 2], "{valves}");
+        assert!(beats[1].stop());
+        assert_eq!(lb.known().len(), 0, "{valves}");
+    }
+}
+
 #[test]
 fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
     let lb = Setup::two_entry().heartbeats().start();
@@ -152,31 +180,134 @@ fn nodes_by_http_come_back_to_a_balancer_that_was_started_anew() {
     assert!(beats.iter().all(|it| it.heard().0 == 2), "each has begun anew, once");
 }
 
-/// SIGSTOP is what a pause of the virtual machine is to the process.
+/// SIGSTOP is what a pause of the virtual machine is to the process. Nodes of every protocol; that of RMI
+/// where there is a JDK.
 #[test]
 fn nodes_outlive_a_time_in_which_the_balancer_stood_still() {
-    let lb = Setup::two_entry().heartbeats().start();
-    let (nodes, beats) = two_json_nodes(&lb);
-    let mut sip = lb.announced(Node::bind("n2"));
-    sip.answers_calls();
-    lb.wait_nodes(3);
+    // A JVM on a busy machine takes its time.
+    let lb = Setup::two_entry().heartbeats().set("nodeTimeout", "4000").start();
+    let (mut nodes, beats) = two_json_nodes(&lb);
+    for name in ["sip", "rmi"] {
+        let node = Node::bind(name);
+        node.answers_calls();
+        nodes.push(node);
+    }
+    nodes[2].announce(&[lb.internal]);
+    let mut java = JavaNode::start(Layout::New, lb.rmi().port(), &[]);
+    if let Some(java) = &mut java {
+        let port = nodes[3].address().port();
+        java.tell(&format!("node rmi 127.0.0.1 udpPort=int:{port} tcpPort=int:{port} sessionId=1"));
+        java.say("every 250 100000");
+    } else {
+        nodes.pop();
+    }
+    lb.wait_nodes(nodes.len());
+    let by_rmi = || lb.metric("trunkline_heartbeats_total{by=\"rmi\"}");
     lb.signal(nix::sys::signal::Signal::SIGSTOP);
     let stopped = Instant::now();
-    wait_for("twice nodeTimeout", || (stopped.elapsed() > Duration::from_secs(3)).then_some(()));
+    wait_for("twice nodeTimeout", || (stopped.elapsed() > Duration::from_secs(8)).then_some(()));
     lb.signal(nix::sys::signal::Signal::SIGCONT);
     let caller = lb.caller("alice");
-    for _ in 0..3 {
+    for _ in &nodes {
         let mut call = caller.call("sip:bob@example.com");
         caller.exchange(&mut call, "BYE");
     }
     lb.wait_log("The process stood still for ");
-    let heard = beats[0].heard().1;
-    wait_for("heartbeats", || (beats[0].heard().1 > heard + 3).then_some(()));
+    let heard = (beats[0].heard().1, by_rmi());
+    wait_for("heartbeats", || (beats[0].heard().1 > heard.0 + 3).then_some(()));
+    if java.is_some() {
+        wait_for("heartbeats by RMI", || (by_rmi() > heard.1 + 3.0).then_some(()));
+    }
     assert!(!lb.log().contains("removed"), "{}", lb.log());
-    assert_eq!(nodes.iter().map(|it| it.count("INVITE")).sum::<usize>() + sip.count("INVITE"), 3);
+    assert!(!lb.log().contains("restarted"), "{}", lb.log());
+    assert!(nodes.iter().all(|it| it.count("INVITE") == 1), "in turn, each has its call");
     // Who went meanwhile is found out as ever.
-    sip.fall_silent();
+    nodes[2].fall_silent();
+    drop(java);
     lb.wait_nodes(2);
+}
+
+/// One caller for each of the shards of a balancer that has no node yet: the kernel chooses one by the
+/// caller's address, and it stays.
+fn callers(lb: &Balancer, shards: usize) -> Vec<Peer> {
+    let datagrams =
+        |shard: usize| lb.metric(&format!("trunkline_shard_datagrams_total{{shard=\"{shard}\"}}"));
+    let mut callers: Vec<Option<Peer>> = (0..shards).map(|_| None).collect();
+    wait_for("a caller for each shard", || {
+        let before: Vec<f64> = (0..shards).map(datagrams).collect();
+        let caller = lb.caller("alice");
+        caller.send(&caller.request("OPTIONS", "sip:bob@example.com"));
+        caller.expect("500");
+        let shard = (0..shards).find(|it| datagrams(*it) > before[*it])?;
+        callers[shard] = Some(caller);
+        callers.iter().all(Option::is_some).then_some(())
+    });
+    callers.into_iter().flatten().collect()
+}
+
+/// Sends so many new calls to the balancer; which of these sockets got how many. They are all there at the
+/// end, since nothing else comes.
+fn deal(caller: &Peer, sockets: &[UdpSocket], calls: usize) -> Vec<usize> {
+    for _ in 0..calls {
+        caller.send(&caller.request("MESSAGE", "sip:bob@example.com"));
+    }
+    let mut dealt = vec![0; sockets.len()];
+    wait_for("the calls at the nodes", || {
+        let mut buffer = [0; 4096];
+        for (count, socket) in dealt.iter_mut().zip(sockets) {
+            while socket.recv(&mut buffer).is_ok() {
+                *count += 1;
+            }
+        }
+        (dealt.iter().sum::<usize>() == calls).then_some(())
+    });
+    dealt
+}
+
+/// Each shard deals its new calls in turn, so as many of them as there are nodes reach each node once: if and
+/// only if the shard knows all.
+#[test]
+fn two_hundred_nodes_are_known_to_every_shard_and_gone_from_every_shard() {
+    const NODES: usize = 200;
+    const SHARDS: usize = 3;
+    let setup = Setup::two_entry().heartbeats().set("shards", &SHARDS.to_string());
+    let lb = setup.set("nodeTimeout", "600000").start(); // they say each thing once
+    let callers = callers(&lb, SHARDS);
+    let sockets: Vec<UdpSocket> =
+        (0..NODES).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    for (at, socket) in sockets.iter().enumerate() {
+        socket.set_nonblocking(true).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let start = format!(
+            r#"{{"start":{{"hostName":"n{at}","ip":"127.0.0.1","udpPort":"{port}","sessionId":"{at}"}}}}"#
+        );
+        assert_eq!(post(lb.beats(), &start).unwrap().1, r#"{"start":"OK"}"#, "n{at}");
+    }
+    let know = |who: &[UdpSocket], others: &[UdpSocket]| {
+        lb.wait_nodes(who.len());
+        for (shard, caller) in callers.iter().enumerate() {
+            let dealt = deal(caller, who, who.len());
+            assert!(dealt.iter().all(|it| *it == 1), "shard {shard}: {dealt:?}");
+            let late = others.iter().filter(|it| it.recv(&mut [0; 4096]).is_ok()).count();
+            assert_eq!(late, 0, "shard {shard}: calls for nodes that are gone");
+        }
+    };
+    let leave = |sessions: std::ops::Range<usize>| {
+        for at in sessions {
+            let stop = format!(r#"{{"stop":{{"sessionId":{at}}}}}"#);
+            assert_eq!(post(lb.beats(), &stop).unwrap().1, r#"{"stop":"OK"}"#, "n{at}");
+        }
+    };
+    know(&sockets, &[]);
+    leave(0..NODES / 2);
+    let (gone, rest) = sockets.split_at(NODES / 2);
+    know(rest, gone);
+    leave(NODES / 2..NODES);
+    lb.wait_nodes(0);
+    for caller in &callers {
+        caller.send(&caller.request("MESSAGE", "sip:bob@example.com"));
+        caller.expect("500 MESSAGE");
+    }
 }
 
 #[test] // R4, 23

@@ -227,3 +227,33 @@ fn what_is_no_node_is_told_once_and_harms_nobody() {
     let told = lb.log().matches("Pod as-1 is no node: Heartbeat udpPort is not a port").count();
     assert_eq!(told, 1, "{}", lb.log());
 }
+
+/// The client of the API parses and encrypts: on a core of a shard it would take time from calls.
+#[test]
+fn the_watch_and_control_keep_off_the_cpus_of_shards_where_others_are_left() {
+    let server = ApiServer::start(false);
+    let lb = setup(&server).set("shards", "1").start();
+    lb.wait_log("are nodes");
+    let threads = lb.threads();
+    let (shards, others): (Vec<_>, Vec<_>) =
+        threads.iter().partition(|(name, _)| name.starts_with("shard-"));
+    for name in ["trunkline", "names", "kubernetes"] {
+        assert!(others.iter().any(|it| it.0 == name), "{name}: {threads:?}");
+    }
+    assert!(shards.iter().all(|it| it.1 == shards[0].1), "{threads:?}");
+    let cpu: usize = shards[0].1.parse().expect("a shard has one CPU");
+    if std::thread::available_parallelism().unwrap().get() == 1 {
+        eprintln!("SKIPPED: one CPU leaves none over");
+        return;
+    }
+    for (name, cpus) in &others {
+        let ranges = cpus.split(',').map(|it| it.split_once('-').unwrap_or((it, it)));
+        let mut ranges = ranges.map(|(from, to)| (from.parse().unwrap(), to.parse().unwrap()));
+        assert!(!ranges.any(|(from, to)| (from..=to).contains(&cpu)), "{name}: {threads:?}");
+    }
+    // Where shards have all of them, the rest may use all.
+    let lb = setup(&server).set("shards", "0").start();
+    let threads = lb.threads();
+    let all = lb.threads().into_iter().find(|it| it.0 == "trunkline").unwrap().1;
+    assert!(all.contains(['-', ',']), "{threads:?}");
+}

@@ -1,10 +1,12 @@
 //! What an operator sees: start, stop, configuration files of three generations, reload, statistics
 //! (`sip.md` 1, 6.1; `http-smpp-registry.md` 1.12, 4, 5). Numbers in comments are items of `sip.md` 6.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use nix::sys::signal::Signal;
-use tests::{Balancer, Message, Node, Peer, Setup, wait_for, who_got};
+use tests::{
+    Balancer, JsonBeats, Message, Node, Peer, Setup, Transport, first_to_get, wait_for, who_got,
+};
 
 /// One call from start to end through whatever node there is.
 fn call(lb: &Balancer) {
@@ -128,6 +130,129 @@ fn the_guides_sample_file_starts_as_it_stands() {
     caller.call("sip:bob@example.com");
     // Two sources may meet two shards, which take turns each for itself.
     assert_eq!(nodes.iter().map(|it| it.count("INVITE")).sum::<usize>(), 2);
+}
+
+/// A file with these ports of its own replaced by free ones.
+fn on_free_ports(text: &str, ports: &[(&str, u16)]) -> String {
+    ports.iter().fold(text.to_owned(), |text, (own, free)| {
+        let name = own.trim_end_matches(|it: char| it.is_ascii_digit());
+        assert_eq!(text.matches(own).count(), 1, "{own}");
+        text.replace(own, &format!("{name}{free}"))
+    })
+}
+
+fn is_open(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+#[test] // 5: G2
+fn a_second_generation_file_is_served_as_it_says() {
+    let lb = Setup::file(|it| {
+        let ports = [
+            ("\nexternalPort=5060", it.external),
+            ("\nexternalTcpPort=5070", it.spare),
+            ("\nexternalTlsPort=5061", it.secure[0]),
+            ("\ninternalUdpPort=5065", it.internal),
+            ("\ninternalTcpPort=5075", it.spare_internal),
+            ("\nhttpPort=2080", it.web[0]),
+            ("\nsmppPort=2776", it.smpp[0]),
+            ("\nrmiRegistryPort=2000", it.heartbeats[0]),
+            ("\nrmiRemoteOjectPort=2001", it.heartbeats[1]), // as it was misspelt
+            ("\nstatisticPort=2006", it.statistic),
+        ];
+        on_free_ports(include_str!("data/config/lb-g2.properties"), &ports)
+    })
+    .start();
+    let at = |ip: [u8; 4], port: u16| SocketAddr::from((ip, port));
+    let (outside, inside) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    let [registry, object, _] = lb.addresses.heartbeats;
+    for port in [lb.addresses.spare, registry, object, lb.http().port(), lb.smpp().port()] {
+        assert!(is_open(at(outside, port)), "{port}: {}", lb.log());
+    }
+    assert!(is_open(at(inside, lb.addresses.spare_internal)));
+    assert!(!is_open(at(outside, lb.addresses.external)), "the key of TCP wins");
+    assert!(UdpSocket::bind(lb.internal).is_ok(), "the node side is elsewhere");
+    lb.wait_log(&format!("No listener on 127.0.0.1:{} for TLS", lb.addresses.secure[0]));
+
+    // Of a newer version than the file's own servers, which are in networks for examples.
+    let nodes = ["n0", "n1"].map(|name| {
+        let mut node = Node::bind(name).property("version", "1");
+        node.announce(&[at(inside, lb.internal.port())]);
+        node
+    });
+    lb.wait_nodes(2);
+    let older = lb.lbinfo()["olderVersions"].to_string();
+    assert!(older.contains("ExtraServerNode0-192.0.2.31:21"), "{older}");
+    let caller = lb.caller("alice");
+    let mut homes = Vec::new();
+    for _ in 0..4 {
+        caller.send(&caller.request("INVITE", "sip:bob@example.com"));
+        let (home, got) = first_to_get(&nodes, "INVITE");
+        assert!(got.vias()[0].contains("192.0.2.20:5065"), "{:?}", got.vias());
+        assert!(got.record_routes()[0].contains("192.0.2.20:5065"), "{:?}", got.record_routes());
+        assert!(got.record_routes()[1].contains("192.0.2.10:5060"), "{:?}", got.record_routes());
+        // As the IP load balancer in front of the node side would hand it over.
+        nodes[home].send_to(at(inside, lb.internal.port()), &got.reply(200, "OK"));
+        caller.expect_in(got.call_id(), "200 INVITE");
+        homes.push(home);
+    }
+    assert!(homes.iter().all(|it| *it == homes[0]), "one caller, one node: {homes:?}");
+}
+
+#[test] // 5: G3
+fn a_third_generation_file_is_served_as_it_says() {
+    let lb = Setup::file(|it| {
+        let text = include_str!("data/config/lb-g3.xml");
+        let (external, internal) = text.split_once("</external>").unwrap();
+        let outside = [
+            ("<statisticPort>2007", it.statistic),
+            ("<rmiRegistryPort>2000", it.heartbeats[0]),
+            ("<heartbeatPort>2610", it.heartbeats[2]),
+            ("<udpPort>", it.external),
+            ("<wsPort>5082", it.secure[1]),
+            ("<ipv6UdpPort>5060", it.external),
+        ];
+        let inside = [
+            ("<udpPort>5065", it.internal),
+            ("<tcpPort>5065", it.internal),
+            ("<ipv6UdpPort>5065", it.internal),
+            ("<httpPort>2080", it.web[0]),
+            ("<smppPort>2776", it.smpp[0]),
+        ];
+        let external = on_free_ports(external, &outside);
+        format!("{external}</external>{}", on_free_ports(internal, &inside))
+    })
+    .start();
+    assert!([lb.internal, lb.beats(), lb.http(), lb.smpp()].into_iter().all(is_open));
+    assert!(!is_open(lb.external), "0 is closed");
+    assert!(!is_open(lb.rmi()), "its heartbeats are HTTP");
+
+    let node = Node::bind("n4");
+    node.answers_calls();
+    let port = node.address().port().to_string();
+    let words = [("hostName", "n4"), ("ip", "127.0.0.1"), ("udpPort", &*port)];
+    let _beats = JsonBeats::start(lb.beats(), &words);
+    let mut node_v6 = Node::bind_v6("n6");
+    node_v6.answers_calls();
+    node_v6.announce(&[lb.v6(lb.internal.port())]);
+    lb.wait_nodes(2);
+    let caller = lb.caller("alice");
+    caller.send(&caller.request("INVITE", "sip:bob@example.com"));
+    let ok = caller.expect("200 INVITE");
+    assert!(ok.record_routes()[0].contains("192.0.2.20:5065"), "{:?}", ok.record_routes());
+    assert!(ok.record_routes()[1].contains("192.0.2.10:5060"), "{:?}", ok.record_routes());
+    assert_eq!(caller.count("100"), 0, "isSendTrying is false");
+    lb.caller_over(Transport::Ws, "browser").ask("MESSAGE", "sip:bob@example.com");
+    Peer::bind_v6("carol").through(lb.v6(lb.external.port())).ask("MESSAGE", "sip:bob@example.com");
+    assert_eq!([node.count("MESSAGE"), node_v6.count("MESSAGE")], [1, 1]);
+    for agent in ["SIPVicious", "x bad & LOUD y"] {
+        let blocked = caller.request("MESSAGE", "sip:bob@example.com").with("User-Agent", agent);
+        caller.send(&blocked);
+    }
+    lb.wait_dropped("blocked", 2);
+    assert!(lb.get("/lbstop").0.contains("401"));
+    lb.get("/lbstop?login=daddy&password=123456");
+    assert!(lb.wait_exit().success());
 }
 
 #[test] // 5: G3

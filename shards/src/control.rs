@@ -30,7 +30,7 @@ use self::pace::Pace;
 use self::points::{
     clusters, listening_points, opened_http, opened_smpp, reach, smpp_name, started,
 };
-pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View};
+pub use self::shards::{Addressee, Explain, Facts, Page, Ports, Said, Shards, View, shards_on};
 use crate::admin::{Command, Credentials, Response};
 use crate::args::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Run};
 use crate::clock::Clock;
@@ -39,6 +39,7 @@ use crate::hosts::Hosts;
 use crate::http::{Connection, Server};
 use crate::kubernetes::Kubernetes;
 use crate::names::{Names, Sources};
+use crate::sys::{affinity, keep_off_shards};
 use crate::{logs, probe, reload};
 
 /// Blocks the signals that [`run`] takes from its epoll set. Call it before any thread is started: threads
@@ -50,12 +51,12 @@ pub fn block_signals() {
 
 /// Runs the service until it is told to stop; returns the exit code.
 ///
-/// `start` opens the listeners and starts the shards, on what `View` says; its error names what the
-/// operator has to change.
+/// `start` opens the listeners and starts the shards, on what `View` says and on the CPUs that the process
+/// may use; its error names what the operator has to change.
 pub fn run<S: Shards>(
     run: Run,
     sources: Sources,
-    start: impl FnOnce(Clock, &View) -> Result<S, String>,
+    start: impl FnOnce(Clock, &View, &[usize]) -> Result<S, String>,
 ) -> u8 {
     logs::start(None);
     let clock = Clock::start();
@@ -133,10 +134,15 @@ impl<S: Shards> Control<S> {
         clock: Clock,
         file: reload::File,
         sources: Sources,
-        start: impl FnOnce(Clock, &View) -> Result<S, String>,
+        start: impl FnOnce(Clock, &View, &[usize]) -> Result<S, String>,
     ) -> Result<Self, String> {
         let kernel = |error: &dyn std::fmt::Display| error.to_string();
         let config = Arc::clone(file.config());
+        let cpus = affinity();
+        // Before the threads that work beside the shards: they inherit it, and shards pin themselves.
+        if let Err(error) = keep_off_shards(&cpus, shards_on(&cpus, &config)) {
+            warn!("Control shares the CPUs of the shards: {error}");
+        }
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|it| kernel(&it))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&signals(), flags).map_err(|it| kernel(&it))?;
@@ -181,7 +187,7 @@ impl<S: Shards> Control<S> {
             Server::bind(port, &epoll).map_err(|error| format!("statisticPort={port}: {error}"))
         };
         let server = config.statistic_port.map(bind).transpose()?;
-        let shards = start(clock, &view)?;
+        let shards = start(clock, &view, &cpus)?;
         epoll.add(shards.waker(), readable(SHARDS)).map_err(|it| kernel(&it))?;
         info!("{}", started(&config));
         opened_http(shards.ports());

@@ -22,14 +22,14 @@ use protocols::time::Time;
 
 use crate::admin::Response;
 use crate::clock::Clock;
-use crate::control::{self, Addressee, Explain, Facts, Page, Ports, Said, Shards};
+use crate::control::{self, Addressee, Explain, Facts, Page, Ports, Said, Shards, shards_on};
 use crate::executor::{self, Body, Seat, Spec};
 use crate::layers::Wire;
 use crate::listeners::{SocketOptions, bound, open_listeners};
 use crate::mesh::{Mail, Notice, Statistics};
 use crate::publish::{Tuning, View};
 use crate::relays::{Relays, Terms};
-use crate::sys::{affinity, raise_files};
+use crate::sys::raise_files;
 use crate::tls::{Keeper, Security};
 
 /// The shards of the process.
@@ -46,20 +46,21 @@ pub struct Service {
     question: u64,
     known: Known,
     clock: Clock,
+    /// CPUs that the process may use.
+    cores: usize,
     /// When CPU was last looked at, and how much had been used.
     cpu: Cell<CpuLook>,
 }
 
-/// Opens every listener and starts the shards.
+/// Opens every listener and starts the shards. `cpus` are those that the process may use: the calling
+/// thread may be confined to fewer.
 ///
 /// # Errors
 ///
 /// What the operator has to change, or what the kernel has run out of.
-pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
+pub fn start(clock: Clock, view: &control::View, cpus: &[usize]) -> Result<Service, String> {
     let config = &view.config;
-    let cpus = affinity();
-    let count = if config.shards == 0 { cpus.len().max(1) } else { config.shards };
-    let count = count.min(usize::from(u8::MAX));
+    let count = shards_on(cpus, config);
     let keeper = Keeper::open(&config.tls)?;
     let can_open = |it: &Listener| {
         let wire = Wire { transport: it.transport, tls_gateway: config.tls_gateway };
@@ -85,7 +86,7 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         steering: config.steering,
         receive_buffer_bytes: config.udp_receive_buffer_bytes,
         send_buffer_bytes: config.udp_send_buffer_bytes,
-        cpus: cpus.clone(),
+        cpus: cpus.to_vec(),
     };
     let sockets = open_listeners(&wanted, count, &options).map_err(|error| error.to_string())?;
     let listeners = sockets.first().map_or(wanted.clone(), |it| bound(&wanted, it));
@@ -116,6 +117,8 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         .map(|index| Relay::new(Arc::clone(&settings), Shard { index, scattered }))
         .collect();
     let view = of_shards(view, &settings, keeper.current());
+    let cores = cpus.len();
+    let cpus = cpus.to_vec();
     let spec =
         Spec { listeners: listeners.clone(), sockets, relays, pumps, cpus, view, clock, seat };
     let body = executor::start(spec).map_err(|error| error.to_string())?;
@@ -131,6 +134,7 @@ pub fn start(clock: Clock, view: &control::View) -> Result<Service, String> {
         question: 0,
         known: Known::default(),
         clock,
+        cores,
         cpu,
     })
 }
@@ -360,7 +364,7 @@ impl Service {
     /// Of all cores.
     fn cpu_percent(&self) -> u32 {
         let now = CpuLook { at: Instant::now(), used: cpu_time(), percent: 0 };
-        let look = self.cpu.get().next(now, affinity().len());
+        let look = self.cpu.get().next(now, self.cores);
         self.cpu.set(look);
         look.percent
     }

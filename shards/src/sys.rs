@@ -380,13 +380,28 @@ pub fn affinity() -> Vec<usize> {
 
 /// Pins the calling thread to one CPU.
 pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
-    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
+    confine_to(&[cpu])
+}
+
+/// Keeps the calling thread, and all that it starts from now on, off the CPUs of the shards, which are the
+/// first `shards` of `cpus`: whoever works beside them must not take a core's time from calls. Where they
+/// leave none over, the scheduler chooses among all.
+pub(crate) fn keep_off_shards(cpus: &[usize], shards: usize) -> io::Result<()> {
+    match cpus.get(shards..) {
+        Some(others @ [_, ..]) => confine_to(others),
+        _ => Ok(()),
+    }
+}
+
+/// Lets the calling thread, and all that it starts from now on, run on these CPUs alone.
+fn confine_to(cpus: &[usize]) -> io::Result<()> {
+    if cpus.iter().any(|cpu| *cpu >= 8 * size_of::<libc::cpu_set_t>()) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: all-zero is a valid, empty set; `cpu` is below its number of bits; the kernel only reads.
+    // SAFETY: all-zero is a valid, empty set; each CPU is below its number of bits; the kernel only reads.
     check(unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
+        cpus.iter().for_each(|cpu| libc::CPU_SET(*cpu, &mut set));
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     })?;
     Ok(())
@@ -545,7 +560,7 @@ mod tests {
             for cpu in &cpus {
                 pin_to(*cpu).unwrap();
                 assert_eq!(affinity(), [*cpu]);
-                pin_all(&cpus);
+                confine_to(&cpus).unwrap();
             }
             assert!(pin_to(usize::MAX).is_err());
             sharpen_sleep();
@@ -554,13 +569,23 @@ mod tests {
         .unwrap();
     }
 
-    fn pin_all(cpus: &[usize]) {
-        // SAFETY: as in `pin_to`.
-        unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            cpus.iter().for_each(|cpu| libc::CPU_SET(*cpu, &mut set));
-            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
-        }
+    #[test]
+    fn who_works_beside_the_shards_gets_the_cpus_that_they_leave_over() {
+        let cpus = affinity();
+        std::thread::spawn(move || {
+            for shards in 0..=cpus.len() + 1 {
+                confine_to(&cpus).unwrap();
+                keep_off_shards(&cpus, shards).unwrap();
+                let want = if shards < cpus.len() { &cpus[shards..] } else { &cpus };
+                assert_eq!(affinity(), want, "{shards} shards");
+                let heir = std::thread::spawn(affinity);
+                assert_eq!(heir.join().unwrap(), want, "{shards} shards");
+                pin_to(cpus[0]).unwrap(); // as a shard does, wherever it was started from
+                assert_eq!(affinity(), cpus[..1]);
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

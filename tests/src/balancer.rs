@@ -607,6 +607,17 @@ impl Balancer {
         assert!(status.expect("prlimit of util-linux").success(), "{limit}");
     }
 
+    /// Its threads: name, and the CPUs that each may use, as the kernel writes them (`0-3,8`).
+    pub fn threads(&self) -> Vec<(String, String)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        let field = |status: &str, name: &str| {
+            let line = status.lines().find_map(|it| it.strip_prefix(name));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let status = tasks.filter_map(|it| fs::read_to_string(it.ok()?.path().join("status")).ok());
+        status.map(|it| (field(&it, "Name:"), field(&it, "Cpus_allowed_list:"))).collect()
+    }
+
     /// CPU time that it has used, in steps of 10 ms.
     pub fn cpu_time(&self) -> std::time::Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();

@@ -58,6 +58,12 @@ pub trait Shards {
     fn explain(&self, message: &Explain, facts: &Facts<'_>) -> Response;
 }
 
+/// How many shards a configuration means on these CPUs; they are pinned to the first ones.
+pub fn shards_on(cpus: &[usize], config: &Config) -> usize {
+    let count = if config.shards == 0 { cpus.len().max(1) } else { config.shards };
+    count.min(usize::from(u8::MAX))
+}
+
 /// Takes what the resolver says to one shard's question.
 pub type Addressee = Box<dyn FnOnce(Query, Result<Answer, Unresolved>) + Send>;
 

@@ -34,6 +34,8 @@ pub struct Heartbeats {
     ports: Vec<Port>,
     open: BTreeMap<u64, Open>,
     opened: u64,
+    /// From there on the idlest makes room: [`CONNECTIONS_MAX`].
+    connections_max: usize,
     /// Bytes of messages that are under way, in both directions.
     held_bytes: usize,
     /// The process' own name for its RMI object.
@@ -80,6 +82,7 @@ impl Heartbeats {
             ports: Vec::new(),
             open: BTreeMap::new(),
             opened: 0,
+            connections_max: CONNECTIONS_MAX,
             held_bytes: 0,
             uid: Uid { unique, time, count: 0 },
             object_port: 0,
@@ -259,7 +262,7 @@ impl Heartbeats {
                 continue;
             };
             let _ = stream.set_nodelay(true); // Slower without, no worse.
-            if self.open.len() >= CONNECTIONS_MAX {
+            if self.open.len() >= self.connections_max {
                 let idlest = self.open.iter().min_by_key(|(_, it)| it.last_heard);
                 if let Some(token) = idlest.map(|(token, _)| *token) {
                     self.figures.refused += 1;

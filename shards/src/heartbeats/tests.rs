@@ -160,6 +160,48 @@ fn what_is_held_is_bounded_over_all_connections() {
     assert!(it.heartbeats.open.len() < 40 && it.heartbeats.figures().refused > 0);
 }
 
+/// With three places: as many as there are by default take twice as many files as a test may open.
+#[test]
+fn when_the_table_is_full_the_idlest_makes_room_and_who_speaks_stays() {
+    let mut it = Stage::open(|_| {});
+    assert_eq!(it.heartbeats.connections_max, CONNECTIONS_MAX);
+    it.heartbeats.connections_max = 3;
+    let address = it.address(RMI);
+    // Opened one after the other; the oldest is the one that speaks last.
+    let mut nodes: Vec<TcpStream> = Vec::new();
+    for _ in 0..3 {
+        nodes.push(TcpStream::connect(address).unwrap());
+        it.turn();
+    }
+    for node in [&nodes[1], &nodes[2], &nodes[0]] {
+        (&*node).write_all(GREETING).unwrap();
+        it.turn();
+    }
+    nodes.push(TcpStream::connect(address).unwrap());
+    it.turn();
+    (&nodes[3]).write_all(GREETING).unwrap();
+    it.turn();
+    assert_eq!((it.heartbeats.open.len(), it.heartbeats.figures().refused), (3, 1));
+    for (at, node) in nodes.iter_mut().enumerate() {
+        let mut answer = Vec::new();
+        node.set_nonblocking(true).unwrap();
+        let end = node.read_to_end(&mut answer);
+        assert_eq!(answer.first(), Some(&0x4e), "node {at} was greeted");
+        assert_eq!(end.is_ok(), at == 1, "node {at}: the idlest is closed, {end:?}");
+    }
+    // Who was closed opens another connection and is served as ever.
+    let mut again = TcpStream::connect(address).unwrap();
+    it.turn();
+    again.write_all(&[GREETING, &lookup()].concat()).unwrap();
+    it.turn();
+    let mut answer = [0; 1024];
+    let count = again.read(&mut answer).unwrap();
+    assert!(answer[..count].windows(10).any(|it| it == b"UnicastRef"), "{count} bytes");
+    assert_eq!(it.heartbeats.open.len(), 3);
+    let held: usize = it.heartbeats.open.values().map(Open::held_bytes).sum();
+    assert_eq!(held, it.heartbeats.held_bytes);
+}
+
 #[test]
 fn only_those_in_heartbeat_sources_are_heard() {
     let network = |prefix| Network { ip: "127.0.0.0".parse().unwrap(), prefix };
