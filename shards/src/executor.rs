@@ -124,9 +124,9 @@ impl<D: Decide> Body<D> {
     }
 
     /// Waits until every shard has ended: publish a view that says when first. Returns how many ended
-    /// by a panic.
-    pub fn join(self) -> usize {
-        let failed = self.handles.into_iter().filter_map(|it| match it {
+    /// by a panic. There are none afterwards.
+    pub fn join(&mut self) -> usize {
+        let failed = self.handles.drain(..).filter_map(|it| match it {
             Handle::Executor(handle) => handle.join().err().map(drop),
             Handle::Thread(handle) => handle.join().err().map(drop),
         });

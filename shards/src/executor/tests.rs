@@ -279,7 +279,7 @@ impl Rig {
         aside.unwrap_or_else(|| self.body.inbox.notices.recv_timeout(PATIENCE).unwrap())
     }
 
-    fn stop(self) {
+    fn stop(mut self) {
         end(&self.body.published);
         assert_eq!(self.body.join(), 0);
     }
@@ -710,7 +710,7 @@ fn a_client_that_closed_its_side_still_gets_its_answers() {
 
 #[test]
 fn a_stopping_shard_serves_everything_until_the_end_is_near_and_then_accepts_no_more() {
-    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let mut rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let stop_in = |time: Duration| {
         let view = rig.body.published.current();
         rig.body.published.publish(Arc::new(View {
