@@ -159,7 +159,7 @@ pub(super) fn wire(message: &str) -> Vec<u8> {
 
 /// The connection there is gone, or nobody listens.
 pub(super) fn gone(hop: Hop) -> Failure {
-    Failure { hop, reason: DropReason::ConnectionGone }
+    Failure { hop, reason: DropReason::ConnectionGone, again: Again::Elsewhere }
 }
 
 fn datagram(to: &str) -> impl Fn(Verdict) -> bool {
@@ -1074,6 +1074,60 @@ fn what_cannot_be_delivered_goes_elsewhere_or_is_answered_503() {
 }
 
 #[test]
+fn what_no_hop_took_is_answered_unless_it_is_an_ack() {
+    let source: SocketAddr = CLIENT.parse().unwrap();
+    let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
+    let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
+    let ack = bye.replace("BYE", "ACK");
+    let reasons = [DropReason::ConnectionGone, DropReason::SlowPeer, DropReason::QueueFull];
+    for reason in reasons {
+        for (message, again, nodes) in [
+            // Others are there, but it was tried often enough.
+            (INVITE, Again::Nowhere, &[NODE, "172.16.0.11:5080"][..]),
+            (INVITE, Again::Elsewhere, &[NODE]),
+            (&bye, Again::Nowhere, &[NODE, "172.16.0.11:5080"]),
+            (&ack, Again::Nowhere, &[NODE, "172.16.0.11:5080"]),
+        ] {
+            let mut world = World::new(TWO_LEGS).with_nodes(nodes);
+            let listener = world.listener(Leg::External, Transport::Udp, Family::V4);
+            let arrival = Arrival { now: world.now, listener, source, flow: None };
+            let (World { relay, snapshot, out, .. }, bytes) = (&mut world, wire(message));
+            let first = relay.handle(&arrival, &bytes, snapshot, out);
+            let Verdict::Forward { hop, .. } = first else { panic!("{first:?}") };
+            let failed = Failure { hop, reason, again };
+            let last = relay.undelivered(&arrival, &bytes, failed, snapshot, out);
+            if message == ack {
+                assert_eq!(last, Verdict::Drop(reason));
+                continue;
+            }
+            assert!(datagram(CLIENT)(last), "{reason:?}: {last:?}");
+            let hears = "SIP/2.0 503 Service Unavailable";
+            assert_eq!(world.first_line(), hears, "{reason:?} {again:?}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_closed_an_idle_connection_is_asked_again() {
+    for message in [INVITE, &in_dialog("BYE", "", "sip:bob@172.16.0.10:5080")] {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+        let listener = world.listener(Leg::External, Transport::Tcp, Family::V4);
+        let source = CLIENT.parse().unwrap();
+        let arrival = Arrival { now: world.now, listener, source, flow: Some(FLOW) };
+        let bytes = wire(&message.replace("UDP", "TCP"));
+        let World { relay, snapshot, out, .. } = &mut world;
+        let first = relay.handle(&arrival, &bytes, snapshot, out);
+        let Verdict::Forward { hop, .. } = first else { panic!("{first:?}") };
+        let closed = Failure { again: Again::Anywhere, ..gone(hop) };
+        let second = relay.undelivered(&arrival, &bytes, closed, snapshot, out);
+        assert!(
+            matches!(second, Verdict::Forward { hop: again, .. } if again == hop),
+            "{second:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_decided_again_is_charged_and_counted_once() {
     // One request a second, and there are three decisions for one.
     let config = format!("{TWO_LEGS}sourceRateMax=1\ntotalRateMax=1\n");
@@ -1114,7 +1168,7 @@ fn what_is_decided_again_is_charged_and_counted_once() {
 
 #[test]
 fn a_node_that_has_too_much_to_read_keeps_its_dialogs_and_gets_no_new_ones() {
-    let slow = |hop| Failure { hop, reason: DropReason::SlowPeer };
+    let slow = |hop| Failure { reason: DropReason::SlowPeer, ..gone(hop) };
     let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
     let bye = in_dialog("BYE", &routes, "sip:bob@172.16.0.10:5080");
     let cases = [

@@ -169,7 +169,7 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
     world.relay.undelivered(&arrival, &bytes, gone(stream), &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
     // It is there, and reads too slowly: nothing is wrong with the flow.
-    let slow = Failure { hop: stream, reason: DropReason::SlowPeer };
+    let slow = Failure { reason: DropReason::SlowPeer, ..gone(stream) };
     world.relay.undelivered(&arrival, &bytes, slow, &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
 }
