@@ -1465,10 +1465,11 @@ fn told(world: &World, leg: Leg, message: &str) -> String {
 #[test]
 fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
     let info = in_dialog("INFO", "", "sip:bob@example.com");
+    let cancel = INVITE.replace("INVITE", "CANCEL");
     let alone: &[Node] = &[];
     let beside = &[node(NODE)][..];
     type Case<'c> = (&'c str, &'c [Node], fn(&mut Node), &'c str);
-    let cases: [Case<'_>; 13] = [
+    let cases: [Case<'_>; 17] = [
         (INVITE, beside, |_| {}, "candidate"),
         (INVITE, beside, |it| it.suspect = true, "refused a moment ago"),
         (INVITE, alone, |it| it.suspect = true, "candidate, although refused a moment ago"),
@@ -1477,7 +1478,22 @@ fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
         (INVITE, beside, |it| it.bad = Some(Bad::Silence), "bad: does not answer"),
         (INVITE, beside, |it| it.bad = Some(Bad::Full), "bad: says it is full"),
         (INVITE, beside, |it| it.graceful = true, "shutting down: no new calls"),
-        (&info, beside, |it| it.graceful = true, "candidate, although shutting down: no new calls"),
+        (INVITE, alone, |it| it.graceful = true, "shutting down: no new calls"),
+        (
+            INVITE,
+            alone,
+            |it| (it.graceful, it.bad, it.suspect) = (true, Some(Bad::Silence), true),
+            "shutting down: no new calls; bad: does not answer; refused a moment ago",
+        ),
+        // Calls begin in turn: a dialog that nobody remembers may be on any node, and this one is spared.
+        (&info, beside, |it| it.graceful = true, "shutting down: no new calls"),
+        (&info, alone, |it| it.graceful = true, "candidate, although shutting down: no new calls"),
+        (
+            &cancel,
+            alone,
+            |it| it.graceful = true,
+            "candidate, although shutting down: no new calls",
+        ),
         (&info, alone, |it| it.bad = Some(Bad::Full), "candidate, although bad: says it is full"),
         (&info, beside, |it| it.suspect = true, "refused a moment ago"),
         (INVITE, beside, |it| it.version = Version(-1), "other version"),
@@ -1492,6 +1508,33 @@ fn an_explanation_tells_of_each_node_why_it_is_asked_or_not() {
         let steps = told(&world, Leg::External, message);
         let line = format!("  node-172.16.0.9 172.16.0.9: {want}\n");
         assert!(steps.contains(&line), "{line:?} is not in\n{steps}");
+    }
+}
+
+/// Where calls begin by arithmetic their dialogs are found by it, on nodes that are leaving, too.
+#[test]
+fn an_explanation_lists_the_candidates_of_the_algorithm_that_chooses() {
+    let info = in_dialog("INFO", "", "sip:bob@example.com");
+    let leaving = "shutting down: no new calls";
+    let still = "candidate, although shutting down: no new calls";
+    for (more, of_invite, of_info) in [
+        ("algorithmClass=CallIDAffinityBalancerAlgorithm\n", leaving, leaving),
+        ("shards=2\nreuseportSteering=random\n", leaving, still),
+        ("algorithmClass=HeaderConsistentHashBalancerAlgorithm\n", leaving, still),
+        ("algorithmClass=UserBasedAlgorithm\nshards=1\n", leaving, leaving),
+        ("algorithmClass=UserBasedAlgorithm\nshards=2\n", leaving, still),
+        ("algorithmClass=ActiveStandbyAlgorithm\n", leaving, leaving),
+        ("algorithmClass=WorstCaseUdpTestAffinityAlgorithm\n", leaving, leaving),
+    ] {
+        let mut world = World::new(&format!("{TWO_LEGS}{more}"));
+        let mut one = node("172.16.0.9:5080");
+        one.graceful = true;
+        world.snapshot = Snapshot::new(2, vec![node(NODE), one], &[]);
+        for (message, want) in [(INVITE, of_invite), (&info, of_info)] {
+            let steps = told(&world, Leg::External, message);
+            let line = format!("  node-172.16.0.9 172.16.0.9: {want}\n");
+            assert!(steps.contains(&line), "{more}{line:?} is not in\n{steps}");
+        }
     }
 }
 
