@@ -118,6 +118,7 @@ pub(super) const ADMINISTRATION: &[Key] = &[
         Kind::Port(|it| &mut it.config.statistic_port),
     )
     .xml_default("2006")
+    .outranked_by("apiPort")
     .restart(),
     Key::new(
         &["securityRequired"],
