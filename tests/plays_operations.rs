@@ -163,6 +163,27 @@ fn the_command_line_of_the_original_and_its_overrides_are_understood() {
     assert_eq!(fixed.to_string(), lb_port(&lb));
 }
 
+/// As in a chroot that has neither. The executors' library looks the CPUs up there, and panics.
+#[test]
+fn without_proc_and_sys_it_serves_and_says_what_it_misses() {
+    const ENTER: &str =
+        "mount -t tmpfs none /sys && mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    let tried = std::process::Command::new("unshare").args(["--mount", "true"]).output();
+    if !tried.is_ok_and(|it| it.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "CI needs mount namespaces");
+        eprintln!("SKIPPED: mount namespaces cannot be made here");
+        return;
+    }
+    let lb = Setup::two_entry().through(&["unshare", "--mount", "sh", "-c", ENTER]).start();
+    let misses = "/sys/devices/system/cpu cannot be read";
+    assert!(lb.has_logged(misses) || lb.has_logged("io_uring is not allowed"), "{}", lb.log());
+    let _nodes = lb.answering_nodes(1);
+    call(&lb);
+    assert_eq!(lb.stat("activeNodes"), 1);
+    lb.signal(Signal::SIGTERM);
+    assert!(lb.wait_exit().success());
+}
+
 /// The external port as the start line names it.
 fn lb_port(lb: &Balancer) -> String {
     let log = lb.log();
