@@ -44,7 +44,9 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
         let _nodes = lb.answering_nodes(1);
         call(&lb);
         let loaded = "Balancer algorithm CallIDAffinityBalancerAlgorithm loaded succesfully for cluster version = 0";
-        lb.wait_log(loaded);
+        lb.wait_log("Grouped failover is set to false");
+        let idle = "Call Idle Time is 500 seconds. Inactive calls will be evicted.";
+        assert_in_order(&lb, &[loaded, idle, "Grouped failover is set to false"]);
         lb.signal(signal);
         assert!(lb.wait_exit().success(), "{signal}");
         assert_in_order(
