@@ -8,6 +8,7 @@
 mod admin;
 pub mod agent;
 pub mod caller;
+pub mod line;
 pub mod message;
 pub mod node;
 pub mod nodes;

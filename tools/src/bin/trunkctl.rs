@@ -17,7 +17,7 @@ use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId, listeners};
 use engine::snapshot::Family;
 use protocols::sip::Transport;
 use protocols::time::Time;
-use tools::{ask, nodes};
+use tools::{ask, line, nodes};
 
 /// Looks at configurations and running balancers, and takes nodes out of service.
 #[derive(FromArgs)]
@@ -182,11 +182,9 @@ struct Remove {
 
 fn main() -> ExitCode {
     let (overrides, rest) = split(std::env::args().skip(1));
-    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    let line = match Line::from_args(&["trunkctl"], &rest) {
+    let line: Line = match line::parse("trunkctl", &rest) {
         Ok(line) => line,
-        Err(exit) if exit.status.is_ok() => return said(&exit.output, EXIT_OK),
-        Err(exit) => return complained(&exit.output, EXIT_USAGE),
+        Err(code) => return code,
     };
     let result = match line.task {
         Task::Check(task) => read(&task.file, &overrides).map(|loaded| {
@@ -205,28 +203,19 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok((text, code)) => said(&text, code),
-        Err(why) => complained(&why, EXIT_ERROR),
+        Ok((text, code)) => {
+            line::say(&text);
+            ExitCode::from(code)
+        }
+        Err(why) => {
+            line::complain("trunkctl", &why);
+            ExitCode::from(EXIT_ERROR)
+        }
     }
 }
 
 const EXIT_OK: u8 = 0;
 const EXIT_ERROR: u8 = 1;
-const EXIT_USAGE: u8 = 2;
-
-fn said(text: &str, code: u8) -> ExitCode {
-    // A closed pipe (`| head`) is not our business.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    if !text.ends_with('\n') {
-        let _ = std::io::stdout().write_all(b"\n");
-    }
-    ExitCode::from(code)
-}
-
-fn complained(text: &str, code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "trunkctl: {}", text.trim_end());
-    ExitCode::from(code)
-}
 
 /// Takes `-Dkey=value` out of the arguments.
 fn split(arguments: impl Iterator<Item = String>) -> (Vec<(String, String)>, Vec<String>) {
