@@ -12,6 +12,7 @@ pub mod line;
 pub mod message;
 pub mod node;
 pub mod nodes;
+pub mod ports;
 pub mod process;
 pub mod report;
 pub mod stream;
