@@ -165,6 +165,43 @@ fn the_command_line_of_the_original_and_its_overrides_are_understood() {
     assert_eq!(fixed.to_string(), lb_port(&lb));
 }
 
+#[test]
+fn a_log4j_file_says_where_lines_go_and_what_they_look_like() {
+    let directory = std::env::temp_dir().join(format!("trunkline-log4j-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let [settings, log] = ["log4j.xml", "logs/lb.log"].map(|it| directory.join(it));
+    let text = format!(
+        r#"<log4j:configuration xmlns:log4j="http://jakarta.apache.org/log4j/">
+        <appender name="CONSOLE" class="org.apache.log4j.ConsoleAppender"/>
+        <appender name="FILE" class="org.apache.log4j.RollingFileAppender">
+          <param name="File" value="{}"/><param name="MaxFileSize" value="500"/>
+          <param name="MaxBackupIndex" value="9"/>
+          <layout class="org.apache.log4j.PatternLayout">
+            <param name="ConversionPattern" value="%-5p|%t|%m%n"/>
+          </layout>
+        </appender>
+        <root><level value="debug"/><appender-ref ref="CONSOLE"/><appender-ref ref="FILE"/></root>
+        </log4j:configuration>"#,
+        log.display()
+    );
+    std::fs::write(&settings, text).unwrap();
+    let lb =
+        Setup::two_entry().argument(&format!("-DlogConfigFile={}", settings.display())).start();
+    assert!(lb.log().contains(" INFO main - Node registry started\n"), "{}", lb.log());
+    lb.signal(Signal::SIGTERM);
+    assert!(lb.wait_exit().success());
+    let read = |number: usize| {
+        let name = if number == 0 { "lb.log".to_owned() } else { format!("lb.log.{number}") };
+        std::fs::read_to_string(directory.join("logs").join(name)).unwrap_or_default()
+    };
+    let pieces: Vec<String> = (0..=9).rev().map(read).collect();
+    let whole = pieces.concat();
+    assert!(whole.contains("\nINFO |main|Node registry started\n"), "{whole}");
+    assert!(whole.ends_with("\nINFO |main|Node registry stopped.\n"), "{whole}");
+    assert!(pieces.iter().filter(|it| it.len() >= 500).count() >= 2, "{pieces:#?}");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
 /// As in a chroot that has neither. The executors' library looks the CPUs up there, and panics.
 #[test]
 fn without_proc_and_sys_it_serves_and_says_what_it_misses() {

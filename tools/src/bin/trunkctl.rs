@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use argh::FromArgs;
+use engine::config::log4j::log4j;
 use engine::config::{Config, Loaded, check, load};
 use engine::lifecycle::Pulse;
 use engine::names::literal;
@@ -189,7 +190,7 @@ fn main() -> ExitCode {
     let result = match line.task {
         Task::Check(task) => read(&task.file, &overrides).map(|loaded| {
             let code = if loaded.has_errors() { EXIT_ERROR } else { EXIT_OK };
-            (check(&loaded), code)
+            (check(&loaded) + &logging(&overrides), code)
         }),
         Task::Explain(task) => explained(&task, &overrides).map(|it| (it, EXIT_OK)),
         Task::Stat(task) => stat(&task.at).map(|it| (it, EXIT_OK)),
@@ -235,6 +236,39 @@ fn split(arguments: impl Iterator<Item = String>) -> (Vec<(String, String)>, Vec
 fn read(file: &str, overrides: &[(String, String)]) -> Result<Loaded, String> {
     let bytes = std::fs::read(file).map_err(|error| format!("{file}: {error}"))?;
     Ok(load(file, &bytes, overrides))
+}
+
+/// What the log4j file of `-DlogConfigFile` comes to.
+fn logging(overrides: &[(String, String)]) -> String {
+    let Some((_, path)) = overrides.iter().rfind(|it| it.0 == "logConfigFile") else {
+        return String::new();
+    };
+    let read = match std::fs::read_to_string(path) {
+        Ok(text) => log4j(&text),
+        Err(error) => return format!("\n{path}: warning: {error}\n"),
+    };
+    let level = read.level.map_or("as logLevel says", |it| it.as_str());
+    let mut text = format!("\n{path}: level {level}");
+    if read.appenders.is_empty() {
+        text += "; to standard output";
+    }
+    for appender in &read.appenders {
+        text += "; to ";
+        text += &match &appender.file {
+            None => "standard output".to_owned(),
+            Some(it) => match it.bytes_max {
+                None => it.path.display().to_string(),
+                Some(most) => {
+                    format!("{}, {most} bytes and {} backups", it.path.display(), it.backups)
+                }
+            },
+        };
+    }
+    text.push('\n');
+    for warning in &read.warnings {
+        text += &format!("{path}: warning: {warning}\n");
+    }
+    text
 }
 
 fn explained(task: &Explain, overrides: &[(String, String)]) -> Result<String, String> {

@@ -104,7 +104,8 @@ pub(super) const PROCESS: &[Key] = &[
     Key::ignored(
         &["logConfigFile"],
         &[],
-        "it is an argument: -DlogConfigFile=FILE, of which the level of the root logger counts",
+        "it is an argument: -DlogConfigFile=FILE, of which the root logger's level, its console, its files with \
+         their sizes and backups, and the layout of lines count",
     ),
 ];
 
