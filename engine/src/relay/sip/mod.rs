@@ -25,10 +25,6 @@ mod words;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_keys;
-#[cfg(test)]
-mod tests_websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

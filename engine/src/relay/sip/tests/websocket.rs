@@ -1,8 +1,6 @@
 //! Clients on TLS and WebSocket: who can be called back, by which connection, and what nodes are told.
 
-use super::tests::{FLOW, INVITE, NODE, World, gone, wire};
 use super::*;
-use crate::relay::{Flow, ListenerId};
 
 const ALL: &str = "host=10.0.0.1\nexternalPort=5060\nexternalTlsPort=5061\nexternalWsPort=5062\n\
     externalWssPort=5063\ninternalHost=172.16.0.1\ninternalPort=5065\ninternalTlsPort=5066\n\
