@@ -46,7 +46,9 @@ fn it_starts_and_stops_with_the_guides_words_and_leaves_no_port_bound() {
         let _nodes = lb.answering_nodes(1);
         call(&lb);
         let loaded = "Balancer algorithm CallIDAffinityBalancerAlgorithm loaded succesfully for cluster version = 0";
-        lb.wait_log(loaded);
+        lb.wait_log("Grouped failover is set to false");
+        let idle = "Call Idle Time is 500 seconds. Inactive calls will be evicted.";
+        assert_in_order(&lb, &[loaded, idle, "Grouped failover is set to false"]);
         lb.signal(signal);
         assert!(lb.wait_exit().success(), "{signal}");
         assert_in_order(
@@ -286,6 +288,64 @@ fn the_command_line_of_the_original_and_its_overrides_are_understood() {
         .argument("-Dshards=1")
         .start();
     assert_eq!(fixed.to_string(), lb_port(&lb));
+}
+
+#[test]
+fn a_log4j_file_says_where_lines_go_and_what_they_look_like() {
+    let directory = std::env::temp_dir().join(format!("trunkline-log4j-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let [settings, log] = ["log4j.xml", "logs/lb.log"].map(|it| directory.join(it));
+    let text = format!(
+        r#"<log4j:configuration xmlns:log4j="http://jakarta.apache.org/log4j/">
+        <appender name="CONSOLE" class="org.apache.log4j.ConsoleAppender"/>
+        <appender name="FILE" class="org.apache.log4j.RollingFileAppender">
+          <param name="File" value="{}"/><param name="MaxFileSize" value="500"/>
+          <param name="MaxBackupIndex" value="9"/>
+          <layout class="org.apache.log4j.PatternLayout">
+            <param name="ConversionPattern" value="%-5p|%t|%m%n"/>
+          </layout>
+        </appender>
+        <root><level value="debug"/><appender-ref ref="CONSOLE"/><appender-ref ref="FILE"/></root>
+        </log4j:configuration>"#,
+        log.display()
+    );
+    std::fs::write(&settings, text).unwrap();
+    let lb =
+        Setup::two_entry().argument(&format!("-DlogConfigFile={}", settings.display())).start();
+    assert!(lb.log().contains(" INFO main - Node registry started\n"), "{}", lb.log());
+    lb.signal(Signal::SIGTERM);
+    assert!(lb.wait_exit().success());
+    let read = |number: usize| {
+        let name = if number == 0 { "lb.log".to_owned() } else { format!("lb.log.{number}") };
+        std::fs::read_to_string(directory.join("logs").join(name)).unwrap_or_default()
+    };
+    let pieces: Vec<String> = (0..=9).rev().map(read).collect();
+    let whole = pieces.concat();
+    assert!(whole.contains("\nINFO |main|Node registry started\n"), "{whole}");
+    assert!(whole.ends_with("\nINFO |main|Node registry stopped.\n"), "{whole}");
+    assert!(pieces.iter().filter(|it| it.len() >= 500).count() >= 2, "{pieces:#?}");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// As in a chroot that has neither. The executors' library looks the CPUs up there, and panics.
+#[test]
+fn without_proc_and_sys_it_serves_and_says_what_it_misses() {
+    const ENTER: &str =
+        "mount -t tmpfs none /sys && mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    let tried = std::process::Command::new("unshare").args(["--mount", "true"]).output();
+    if !tried.is_ok_and(|it| it.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "CI needs mount namespaces");
+        eprintln!("SKIPPED: mount namespaces cannot be made here");
+        return;
+    }
+    let lb = Setup::two_entry().through(&["unshare", "--mount", "sh", "-c", ENTER]).start();
+    let misses = "/sys/devices/system/cpu cannot be read";
+    assert!(lb.has_logged(misses) || lb.has_logged("io_uring is not allowed"), "{}", lb.log());
+    let _nodes = lb.answering_nodes(1);
+    call(&lb);
+    assert_eq!(lb.stat("activeNodes"), 1);
+    lb.signal(Signal::SIGTERM);
+    assert!(lb.wait_exit().success());
 }
 
 /// The external port as the start line names it.

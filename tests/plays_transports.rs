@@ -2,10 +2,11 @@
 //! catalogue in `sip.md` 6.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use tests::{
-    Balancer, Dialog, Link, Node, PATIENCE, Peer, Setup, Transport, first_to_get, param, who_got,
+    Balancer, Dialog, Link, Node, PATIENCE, Peer, Setup, Transport, first_to_get, param, wait_for,
+    who_got,
 };
 
 /// Single-entry mode knows no heartbeats, so the nodes are named in the configuration.
@@ -371,6 +372,25 @@ fn one_internal_transport_serves_clients_of_every_transport() {
         assert_eq!(bye.link == Link::Udp, outer == "UDP", "{key}: back on the client's transport");
         nodes[0].expect("200 BYE");
     }
+}
+
+/// What its connection and our queue for it do not hold.
+#[test]
+fn a_request_for_which_the_only_node_has_no_room_is_answered_503() {
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = deaf.local_addr().unwrap().port().to_string();
+    let lb = Setup::two_entry().start();
+    let node = Node::bind("deaf").property("udpPort", "").property("tcpPort", &port);
+    let _node = lb.announced(node);
+    lb.wait_nodes(1);
+    let caller = lb.caller_over(Transport::Tcp, "alice");
+    let refusal = wait_for("an answer", || {
+        let invite = caller.request("INVITE", "sip:bob@example.com");
+        caller.send(&invite.with_body("text/plain", "x".repeat(50_000)));
+        caller.poll("503 INVITE")
+    });
+    assert!(refusal.tag("To").is_some(), "{refusal:?}");
+    assert_eq!(lb.dropped("slow_peer"), 0, "one that is answered is not dropped");
 }
 
 #[test] // 1.2 rule 7

@@ -13,7 +13,7 @@ use std::time::Duration;
 use engine::balance::{ALGORITHMS, Shard};
 use engine::registry::{Registry, Rules};
 use engine::relay::sip::Relay;
-use engine::relay::{Arrival, DropReason, Failure, Hop, Leg, Verdict};
+use engine::relay::{Again, Arrival, DropReason, Failure, Hop, Leg, Verdict};
 use engine::snapshot::Snapshot;
 use engine::stats::{Beats, Load, Process, Residence, Scrape, metrics};
 use protocols::sip::Transport;
@@ -188,7 +188,7 @@ const SWITCH_MS: usize = 80;
 /// Calls begin within this time; most of them are over long before the end.
 const SCRIPT_MS: usize = 15_000;
 const END: Time = Time::from_millis(75_000);
-/// As the shards do it.
+/// Hops after the first, as the shards do it.
 const ATTEMPTS_MAX: u8 = 3;
 
 impl World {
@@ -565,9 +565,7 @@ impl World {
         }
         let shard = origin.shard;
         self.say(|| format!("{to} refused a datagram of shard {shard}"));
-        if origin.attempts < ATTEMPTS_MAX {
-            self.conclude(origin, Some(to));
-        }
+        self.conclude(origin, Some(to));
     }
 
     /// Decides, judges, and does what was decided. `failed`: the message comes back from there.
@@ -578,10 +576,11 @@ impl World {
         let mut out = Vec::new();
         let shard = &mut self.shards[index];
         let snapshot = Arc::clone(&shard.snapshot);
+        let again = if attempts > ATTEMPTS_MAX { Again::Nowhere } else { Again::Elsewhere };
         let verdict = match failed {
             None => shard.relay.handle(&arrival, bytes, &snapshot, &mut out),
             Some(_) => {
-                let failed = Failure { hop, reason: DropReason::ConnectionGone };
+                let failed = Failure { hop, reason: DropReason::ConnectionGone, again };
                 shard.relay.undelivered(&arrival, bytes, failed, &snapshot, &mut out)
             }
         };
@@ -603,6 +602,7 @@ impl World {
             verdict,
             out: &out,
             failed,
+            is_last: failed.is_some() && again == Again::Nowhere,
         };
         if let Err(broken) = self.judge.check(&decision) {
             self.fail(&format!("shard {index}: {broken}; {verdict:?}"), bytes, &out);

@@ -1,9 +1,9 @@
 //! Numbers: CPU per call, calls per second and latency, against the balancers people use today.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use tools::line;
 
 mod compare;
 mod floor;
@@ -36,7 +36,10 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let Arguments { what } = argh::from_env();
+    let Arguments { what } = match line::read("perf") {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let result = match what {
         What::Compare(arguments) => compare::run(&arguments),
         What::Floor(arguments) => floor::run(&arguments),
@@ -53,8 +56,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "perf: {error}");
-            ExitCode::from(2)
+            line::complain("perf", &error.to_string());
+            ExitCode::from(line::EXIT_USAGE)
         }
     }
 }

@@ -10,7 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::relay::{Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Verdict};
+use engine::relay::{
+    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Verdict,
+};
 use protocols::sip::Transport;
 use protocols::time::Time;
 
@@ -300,6 +302,7 @@ impl<D: Decide> Shard<D> {
             attempts: origin.attempts,
             hop,
             reason: DropReason::ConnectionGone,
+            again: Again::Elsewhere,
         }
     }
 
@@ -312,7 +315,9 @@ impl<D: Decide> Shard<D> {
     /// A message has not got where it was to go: decide again, or count what is lost.
     fn lose(&mut self, reason: DropReason, carried: Option<Carried>) {
         match carried {
-            Some(carried) => self.failed.push_back(Carried { reason, ..carried }),
+            Some(it) => {
+                self.failed.push_back(Carried { reason, again: Again::Elsewhere, ..it });
+            }
             None => self.relay.dropped(reason),
         }
     }
@@ -345,19 +350,20 @@ impl<D: Decide> Shard<D> {
     /// Decides again what did not reach its next hop.
     pub(crate) fn retry_failed(&mut self) {
         for _ in 0..RETRIES_PER_TURN {
-            let Some(mut carried) = self.failed.pop_front() else { return };
-            if carried.attempts >= ATTEMPTS_MAX {
-                self.relay.dropped(carried.reason);
-            } else {
-                self.figures.retried += 1;
-                carried.arrival.now = self.now;
-                let Carried { arrival, bytes, attempts, hop, reason } = &carried;
-                let failed = Failure { hop: *hop, reason: *reason };
-                self.decide(arrival, bytes, attempts + 1, |relay, snapshot, out| {
-                    relay.undelivered(arrival, bytes, failed, snapshot, out)
-                });
-            }
-            self.streams.recycle(carried.bytes);
+            let Some(Carried { mut arrival, bytes, attempts, hop, reason, again }) =
+                self.failed.pop_front()
+            else {
+                return;
+            };
+            arrival.now = self.now;
+            let is_over = attempts >= ATTEMPTS_MAX;
+            self.figures.retried += u64::from(!is_over);
+            let again = if is_over { Again::Nowhere } else { again };
+            let failed = Failure { hop, reason, again };
+            self.decide(&arrival, &bytes, attempts.saturating_add(1), |relay, snapshot, out| {
+                relay.undelivered(&arrival, &bytes, failed, snapshot, out)
+            });
+            self.streams.recycle(bytes);
         }
     }
 
@@ -402,6 +408,7 @@ impl<D: Decide> Shard<D> {
                 attempts: request.attempts,
                 hop: Hop::Datagram { from, to },
                 reason: DropReason::ConnectionGone,
+                again: Again::Elsewhere,
             });
             self.recent.recycle(request);
         }
@@ -535,7 +542,7 @@ impl<D: Decide> Shard<D> {
 
 /// Batches read from one socket before the others have their turn.
 const BATCHES_PER_TURN: usize = 16;
-/// Nodes tried for one message: the first, and three more.
+/// Hops tried for one message: the first, and three more. Whoever waits for an answer then hears 503.
 const ATTEMPTS_MAX: u8 = 3;
 const RETRIES_PER_TURN: usize = 256;
 const ERRORS_PER_TURN: usize = 256;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::config::Config;
+use engine::config::log4j::Log4j;
 use engine::lifecycle::Prober;
 use engine::names::literal;
 use engine::registry::{Registry, Rules};
@@ -59,6 +60,7 @@ pub fn run<S: Shards>(
     start: impl FnOnce(Clock, &View, &[usize]) -> Result<S, String>,
 ) -> u8 {
     logs::start(None);
+    let logging = run.log_config.as_deref().map(log4j).unwrap_or_default();
     let clock = Clock::start();
     let (file, loaded) = match reload::File::open(run.file, run.overrides, clock.now()) {
         Ok(it) => it,
@@ -69,8 +71,8 @@ pub fn run<S: Shards>(
     };
     if reload::names_log_level(&loaded) {
         logs::set_level(loaded.config.log_level);
-    } else if let Some(path) = &run.log_config {
-        log4j(path);
+    } else if let Some(level) = logging.level {
+        logs::set_level(level);
     }
     match Control::start(clock, file, sources, start) {
         Ok(control) => control.run(),
@@ -81,17 +83,18 @@ pub fn run<S: Shards>(
     }
 }
 
-fn log4j(path: &Path) {
-    match std::fs::read_to_string(path) {
-        Ok(xml) => {
-            let read = logs::log4j(&xml);
-            if let Some(level) = read.root {
-                logs::set_level(level);
-            }
-            read.warnings.iter().for_each(|it| warn!("{}: {it}", path.display()));
+/// Reads the log4j file and writes where it says from now on.
+fn log4j(path: &Path) -> Log4j {
+    let read = match std::fs::read_to_string(path) {
+        Ok(text) => engine::config::log4j::log4j(&text),
+        Err(error) => {
+            warn!("{}: {error}", path.display());
+            return Log4j::default();
         }
-        Err(error) => warn!("{}: {error}", path.display()),
-    }
+    };
+    let unopened = logs::write_to(&read.appenders);
+    read.warnings.iter().chain(&unopened).for_each(|it| warn!("{}: {it}", path.display()));
+    read
 }
 
 struct Control<S: Shards> {

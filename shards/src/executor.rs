@@ -1,7 +1,7 @@
 //! Starts the shards: one glommio executor per CPU, or one plain thread where io_uring is not to be had.
 //!
-//! glommio panics where io_uring is forbidden and gives up where too little memory may be locked, so
-//! both are tried before it is asked.
+//! glommio panics where io_uring is forbidden or `/sys` is missing and gives up where too little memory may
+//! be locked, so all three are tried before it is asked.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engine::relay::Listener;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use socket2::Socket;
 
 use crate::census::Census;
@@ -62,7 +62,11 @@ impl Seat {
         if bytes < MEMLOCK_BYTES_MIN {
             return (Seat::Thread, Some(NoExecutor::Memlock { bytes }));
         }
-        (Seat::Executor, None)
+        // It looks the CPUs up when it places an executor and when it makes its pool, and panics there.
+        match CpuSet::online() {
+            Ok(_) => (Seat::Executor, None),
+            Err(_) => (Seat::Thread, Some(NoExecutor::Topology)),
+        }
     }
 }
 
@@ -79,6 +83,8 @@ pub enum NoExecutor {
         /// The limit.
         bytes: u64,
     },
+    /// `/sys` does not tell which CPUs there are.
+    Topology,
 }
 
 impl fmt::Display for NoExecutor {
@@ -96,6 +102,10 @@ impl fmt::Display for NoExecutor {
                 f,
                 "only {bytes} bytes of memory may be locked, {MEMLOCK_BYTES_MIN} are needed: \
                  LimitMEMLOCK=8M, or --ulimit memlock=8388608"
+            ),
+            NoExecutor::Topology => f.write_str(
+                "/sys/devices/system/cpu cannot be read: mount /sys here, too (a chroot or container \
+                 without it)",
             ),
         }
     }
@@ -124,9 +134,9 @@ impl<D: Decide> Body<D> {
     }
 
     /// Waits until every shard has ended: publish a view that says when first. Returns how many ended
-    /// by a panic.
-    pub fn join(self) -> usize {
-        let failed = self.handles.into_iter().filter_map(|it| match it {
+    /// by a panic. There are none afterwards.
+    pub fn join(&mut self) -> usize {
+        let failed = self.handles.drain(..).filter_map(|it| match it {
             Handle::Executor(handle) => handle.join().err().map(drop),
             Handle::Thread(handle) => handle.join().err().map(drop),
         });

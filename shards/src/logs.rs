@@ -1,17 +1,23 @@
 //! Log lines in the shape of the original's manual (1.1.5), with a level that changes while running.
 //!
-//! Lines go to standard output, as the original's console appender wrote them. A log4j file is read
-//! for the level of its root logger only.
+//! Lines go to standard output, as the original's console appender wrote them, or where a log4j file says
+//! ([`engine::config::log4j`]).
+
+mod rolling;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use engine::config::log4j::{Appender, Layout, Piece};
 use engine::relay::DropReason;
 use log::{LevelFilter, Log, Metadata, Record};
 use protocols::time::Time;
+
+use self::rolling::RollingFile;
 
 /// Starts logging at `level`; `RUST_LOG` is honoured where the level was not given by anyone.
 ///
@@ -24,7 +30,10 @@ pub fn start(level: Option<LevelFilter>) {
     let plain = plain
         .target(env_logger::Target::Stdout)
         .filter_level(LevelFilter::Trace)
-        .format(|out, record| out.write_all(line(SystemTime::now(), record).as_bytes()))
+        .format(|out, record| {
+            static MANUALS: LazyLock<Layout> = LazyLock::new(Layout::default);
+            out.write_all(line(SystemTime::now(), record, &MANUALS).as_bytes())
+        })
         .build();
     let by_module = std::env::var("RUST_LOG")
         .ok()
@@ -63,51 +72,48 @@ pub fn level(name: &str) -> Option<LevelFilter> {
 /// What [`level`] understands, for messages.
 pub const LEVELS: &str = "OFF, FATAL, ERROR, WARN, INFO, DEBUG, TRACE, ALL";
 
-/// What a log4j file comes to.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub struct Log4j {
-    /// Level of the root logger.
-    pub root: Option<LevelFilter>,
-    /// One warning for each thing in it that has no effect here.
-    pub warnings: Vec<String>,
+/// Writes everything to these from now on, once per process. One that cannot be opened is left out; if
+/// none is left, everything goes to standard output as before. Returns what the operator must hear of it.
+pub fn write_to(appenders: &[Appender]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let outputs = appenders.iter().filter_map(|it| {
+        let file = match &it.file {
+            None => None,
+            Some(file) => match RollingFile::open(file) {
+                Ok(it) => Some(Mutex::new(it)),
+                Err(error) => {
+                    warnings.push(format!("{} is not written: {error}", file.path.display()));
+                    return None;
+                }
+            },
+        };
+        Some(Output { file, layout: it.layout.clone() })
+    });
+    let outputs: Vec<_> = outputs.collect();
+    if !outputs.is_empty() {
+        let _ = OUTPUTS.set(outputs); // of one process there is one log4j file
+    }
+    warnings
 }
 
-/// Reads a log4j file: `root` with its `priority` or `level`. Never fails; what is not understood is
-/// a warning.
-pub fn log4j(xml: &str) -> Log4j {
-    let mut it = Log4j::default();
-    // The DOCTYPE is customary; the file is the operator's own.
-    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
-    let document = match roxmltree::Document::parse_with_options(xml, options) {
-        Ok(document) => document,
-        Err(error) => {
-            it.warnings.push(format!("log4j file is not XML: {error}"));
-            return it;
-        }
-    };
-    let mut ignored: Vec<&str> = Vec::new();
-    for element in document.descendants().filter(roxmltree::Node::is_element) {
-        let name = element.tag_name().name();
-        let is_of_root = element.parent().is_some_and(|it| it.has_tag_name("root"));
-        match name {
-            "priority" | "level" if is_of_root => {
-                let text = element.attribute("value").unwrap_or_default();
-                it.root = level(text);
-                if it.root.is_none() {
-                    it.warnings.push(format!("log4j root level \"{text}\" is not a level"));
-                }
-            }
-            "appender" | "logger" | "category" if !ignored.contains(&name) => ignored.push(name),
-            _ => {}
+/// Where a log4j file has lines go; unset: to standard output, as the manual shows them.
+static OUTPUTS: OnceLock<Vec<Output>> = OnceLock::new();
+
+struct Output {
+    /// `None`: standard output.
+    file: Option<Mutex<RollingFile>>,
+    layout: Layout,
+}
+
+impl Output {
+    fn write(&self, record: &Record<'_>) {
+        let line = line(SystemTime::now(), record, &self.layout);
+        match &self.file {
+            Some(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write(&line),
+            // Nobody reads it: then nobody misses it.
+            None => drop(std::io::stdout().write_all(line.as_bytes())),
         }
     }
-    if !ignored.is_empty() {
-        it.warnings.push(format!(
-            "log4j {} ignored: every line goes to standard output at the root level",
-            ignored.join(" and ")
-        ));
-    }
-    it
 }
 
 /// Keeps drops from flooding the log: a few lines per reason and period, then a count of the rest.
@@ -191,7 +197,13 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         match &self.by_module {
             Some(it) if BY_ENVIRONMENT.load(Ordering::Relaxed) && !it.matches(record) => {}
-            _ => self.plain.log(record),
+            _ => match OUTPUTS.get() {
+                None => self.plain.log(record),
+                Some(outputs) if self.plain.matches(record) => {
+                    outputs.iter().for_each(|it| it.write(record));
+                }
+                Some(_) => {}
+            },
         }
     }
 
@@ -200,15 +212,36 @@ impl Log for Logger {
     }
 }
 
-/// `2016-02-08 15:54:28,036 INFO main - text`, local time. Line breaks in the text become `\n`: a
-/// peer's bytes must not forge lines.
-fn line(at: SystemTime, record: &Record<'_>) -> String {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let thread = std::thread::current();
+/// One line, `2016-02-08 15:54:28,036 INFO main - text` as the manual has it, local time. Line breaks in the
+/// text become `\n`: a peer's bytes must not forge lines.
+fn line(at: SystemTime, record: &Record<'_>, layout: &Layout) -> String {
     let mut text = String::with_capacity(128);
-    stamp(&mut text, since, local_offset(since.as_secs()));
-    let name = thread.name().unwrap_or("-");
-    let _ = write!(text, " {} {name} - ", record.level());
+    for piece in &layout.0 {
+        match piece {
+            Piece::Text(it) => text.push_str(it),
+            Piece::Date => {
+                let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+                stamp(&mut text, since, local_offset(since.as_secs()));
+            }
+            Piece::Level(width) => fill(&mut text, record.level().as_str(), *width),
+            Piece::Thread(width) => {
+                fill(&mut text, std::thread::current().name().unwrap_or("-"), *width);
+            }
+            Piece::Message => say(&mut text, record),
+        }
+    }
+    text
+}
+
+fn fill(text: &mut String, word: &str, width: i8) {
+    let most = usize::from(width.unsigned_abs());
+    let _ = match width {
+        ..0 => write!(text, "{word:<most$}"),
+        0.. => write!(text, "{word:>most$}"),
+    };
+}
+
+fn say(text: &mut String, record: &Record<'_>) {
     let start = text.len();
     let _ = write!(text, "{}", record.args());
     if text.get(start..).is_some_and(|it| it.contains(char::is_control)) {
@@ -221,8 +254,6 @@ fn line(at: SystemTime, record: &Record<'_>) -> String {
             }
         }
     }
-    text.push('\n');
-    text
 }
 
 /// Civil time from seconds since 1970 (Howard Hinnant's `civil_from_days`, proleptic Gregorian).
@@ -291,7 +322,10 @@ mod tests {
             .name("main".into())
             .spawn(move || {
                 let arguments = format_args!("source=\r\n2016 INFO main - forged");
-                line(at, &Record::builder().level(log::Level::Warn).args(arguments).build())
+                let record = Record::builder().level(log::Level::Warn).args(arguments).build();
+                let wide =
+                    Layout(vec![Piece::Level(-6), Piece::Thread(6), Piece::Text(";".into())]);
+                [line(at, &record, &Layout::default()), line(at, &record, &wide)]
             })
             .unwrap()
             .join()
@@ -299,29 +333,7 @@ mod tests {
         let mut want = String::new();
         stamp(&mut want, Duration::from_millis(1_454_946_868_036), local_offset(1_454_946_868));
         want.push_str(" WARN main - source=\\r\\n2016 INFO main - forged\n");
-        assert_eq!(text, want);
-    }
-
-    #[test]
-    fn log4j_gives_its_root_level_and_warnings() {
-        let xml = r#"<?xml version="1.0"?><!DOCTYPE log4j:configuration SYSTEM "log4j.dtd">
-            <log4j:configuration xmlns:log4j="http://jakarta.apache.org/log4j/">
-              <appender name="CONSOLE" class="org.apache.log4j.ConsoleAppender"/>
-              <category name="gov.nist"><priority value="ERROR"/></category>
-              <root><priority value="debug"/><appender-ref ref="CONSOLE"/></root>
-            </log4j:configuration>"#;
-        let read = log4j(xml);
-        assert_eq!(read.root, Some(LevelFilter::Debug));
-        assert_eq!(read.warnings.len(), 1, "{:?}", read.warnings);
-        assert!(read.warnings[0].contains("appender and category"), "{:?}", read.warnings);
-        for (xml, want) in [
-            ("<a><root><level value='FATAL'/></root></a>", Some(LevelFilter::Error)),
-            ("<a><root><level value='LOUD'/></root></a>", None),
-            ("<a><root", None),
-            ("", None),
-        ] {
-            assert_eq!(log4j(xml).root, want, "{xml}");
-        }
+        assert_eq!(text, [want, "WARN    main;".to_owned()]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::tls::{Keeper, Security};
 
 /// The shards of the process.
 pub struct Service {
-    body: Option<Body<Relay>>,
+    body: Body<Relay>,
     listeners: Vec<Listener>,
     secret: [u8; 16],
     settings: Arc<Settings>,
@@ -125,7 +125,7 @@ pub fn start(clock: Clock, view: &control::View, cpus: &[usize]) -> Result<Servi
     info!("{count} shards, {} listeners each", listeners.len());
     let cpu = Cell::new(CpuLook { at: Instant::now(), used: cpu_time(), percent: 0 });
     Ok(Service {
-        body: Some(body),
+        body,
         listeners,
         secret,
         settings,
@@ -182,20 +182,19 @@ fn resolve(host: &str, family: Family) -> Result<IpAddr, String> {
 
 impl Shards for Service {
     fn count(&self) -> usize {
-        self.body.as_ref().map_or(0, Body::shards)
+        self.body.shards()
     }
 
     fn ports(&self) -> &Ports {
         self.relays.ports()
     }
 
-    #[allow(clippy::expect_used)] // the body is there until the service is dropped
     fn waker(&self) -> BorrowedFd<'_> {
-        self.body.as_ref().expect("running").inbox.waker.as_fd()
+        self.body.inbox.waker.as_fd()
     }
 
     fn poll(&mut self) -> Option<Said> {
-        let inbox = &self.body.as_ref()?.inbox;
+        let inbox = &self.body.inbox;
         loop {
             let notice = inbox.notices.try_recv().or_else(|_| {
                 // At rest first, then a last look: what comes in between rings again.
@@ -227,10 +226,8 @@ impl Shards for Service {
         }
         self.keeper.refresh(&view.config.tls);
         self.relays.publish(view);
-        if let Some(body) = &self.body {
-            let security = self.keeper.current();
-            body.published.publish(Arc::new(of_shards(view, &self.settings, security)));
-        }
+        let security = self.keeper.current();
+        self.body.published.publish(Arc::new(of_shards(view, &self.settings, security)));
     }
 
     fn refresh(&mut self, view: &control::View) -> bool {
@@ -242,27 +239,25 @@ impl Shards for Service {
     }
 
     fn ask_figures(&mut self) {
-        let Some(body) = &self.body else { return };
         self.question += 1;
-        for shard in (0..=u8::MAX).take(body.shards()) {
+        for shard in (0..=u8::MAX).take(self.body.shards()) {
             // A shard whose mailbox is full answers nothing; the page shows what it said last.
-            let _ = body.post.send(shard, Mail::Statistics { question: self.question });
+            let _ = self.body.post.send(shard, Mail::Statistics { question: self.question });
         }
     }
 
     fn switch_over(&mut self, from: NodeKey, to: NodeKey) {
-        let Some(body) = &self.body else { return };
-        for shard in (0..=u8::MAX).take(body.shards()) {
+        for shard in (0..=u8::MAX).take(self.body.shards()) {
             // A shard whose mailbox is full keeps its calls where they were: they fail over one by one.
-            let _ = body.post.send(shard, Mail::SwitchOver { from, to });
+            let _ = self.body.post.send(shard, Mail::SwitchOver { from, to });
         }
     }
 
     fn addressee(&self, shard: u8) -> Addressee {
-        let post = self.body.as_ref().map(|it| it.post.clone());
+        let post = self.body.post.clone();
         Box::new(move |name, answer| {
             // A full mailbox: the message is not answered for, and its sender repeats it.
-            let _ = post.map(|it| it.send(shard, Mail::Resolved { name, answer }));
+            let _ = post.send(shard, Mail::Resolved { name, answer });
         })
     }
 
@@ -335,16 +330,15 @@ impl Shards for Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let Some(body) = self.body.take() else { return };
-        let View { snapshot, settings, tuning, security, .. } = &*body.published.current();
-        body.published.publish(Arc::new(View {
+        let View { snapshot, settings, tuning, security, .. } = &*self.body.published.current();
+        self.body.published.publish(Arc::new(View {
             snapshot: Arc::clone(snapshot),
             settings: Arc::clone(settings),
             tuning: *tuning,
             security: security.clone(),
             stopping: Some(Time::ZERO),
         }));
-        let failed = body.join();
+        let failed = self.body.join();
         if failed > 0 {
             warn!("{failed} shards ended by a panic");
         }

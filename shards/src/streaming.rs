@@ -17,7 +17,7 @@ use crate::layers::Layers;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
 use crate::tcp::{
-    self, CLIENT_SILENT_MAX, Connection, Flushed, NODE_SILENT_MAX, Phase, notice_death,
+    self, CLIENT_SILENT_MAX, Connection, End, Flushed, NODE_SILENT_MAX, Phase, notice_death,
 };
 
 impl<D: Decide> Shard<D> {
@@ -111,7 +111,7 @@ impl<D: Decide> Shard<D> {
         let is_layered = layers.is_some();
         let flow = self.streams.insert(socket, listener, peer, phase, framer, layers)?;
         if self.epoll.add(fd, Token::Stream(flow).pack(), STREAM_EVENTS).is_err() {
-            self.streams.remove(flow, &mut self.failed);
+            self.streams.remove(flow, End::Ours, &mut self.failed);
             return None;
         }
         if let Some(it) = self.streams.find(flow) {
@@ -157,7 +157,7 @@ impl<D: Decide> Shard<D> {
     /// Sends what a connection's peer takes now.
     fn flush_stream(&mut self, flow: Flow) {
         match self.streams.flush(flow) {
-            Flushed::Dead => self.close(flow),
+            Flushed::Dead => self.close_ended(flow),
             Flushed::Blocked => {}
             Flushed::Done => {
                 let lingering = |it: &&mut Connection| matches!(it.phase, Phase::Lingering { .. });
@@ -211,9 +211,16 @@ impl<D: Decide> Shard<D> {
         }
     }
 
+    /// Closes a connection for a reason of ours.
     pub(crate) fn close(&mut self, flow: Flow) {
         self.wheel.cancel(timer_of(flow));
-        self.streams.remove(flow, &mut self.failed);
+        self.streams.remove(flow, End::Ours, &mut self.failed);
+    }
+
+    /// Closes a connection that the peer has ended.
+    fn close_ended(&mut self, flow: Flow) {
+        self.wheel.cancel(timer_of(flow));
+        self.streams.remove(flow, End::Peers, &mut self.failed);
     }
 
     /// Reads what came, up to a turn's share. `is_ending`: the end may already be among it.
@@ -273,12 +280,14 @@ impl<D: Decide> Shard<D> {
                             | io::ErrorKind::HostUnreachable
                             | io::ErrorKind::NetworkUnreachable
                     );
+                    self.on_failed_handshake(flow);
                     if is_lost {
                         self.figures.streams.lost += 1;
                         self.suspect(flow);
+                        self.close(flow);
+                    } else {
+                        self.close_ended(flow);
                     }
-                    self.on_failed_handshake(flow);
-                    self.close(flow);
                     break;
                 }
             }
@@ -315,7 +324,7 @@ impl<D: Decide> Shard<D> {
         });
         if is_over {
             self.on_failed_handshake(flow);
-            self.close(flow);
+            self.close_ended(flow);
         } else {
             self.streams.half_close(flow);
             self.wheel.arm(timer_of(flow), self.now + HALF_CLOSED_TIME_MAX);
@@ -418,7 +427,7 @@ impl<D: Decide> Shard<D> {
         let mut dead = Vec::new();
         self.figures.sent += self.streams.flush_listed(|flow| dead.push(flow));
         for flow in dead {
-            self.close(flow);
+            self.close_ended(flow);
         }
     }
 

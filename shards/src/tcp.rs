@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
-use engine::relay::{Arrival, DropReason, Flow, Hop, ListenerId};
+use engine::relay::{Again, Arrival, DropReason, Flow, Hop, ListenerId};
 use protocols::sip::stream::Framer;
 use protocols::time::Time;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
@@ -34,6 +34,8 @@ pub struct Carried {
     pub hop: Hop,
     /// Why it has not got there, once that is known.
     pub reason: DropReason,
+    /// Where it may go then.
+    pub again: Again,
 }
 
 /// One connection.
@@ -84,6 +86,15 @@ pub enum Phase {
         /// So many more bytes are borne.
         bytes_left: usize,
     },
+}
+
+/// Who ends a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The peer: it has closed or reset it.
+    Peers,
+    /// We, who have a reason: it does not answer, does not read, breaks the protocol.
+    Ours,
 }
 
 /// What became of a flush.
@@ -240,6 +251,11 @@ impl Streams {
         {
             return Err(DropReason::SlowPeer);
         }
+        if let (Some(it), Some(carried)) = (self.find(flow), carried.as_mut()) {
+            let stands =
+                it.phase == Phase::Open && it.layers.as_ref().is_none_or(|it| it.is_open());
+            carried.again = if stands { Again::Anywhere } else { Again::Elsewhere };
+        }
         self.queue(flow, bytes, carried)
     }
 
@@ -384,10 +400,12 @@ impl Streams {
         self.forget_peer(key, flow.slot);
     }
 
-    /// Closes a connection. Messages that did not leave whole go to `undelivered`.
+    /// Closes a connection. Messages that did not leave whole go to `undelivered`: where the peer has ended
+    /// what stood before they came, they may go there again; where `end` is ours, they look for another.
     pub fn remove(
         &mut self,
         flow: Flow,
+        end: End,
         undelivered: &mut VecDeque<Carried>,
     ) -> Option<Connection> {
         self.find(flow)?;
@@ -396,9 +414,13 @@ impl Streams {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(flow.slot);
         self.forget_peer((it.listener, it.peer), flow.slot);
+        let known = undelivered.len();
         undelivered.extend(it.waiting.drain(..).map(|(_, carried)| carried));
         if let Some(layers) = &mut it.layers {
             undelivered.extend(layers.take_held().into_iter().filter_map(|(_, carried)| carried));
+        }
+        if end == End::Ours {
+            undelivered.range_mut(known..).for_each(|it| it.again = Again::Elsewhere);
         }
         let (unsent, partial) = (std::mem::take(&mut it.unsent), std::mem::take(&mut it.partial));
         recycle(&mut self.spare, unsent);
@@ -539,6 +561,7 @@ mod tests {
             attempts: 0,
             hop: Hop::Stream { from: ListenerId(0), to: address },
             reason: DropReason::ConnectionGone,
+            again: Again::Elsewhere,
         }
     }
 
@@ -555,14 +578,14 @@ mod tests {
         let first = open(&mut streams, ours);
         assert_eq!(streams.towards(ListenerId(0), peer), Some(first));
         assert_eq!(streams.towards(ListenerId(1), peer), None);
-        streams.remove(first, &mut VecDeque::new()).unwrap();
+        streams.remove(first, End::Ours, &mut VecDeque::new()).unwrap();
         assert!(streams.is_empty());
         let (ours, _theirs) = pair();
         let second = open(&mut streams, ours);
         assert_eq!((first.slot, first.shard), (second.slot, 3));
         assert!(streams.find(first).is_none() && streams.find(second).is_some());
         assert!(streams.find(Flow { shard: 4, ..second }).is_none());
-        assert!(streams.remove(first, &mut VecDeque::new()).is_none());
+        assert!(streams.remove(first, End::Ours, &mut VecDeque::new()).is_none());
         let mut request = Some(carried("x"));
         let gone = streams.enqueue(first, b"x", &mut request);
         assert_eq!((gone, request.is_some()), (Err(DropReason::ConnectionGone), true));
@@ -582,7 +605,7 @@ mod tests {
         assert_eq!(streams.flush_listed(|_| panic!("alive")), 1);
         assert!(streams.is_flushed(flow));
         let mut lost = VecDeque::new();
-        streams.remove(flow, &mut lost);
+        streams.remove(flow, End::Ours, &mut lost);
         assert!(lost.is_empty());
         let mut text = String::new();
         theirs.read_to_string(&mut text).unwrap();
@@ -607,7 +630,7 @@ mod tests {
         assert_eq!(reason, DropReason::SlowPeer);
         assert_eq!(streams.flush(flow), Flushed::Blocked);
         let mut undelivered = VecDeque::new();
-        streams.remove(flow, &mut undelivered);
+        streams.remove(flow, End::Ours, &mut undelivered);
         let mut received = Vec::new();
         theirs.read_to_end(&mut received).unwrap();
         assert_eq!(undelivered.len(), accepted - received.len() / 10_000, "whole messages only");
@@ -629,7 +652,7 @@ mod tests {
             streams.enqueue(flow, message.as_bytes(), &mut None).unwrap();
         }
         streams.flush_listed(|_| panic!("alive"));
-        streams.remove(flow, &mut VecDeque::new());
+        streams.remove(flow, End::Ours, &mut VecDeque::new());
         assert_eq!(reader.join().unwrap(), count * 10_000);
     }
 
@@ -654,7 +677,7 @@ mod tests {
         assert!(blocked > 1, "{blocked}");
         assert_eq!(streams.flush(flow), Flushed::Done);
         let mut undelivered = VecDeque::new();
-        streams.remove(flow, &mut undelivered);
+        streams.remove(flow, End::Ours, &mut undelivered);
         assert_eq!(undelivered.len(), 0);
     }
 
@@ -671,7 +694,7 @@ mod tests {
         streams.flush_listed(|it| dead.push(it));
         assert_eq!(dead, [flow]);
         let mut undelivered = VecDeque::new();
-        streams.remove(flow, &mut undelivered);
+        streams.remove(flow, End::Ours, &mut undelivered);
         assert_eq!(undelivered.pop_front().unwrap().bytes, b"request");
     }
 

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // tests may
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use tools::ports;
 
 struct Service {
     child: Child,
@@ -15,20 +16,6 @@ struct Service {
     file: PathBuf,
     port: u16,
     text: String,
-}
-
-/// A port that was free a moment ago, below the ephemeral ones: clients elsewhere do not take it.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 16_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 16;
-    loop {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 768;
-        let is_free = TcpListener::bind(("0.0.0.0", port)).is_ok()
-            && UdpSocket::bind(("127.0.0.1", port)).is_ok();
-        if is_free {
-            return port;
-        }
-    }
 }
 
 fn file(name: &str, text: &str) -> PathBuf {
@@ -39,8 +26,8 @@ fn file(name: &str, text: &str) -> PathBuf {
 
 impl Service {
     fn start(name: &str, more: &str, arguments: &[&str]) -> Service {
-        let port = free_port();
-        let (external, internal) = (free_port(), free_port());
+        let port = ports::free();
+        let (external, internal) = (ports::free(), ports::free());
         let text = format!(
             "host=127.0.0.1\nexternalUdpPort={external}\ninternalUdpPort={internal}\n\
              statisticPort={port}\nshards=1\nhttpPort=0\nrmiRegistryPort=0\n{more}"
@@ -224,7 +211,8 @@ fn the_statistics_port_answers_its_commands() {
 fn what_is_wrong_is_named_and_the_exit_code_says_whose_fault_it_is() {
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let taken = taken.local_addr().unwrap().port();
-    let port = format!("host=127.0.0.1\nexternalUdpPort={}\nstatisticPort={taken}\n", free_port());
+    let port =
+        format!("host=127.0.0.1\nexternalUdpPort={}\nstatisticPort={taken}\n", ports::free());
     let broken = file("broken-start", "host=127.0.0.1\nexternalUdpPort=none\n");
     let occupied = file("occupied", &port);
     let cases = [
@@ -247,7 +235,7 @@ fn what_is_wrong_is_named_and_the_exit_code_says_whose_fault_it_is() {
 
 #[test]
 fn the_start_lines_are_the_manuals_and_waiting_costs_nothing() {
-    let port = free_port();
+    let port = ports::free();
     let text = format!("host=127.0.0.1\nexternalUdpPort={port}\nnodeTimeout=8400\n");
     let file = file("idle", &text);
     let child = Command::new(env!("CARGO_BIN_EXE_trunkline"))

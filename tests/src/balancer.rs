@@ -12,10 +12,11 @@ use std::thread::JoinHandle;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tools::ports;
 
 use crate::keys::keys;
 use crate::peer::unique;
-use crate::{Node, PATIENCE, Peer, Transport, ports, wait_for};
+use crate::{Node, PATIENCE, Peer, Transport, wait_for};
 
 /// A balancer to be: keys of its properties file, or a whole file.
 #[derive(Clone)]

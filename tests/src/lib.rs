@@ -18,7 +18,6 @@ mod namespaces;
 mod node;
 mod peer;
 mod phones;
-mod ports;
 mod registrar;
 mod secure;
 pub mod sim;
@@ -39,10 +38,10 @@ pub use namespaces::Namespaces;
 pub use node::{Node, first_to_get, who_got};
 pub use peer::{Link, Peer, Received, Transport};
 pub use phones::Phones;
-pub use ports::free as free_port;
 pub use registrar::Registrar;
 pub use secure::{SecureClient, rest, tcp};
 pub use sprayer::Sprayer;
+pub use tools::ports::free as free_port;
 
 /// How long an event may take before the play fails. Generous: the machine may be building elsewhere.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -13,9 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
+use tools::ports;
+
 use crate::channel::{Came, Channel};
 use crate::message::{content_length, host_and_port, param};
-use crate::{Dialog, Message, PATIENCE, Uri, ports};
+use crate::{Dialog, Message, PATIENCE, Uri};
 
 /// What a peer speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

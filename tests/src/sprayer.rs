@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
-use crate::ports;
+use tools::ports;
 
 /// One virtual address in front of several balancers.
 pub struct Sprayer {

@@ -8,9 +8,11 @@
 mod admin;
 pub mod agent;
 pub mod caller;
+pub mod line;
 pub mod message;
 pub mod node;
 pub mod nodes;
+pub mod ports;
 pub mod process;
 pub mod report;
 pub mod stream;

@@ -60,6 +60,62 @@ fn check_shows_values_with_their_sources_and_fails_on_errors() {
 }
 
 #[test]
+fn check_tells_what_of_a_log4j_file_counts() {
+    let good = file("logged", "host=127.0.0.1\nexternalUdpPort=5060\n");
+    let log4j = file(
+        "log4j",
+        "<c><appender name='A' class='RollingFileAppender'><param name='File' value='lb.log'/>\
+         <param name='MaxFileSize' value='1MB'/></appender><logger name='x'/><root>\
+         <priority value='WARN'/><appender-ref ref='A'/><appender-ref ref='B'/></root></c>",
+    );
+    let at = log4j.display();
+    let argument = format!("-DlogConfigFile={at}");
+    let (said, _, code) = run(&["check", good.to_str().unwrap(), &argument], "");
+    let want = format!(
+        "\n{at}: level WARN; to lb.log, 1048576 bytes and 1 backups\n\
+         {at}: warning: there is no appender \"B\"\n\
+         {at}: warning: <logger> has no effect: there is one level for everything\n"
+    );
+    assert!(code == 0 && said.ends_with(&want), "{said}");
+    let (said, _, code) = run(&["check", good.to_str().unwrap(), "-DlogConfigFile=/none"], "");
+    assert!(
+        code == 0 && said.ends_with("\n/none: warning: No such file or directory (os error 2)\n"),
+        "{said}"
+    );
+    let _ = (std::fs::remove_file(good), std::fs::remove_file(log4j));
+}
+
+/// As `--help | head -1`.
+#[test]
+fn help_of_every_program_bears_a_reader_that_leaves() {
+    let programs = [
+        (env!("CARGO_BIN_EXE_trunkctl"), &["--help"][..]),
+        (env!("CARGO_BIN_EXE_trunkctl"), &["check", "--help"]),
+        (env!("CARGO_BIN_EXE_trunkload"), &["--help"]),
+        (env!("CARGO_BIN_EXE_trunknode"), &["--help"]),
+        (env!("CARGO_BIN_EXE_xtask"), &["--help"]),
+    ];
+    for (program, arguments) in programs {
+        let start = |output: Stdio| {
+            Command::new(program).args(arguments).stdout(output).stderr(Stdio::piped()).spawn()
+        };
+        let said = start(Stdio::piped()).unwrap().wait_with_output().unwrap();
+        assert!(said.status.success() && said.stdout.starts_with(b"Usage: "), "{program}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = start(writer.into()).unwrap().wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && errors.is_empty(), "{program}: {errors}");
+    }
+    for program in [env!("CARGO_BIN_EXE_trunkload"), env!("CARGO_BIN_EXE_trunknode")] {
+        let output = Command::new(program).arg("--wrong").output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{program}");
+        assert!(errors.contains("--wrong") && errors.contains("--help"), "{errors}");
+    }
+}
+
+#[test]
 fn explain_follows_a_message_to_its_node() {
     let text = "host=127.0.0.1\nexternalUdpPort=5060\ninternalUdpPort=5065\n";
     let path = file("explain", text);

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::Config;
 use crate::node::{Node, Version};
-use crate::snapshot::{NodeId, Snapshot, Standing};
+use crate::snapshot::{Candidates, NodeId, Snapshot, Standing};
 
 /// The row.
 pub(crate) const ENTRY: Entry = Entry {
@@ -65,6 +65,10 @@ impl Algorithm for ActiveStandby {
             }
             active => active,
         }
+    }
+
+    fn candidates<'s>(&self, query: &Query<'_>, snapshot: &'s Snapshot) -> &'s Candidates {
+        query.sparing_candidates(snapshot)
     }
 
     /// Even if the named node lives: only the active one works.

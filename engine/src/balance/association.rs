@@ -11,7 +11,7 @@ use super::rotation::Rotation;
 use super::{Query, Shard};
 use crate::config::{Config, RampUp};
 use crate::node::{Node, NodeKey};
-use crate::snapshot::{NodeId, Snapshot, Standing};
+use crate::snapshot::{Candidates, NodeId, Snapshot, Standing};
 
 /// One shard's associations.
 pub(crate) struct Association {
@@ -71,6 +71,16 @@ impl Association {
         Some(id)
     }
 
+    /// The nodes that one is chosen from where no association is known. Where calls begin by arithmetic,
+    /// their dialogs are found by the same.
+    pub(crate) fn candidates<'s>(
+        &self,
+        query: &Query<'_>,
+        snapshot: &'s Snapshot,
+    ) -> &'s Candidates {
+        if self.scattered { query.candidates(snapshot) } else { query.sparing_candidates(snapshot) }
+    }
+
     /// The association lives on this node, as the message itself says.
     pub(crate) fn learn(&mut self, query: &Query<'_>, key: u64, node: &Node) {
         self.memory.store(query.now, key, node);
@@ -98,14 +108,7 @@ impl Association {
         if query.is_first && !self.scattered {
             return self.rotation.next(query, eligible);
         }
-        // Where calls begin by arithmetic, their dialogs are found by the same. Where they begin by round
-        // robin there is nothing to find, and nodes that want no calls are spared.
-        let among = if self.scattered || !query.fits_any(snapshot, eligible) {
-            query.candidates(snapshot)
-        } else {
-            eligible
-        };
-        choose_weighted(key, among, self.ramp_up, query.now)
+        choose_weighted(key, self.candidates(query, snapshot), self.ramp_up, query.now)
     }
 
     /// The node is dead: to an heir, or with all its associations to the least busy node, or each to its

@@ -8,7 +8,7 @@ use super::rendezvous::key_of;
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::Config;
 use crate::node::NodeKey;
-use crate::snapshot::{NodeId, Snapshot};
+use crate::snapshot::{Candidates, NodeId, Snapshot};
 
 /// The row.
 pub(crate) const ENTRY: Entry = Entry {
@@ -26,6 +26,10 @@ impl Algorithm for CallIdAffinity {
         // what may begin a call has lost nothing there yet and is tried elsewhere.
         let key = key_of(query.call_id);
         self.0.pick(query, key, snapshot, |it| !query.shuns(it), |_| &[])
+    }
+
+    fn candidates<'s>(&self, query: &Query<'_>, snapshot: &'s Snapshot) -> &'s Candidates {
+        self.0.candidates(query, snapshot)
     }
 
     fn learn(&mut self, query: &Query<'_>, snapshot: &Snapshot, node: NodeId) {

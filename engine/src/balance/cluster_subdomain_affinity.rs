@@ -9,7 +9,7 @@ use super::rendezvous::key_of;
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::Config;
 use crate::node::NodeKey;
-use crate::snapshot::{NodeId, Snapshot};
+use crate::snapshot::{Candidates, NodeId, Snapshot};
 
 /// The row.
 pub(crate) const ENTRY: Entry = Entry {
@@ -39,6 +39,10 @@ impl Algorithm for ClusterSubdomainAffinity {
             |it| !query.shuns(it),
             |dead| partners.of(dead),
         )
+    }
+
+    fn candidates<'s>(&self, query: &Query<'_>, snapshot: &'s Snapshot) -> &'s Candidates {
+        self.calls.candidates(query, snapshot)
     }
 
     fn learn(&mut self, query: &Query<'_>, snapshot: &Snapshot, node: NodeId) {

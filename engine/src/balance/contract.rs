@@ -49,6 +49,31 @@ fn random_nodes(numbers: &mut Numbers) -> Vec<Node> {
         .collect()
 }
 
+/// Explanations show them.
+#[test]
+fn who_is_remembered_by_nobody_goes_to_one_of_the_candidates() {
+    for seed in 1..=60 {
+        for (name, _, mut algorithm) in instances() {
+            let mut numbers = Numbers(seed * 0x9E37_79B9);
+            let mut table = Snapshot::default();
+            for step in 0..100u64 {
+                if step % 5 == 0 {
+                    table = snapshot(step + 1, random_nodes(&mut numbers)).after(&table);
+                }
+                let text = step.to_be_bytes();
+                let kinds = [query(&text), cancel(&text), ack(&text), in_dialog(&text)];
+                let kind = kinds[(numbers.next() % 4) as usize];
+                let query = Query { now: Time::from_millis(100_000 + step * 100), ..kind };
+                let candidates = algorithm.candidates(&query, &table).ids();
+                if let Some(id) = algorithm.pick(&query, &table) {
+                    let case = format!("{name} seed {seed} step {step} {query:?}");
+                    assert!(candidates.contains(&id), "{case}: {id:?} of {candidates:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn whatever_happens_only_nodes_that_can_take_the_message_are_chosen() {
     for seed in 1..=60 {

@@ -132,6 +132,13 @@ impl Query<'_> {
             eligible
         }
     }
+
+    /// The same where calls begin in turn rather than by arithmetic: a dialog that is not remembered is
+    /// not found by it either, and nodes that want no calls are spared.
+    pub(crate) fn sparing_candidates<'s>(&self, snapshot: &'s Snapshot) -> &'s Candidates {
+        let eligible = self.among(Standing::Eligible, snapshot);
+        if self.fits_any(snapshot, eligible) { eligible } else { self.candidates(snapshot) }
+    }
 }
 
 /// Runs on every shard, with state of its own. Never blocks, never allocates once its tables are full.
@@ -141,6 +148,11 @@ impl Query<'_> {
 pub trait Algorithm: Send {
     /// Chooses for a message that names no live node. `None`: there is no candidate.
     fn pick(&mut self, query: &Query<'_>, snapshot: &Snapshot) -> Option<NodeId>;
+
+    /// The nodes that [`Algorithm::pick`] chooses from where it remembers none, for explanations.
+    fn candidates<'s>(&self, query: &Query<'_>, snapshot: &'s Snapshot) -> &'s Candidates {
+        query.candidates(snapshot)
+    }
 
     /// The message names `node` itself: remember that its call lives there.
     fn learn(&mut self, _query: &Query<'_>, _snapshot: &Snapshot, _node: NodeId) {}

@@ -14,7 +14,7 @@ use super::rendezvous::{choose_weighted, key_of};
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::{Config, RampUp};
 use crate::node::{Node, NodeKey};
-use crate::snapshot::{NodeId, NodeRule, Snapshot};
+use crate::snapshot::{Candidates, NodeId, NodeRule, Snapshot};
 
 /// The row.
 pub(crate) const ENTRY: Entry = Entry {
@@ -67,6 +67,13 @@ impl Algorithm for UserBased {
         match &mut self.users {
             Some(users) => users.pick(query, key, snapshot, |it| keeps(query, it), |_| &[]),
             None => choose_weighted(key, query.candidates(snapshot), self.ramp_up, query.now),
+        }
+    }
+
+    fn candidates<'s>(&self, query: &Query<'_>, snapshot: &'s Snapshot) -> &'s Candidates {
+        match &self.users {
+            Some(users) => users.candidates(query, snapshot),
+            None => query.candidates(snapshot),
         }
     }
 

@@ -12,7 +12,7 @@ use super::rotation::Rotation;
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::Config;
 use crate::node::NodeKey;
-use crate::snapshot::{NodeId, Snapshot, Standing};
+use crate::snapshot::{Candidates, NodeId, Snapshot, Standing};
 
 /// The row.
 pub(crate) const ENTRY: Entry = Entry {
@@ -100,6 +100,10 @@ impl Algorithm for WorstCase {
             return self.other(query, key, snapshot, last);
         }
         named.or_else(|| self.follow(query, key, snapshot))
+    }
+
+    fn candidates<'s>(&self, query: &Query<'_>, snapshot: &'s Snapshot) -> &'s Candidates {
+        if follows(query) { query.candidates(snapshot) } else { query.sparing_candidates(snapshot) }
     }
 
     fn active_calls(&self) -> Option<usize> {

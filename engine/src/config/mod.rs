@@ -11,6 +11,7 @@ mod http;
 mod keys;
 mod kubernetes;
 mod load;
+pub mod log4j;
 mod properties;
 mod report;
 pub mod rewrite;

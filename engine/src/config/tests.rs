@@ -382,6 +382,32 @@ fn the_same_values_mean_the_same_in_both_formats() {
     assert_eq!(of_values(one), of_values(two));
 }
 
+/// `http-smpp-registry.md` 1.1: "`apiPort` wins if both", in both formats.
+#[test]
+fn the_api_port_counts_where_a_file_has_both_names_of_the_statistics_port() {
+    let written = |name: &str, port: &str, is_xml: bool| match is_xml {
+        true => format!("<{name}>{port}</{name}>"),
+        false => format!("{name}={port}\n"),
+    };
+    for is_xml in [false, true] {
+        let (api, statistic) =
+            (written("apiPort", "2007", is_xml), written("statisticPort", "2008", is_xml));
+        let read = |text: &str| {
+            let loaded = if is_xml {
+                xml(&format!("<common><host>127.0.0.1</host>{text}</common>"))
+            } else {
+                properties(text)
+            };
+            let twice = loaded.findings.iter().any(|it| it.text.contains("set more than once"));
+            (loaded.config.statistic_port, twice)
+        };
+        assert_eq!(read(&statistic), (Some(2008), false), "{statistic}");
+        assert_eq!(read(&api), (Some(2007), false), "{api}");
+        assert_eq!(read(&format!("{api}{statistic}")), (Some(2007), true), "{api}{statistic}");
+        assert_eq!(read(&format!("{statistic}{api}")), (Some(2007), true), "{statistic}{api}");
+    }
+}
+
 #[test]
 fn group_keys_open_what_their_generation_opened() {
     let cases: &[(&str, &[(Transport, u16)])] = &[

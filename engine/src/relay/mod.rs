@@ -99,6 +99,20 @@ pub struct Failure {
     pub hop: Hop,
     /// Why it did not get there: [`DropReason::ConnectionGone`], or a queue on the way is full.
     pub reason: DropReason,
+    /// Where it may still go.
+    pub again: Again,
+}
+
+/// Where a message may go that did not reach its next hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Again {
+    /// Also to where it was to go: a connection that had stood idle was closed before anything left, which
+    /// says nothing of the peer.
+    Anywhere,
+    /// To anyone but that one.
+    Elsewhere,
+    /// To nobody: it was tried often enough.
+    Nowhere,
 }
 
 /// What to do with one message. The bytes are in `out`.

@@ -14,7 +14,8 @@ use crate::relay::DropReason;
 use crate::snapshot::Family;
 
 /// `/lbstat` (`http-smpp-registry.md` 4.1): one object `Metrics`. Values are integers but for the names
-/// in front.
+/// in front. `activeNodes` are those that `/lbinfo` lists, v4 and v6: the live ones of the latest version.
+/// Graceful and bad ones are among them, since they serve the calls that they have (`sip.md` 3).
 pub fn lbstat(scrape: &Scrape<'_>) -> String {
     let totals = scrape.totals();
     let smpp = &totals.smpp;

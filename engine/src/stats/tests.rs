@@ -122,6 +122,37 @@ fn lbstat_has_the_originals_members_in_their_order_and_ours_behind() {
     assert_eq!(metrics["NumberOfHttpResponsesProcessedByStatusCode"]["5XX"], 0);
 }
 
+/// `http-smpp-registry.md` 4.1: "routable nodes of the latest context, v4 + v6".
+#[test]
+fn active_nodes_are_the_live_ones_of_the_latest_version() {
+    use crate::balance::testing::{node, node_at, snapshot};
+    use crate::node::Bad;
+    let [mut leaving, mut bad] = [2, 3].map(|it| node_at(node(it).ip, 1));
+    (leaving.graceful, bad.bad) = (true, Some(Bad::Silence));
+    let v6 = node_at("fd00::4".parse().unwrap(), 1);
+    let old = node(1);
+    for (nodes, want) in [
+        (vec![], 0),
+        (vec![old.clone()], 1),
+        (vec![old, leaving.clone(), bad, v6], 3),
+        (vec![leaving], 1),
+    ] {
+        let table = snapshot(2, nodes);
+        let both = with_scrape(
+            |_| {},
+            |it| {
+                let scrape = Scrape { snapshot: &table, ..*it };
+                [lbstat(&scrape), lbinfo(&scrape)]
+            },
+        );
+        let [stat, info] = both.map(|it| serde_json::from_str::<serde_json::Value>(&it).unwrap());
+        assert_eq!(stat["Metrics"]["activeNodes"], want);
+        let listed =
+            ["nodesIPv4", "nodesIPv6"].map(|it| info["Nodes info"][it].as_array().unwrap().len());
+        assert_eq!(listed.iter().sum::<usize>(), want);
+    }
+}
+
 #[test]
 fn an_algorithm_without_memory_has_minus_one_call() {
     let memoryless = Counters::default();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use engine::balance::{self, Shard};
 use engine::config::{Config, LegConfig};
 use engine::names::Reach;
 use engine::node::{Ports as SipPorts, Version};
@@ -64,14 +65,26 @@ pub(super) fn opened_smpp(ports: &Ports, config: &Config) {
 }
 
 /// `Balancer algorithm CallIDAffinityBalancerAlgorithm loaded succesfully for cluster version = 0`: for each
-/// version that comes up, spelled as it always was.
+/// version that comes up, spelled as it always was. Algorithms that remember calls say for how long, and
+/// what becomes of those of a dead node.
 pub(super) fn clusters(snapshot: &Snapshot, view: &View) {
     let is_new = |it: &Version| !view.snapshot.has_version(*it);
     let versions = snapshot.nodes().iter().map(|it| it.version).filter(is_new);
     for version in versions.collect::<BTreeSet<_>>() {
         let (algorithm, version) = (view.config.algorithm, version.0);
         info!("Balancer algorithm {algorithm} loaded succesfully for cluster version = {version}");
+        if remembers_calls(&view.config) {
+            let Config { call_idle, group_failover, .. } = &*view.config;
+            let seconds = call_idle.as_secs();
+            info!("Call Idle Time is {seconds} seconds. Inactive calls will be evicted.");
+            info!("Grouped failover is set to {group_failover}");
+        }
     }
+}
+
+fn remembers_calls(config: &Config) -> bool {
+    let any = Shard { index: 0, scattered: false };
+    balance::build(config, any).active_calls().is_some()
 }
 
 /// Name of SMPP in log lines, and where it listens.

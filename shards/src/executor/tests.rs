@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use engine::config::Steering;
 use engine::node::{Node, NodeKey, Origin, Ports, Suspect, Version, Way};
-use engine::relay::{Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Report, Verdict};
+use engine::relay::{
+    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Report, Verdict,
+};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -132,9 +134,14 @@ impl Decide for Script {
     ) -> Verdict {
         out.clear();
         out.extend_from_slice(bytes);
-        match self.to_node(snapshot, Some(failed.hop)) {
+        let forward = match failed.again {
+            Again::Anywhere => self.to_node(snapshot, None),
+            Again::Elsewhere => self.to_node(snapshot, Some(failed.hop)),
+            Again::Nowhere => None,
+        };
+        match forward {
             Some(forward) => forward,
-            _ => {
+            None => {
                 out.clear();
                 out.extend_from_slice(b"503");
                 let hop = match arrival.flow {
@@ -206,7 +213,8 @@ const TUNING: Tuning = Tuning {
     message_bytes_max: 65_536,
 };
 
-fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
+/// A UDP, a TCP and a WebSocket listener, with a socket of each for every shard.
+fn doors(shards: usize, host: &str) -> (Vec<Listener>, Vec<Vec<socket2::Socket>>) {
     let address: SocketAddr = host.parse().unwrap();
     let listeners: Vec<Listener> = [Transport::Udp, Transport::Tcp, Transport::Ws]
         .map(|transport| Listener { leg: Leg::External, transport, address })
@@ -218,7 +226,11 @@ fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
         cpus: Vec::new(),
     };
     let sockets = open_listeners(&listeners, shards, &options).unwrap();
-    let listeners = bound(&listeners, &sockets[0]);
+    (bound(&listeners, &sockets[0]), sockets)
+}
+
+fn rig(shards: usize, seat: Seat, host: &str, tuning: Tuning) -> Rig {
+    let (listeners, sockets) = doors(shards, host);
     let clock = Clock::start();
     let body = start(Spec {
         listeners: listeners.clone(),
@@ -285,7 +297,7 @@ impl Rig {
         aside.unwrap_or_else(|| self.body.inbox.notices.recv_timeout(PATIENCE).unwrap())
     }
 
-    fn stop(self) {
+    fn stop(mut self) {
         end(&self.body.published);
         assert_eq!(self.body.join(), 0);
     }
@@ -406,7 +418,8 @@ fn when_every_node_refuses_the_caller_hears_of_it() {
     for is_stream in [false, true] {
         let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
         let transport = if is_stream { Transport::Tcp } else { Transport::Udp };
-        let nodes = (0..3).map(|version| {
+        // More than are tried for one message.
+        let nodes = (0..6).map(|version| {
             let dead = match transport {
                 Transport::Udp => UdpSocket::bind("127.0.0.1:0").unwrap().local_addr(),
                 _ => TcpListener::bind("127.0.0.1:0").unwrap().local_addr(),
@@ -420,6 +433,123 @@ fn when_every_node_refuses_the_caller_hears_of_it() {
         assert_eq!(&buffer[..count], b"503", "stream {is_stream}");
         rig.stop();
     }
+}
+
+/// The first shard of several. Nobody gives it a turn but the test.
+struct Still {
+    shard: Shard<Script>,
+    listeners: Vec<Listener>,
+    /// Of the others, who never look.
+    _mailboxes: Vec<crate::mesh::Mailbox<Script>>,
+    _inbox: crate::mesh::Inbox<Script>,
+}
+
+impl Still {
+    fn new(shards: usize, nodes: Vec<Node>, routes: Routes) -> Still {
+        let (listeners, mut sockets) = doors(1, "127.0.0.1:0");
+        let (post, mut mailboxes) = mesh(shards).unwrap();
+        let (outbox, inbox) = notices().unwrap();
+        let view = View {
+            snapshot: Arc::new(Snapshot::new(1, nodes, &[])),
+            settings: Arc::new(routes),
+            tuning: TUNING,
+            security: None,
+            stopping: None,
+        };
+        let shard = Shard::new(Setup {
+            id: 0,
+            listeners: listeners.clone(),
+            sockets: sockets.remove(0),
+            relay: Script::default(),
+            pumps: Vec::new(),
+            view: Published::new(Arc::new(view), post.wakers()).subscribe(),
+            mailbox: mailboxes.remove(0),
+            post,
+            outbox,
+            clock: Clock::start(),
+            census: Arc::default(),
+        });
+        Still { shard: shard.unwrap(), listeners, _mailboxes: mailboxes, _inbox: inbox }
+    }
+
+    /// A caller on UDP whose `recv` does not wait.
+    fn caller(&self) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(self.listeners[0].address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    /// Turns until there is something.
+    fn until<T>(&mut self, mut found: impl FnMut() -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(it) = found() {
+                return it;
+            }
+            assert!(Instant::now() < end, "nothing came");
+            self.shard.turn(1);
+        }
+    }
+
+    /// The next connection to `there`, and what comes by it.
+    fn called(&mut self, there: &TcpListener) -> (TcpStream, String) {
+        there.set_nonblocking(true).unwrap();
+        let (mut stream, _) = self.until(|| there.accept().ok());
+        stream.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 100];
+        let count = self.until(|| stream.read(&mut buffer).ok());
+        (stream, String::from_utf8(buffer[..count].to_vec()).unwrap())
+    }
+}
+
+#[test]
+fn the_request_of_the_moment_in_which_a_node_closes_an_idle_connection_goes_by_another() {
+    for is_reset in [false, true] {
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let alone = vec![node(Transport::Tcp, there.local_addr().unwrap(), 0)];
+        let mut it = Still::new(1, alone, Routes { from: 1, is_stream: true });
+        let close = |stream: TcpStream| {
+            let linger = is_reset.then_some(Duration::ZERO);
+            socket2::SockRef::from(&stream).set_linger(linger).unwrap();
+        };
+        let (caller, mut buffer) = (it.caller(), [0; 100]);
+        caller.send(b"node 1").unwrap();
+        let (first, text) = it.called(&there);
+        assert_eq!(text, "node 1");
+        // The next turn finds both: the request first, then the end.
+        caller.send(b"node 2").unwrap();
+        close(first);
+        let (second, text) = it.called(&there);
+        assert_eq!(text, "node 2", "reset {is_reset}");
+        assert!(caller.recv(&mut buffer).is_err(), "answered, too");
+        assert_eq!(it.shard.figures().retried, 1);
+        // This time it is gone for good.
+        caller.send(b"node 3").unwrap();
+        drop(there);
+        close(second);
+        let count = it.until(|| caller.recv(&mut buffer).ok());
+        assert_eq!(&buffer[..count], b"503", "reset {is_reset}");
+        assert_eq!(it.shard.figures().retried, 3, "once there, and once to find nobody else");
+    }
+}
+
+#[test]
+fn what_does_not_fit_in_another_shards_queue_is_answered() {
+    let mut it = Still::new(2, Vec::new(), Routes::default());
+    let (caller, mut buffer) = (it.caller(), [0; 100]);
+    let mut sent = 0;
+    let answer = loop {
+        assert!(sent < 100_000, "the queue has no end");
+        caller.send(&sip("flow 1 0 0")).unwrap();
+        sent += 1;
+        it.shard.turn(0);
+        if let Ok(count) = caller.recv(&mut buffer) {
+            break &buffer[..count];
+        }
+    };
+    assert_eq!(answer, b"503");
+    assert_eq!(it.shard.figures().hops, sent - 1);
 }
 
 #[test]
@@ -551,11 +681,14 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
     };
     let length = message.len();
     let alive = std::thread::spawn(move || count(&alive, length));
-    let mut sent = 0;
+    socket.set_nonblocking(true).unwrap();
+    let answers = || std::iter::from_fn(|| socket.recv(&mut [0; 8]).ok()).count() as u64;
+    let (mut sent, mut answered) = (0, 0);
     while rig.statistics(0).figures.streams.slow_closed == 0 {
         socket.send(&message).unwrap();
         sent += 1;
         while rig.statistics(0).counters.handled < sent {}
+        answered += answers();
     }
     assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node, .. }) if node == key));
     // Once it is believed again, it is connected to again.
@@ -568,8 +701,7 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
     still.accept().unwrap().0.read_to_string(&mut again).unwrap();
     assert!(again.ends_with("node again"), "{again}");
     assert!(second > 0);
-    socket.set_nonblocking(true).unwrap();
-    let answered = std::iter::from_fn(|| socket.recv(&mut [0; 8]).ok()).count() as u64;
+    answered += answers();
     assert_eq!(first + second + answered, sent, "{first} at the one that stood still");
 }
 
@@ -775,7 +907,7 @@ fn a_client_that_closed_its_side_still_gets_its_answers() {
 
 #[test]
 fn a_stopping_shard_serves_everything_until_the_end_is_near_and_then_accepts_no_more() {
-    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let mut rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let stop_in = |time: Duration| {
         let view = rig.body.published.current();
         rig.body.published.publish(Arc::new(View {

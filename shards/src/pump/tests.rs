@@ -331,7 +331,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let Some(body) = self.body.take() else { return };
+        let Some(mut body) = self.body.take() else { return };
         let View { snapshot, settings, tuning, security, .. } = &*body.published.current();
         body.published.publish(Arc::new(View {
             snapshot: snapshot.clone(),

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tools::ports;
+
 use super::{BIND_RECEIVER, BIND_TRANSCEIVER, BIND_TRANSMITTER, OK, Pdu, UNBIND};
 use crate::channel::{Came, Channel};
-use crate::{Transport, ports, wait_for};
+use crate::{Transport, wait_for};
 
 /// A server of the balancer's. Dropping it closes everything.
 pub struct Smsc {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use argh::FromArgs;
+use engine::config::log4j::log4j;
 use engine::config::{Config, Loaded, check, load};
 use engine::lifecycle::Pulse;
 use engine::names::literal;
@@ -17,7 +18,7 @@ use engine::relay::{Arrival, Flow, Leg, Listener, ListenerId, listeners};
 use engine::snapshot::Family;
 use protocols::sip::Transport;
 use protocols::time::Time;
-use tools::{ask, nodes};
+use tools::{ask, line, nodes};
 
 /// Looks at configurations and running balancers, and takes nodes out of service.
 #[derive(FromArgs)]
@@ -182,16 +183,14 @@ struct Remove {
 
 fn main() -> ExitCode {
     let (overrides, rest) = split(std::env::args().skip(1));
-    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    let line = match Line::from_args(&["trunkctl"], &rest) {
+    let line: Line = match line::parse("trunkctl", &rest) {
         Ok(line) => line,
-        Err(exit) if exit.status.is_ok() => return said(&exit.output, EXIT_OK),
-        Err(exit) => return complained(&exit.output, EXIT_USAGE),
+        Err(code) => return code,
     };
     let result = match line.task {
         Task::Check(task) => read(&task.file, &overrides).map(|loaded| {
             let code = if loaded.has_errors() { EXIT_ERROR } else { EXIT_OK };
-            (check(&loaded), code)
+            (check(&loaded) + &logging(&overrides), code)
         }),
         Task::Explain(task) => explained(&task, &overrides).map(|it| (it, EXIT_OK)),
         Task::Stat(task) => stat(&task.at).map(|it| (it, EXIT_OK)),
@@ -205,28 +204,19 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok((text, code)) => said(&text, code),
-        Err(why) => complained(&why, EXIT_ERROR),
+        Ok((text, code)) => {
+            line::say(&text);
+            ExitCode::from(code)
+        }
+        Err(why) => {
+            line::complain("trunkctl", &why);
+            ExitCode::from(EXIT_ERROR)
+        }
     }
 }
 
 const EXIT_OK: u8 = 0;
 const EXIT_ERROR: u8 = 1;
-const EXIT_USAGE: u8 = 2;
-
-fn said(text: &str, code: u8) -> ExitCode {
-    // A closed pipe (`| head`) is not our business.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    if !text.ends_with('\n') {
-        let _ = std::io::stdout().write_all(b"\n");
-    }
-    ExitCode::from(code)
-}
-
-fn complained(text: &str, code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "trunkctl: {}", text.trim_end());
-    ExitCode::from(code)
-}
 
 /// Takes `-Dkey=value` out of the arguments.
 fn split(arguments: impl Iterator<Item = String>) -> (Vec<(String, String)>, Vec<String>) {
@@ -246,6 +236,39 @@ fn split(arguments: impl Iterator<Item = String>) -> (Vec<(String, String)>, Vec
 fn read(file: &str, overrides: &[(String, String)]) -> Result<Loaded, String> {
     let bytes = std::fs::read(file).map_err(|error| format!("{file}: {error}"))?;
     Ok(load(file, &bytes, overrides))
+}
+
+/// What the log4j file of `-DlogConfigFile` comes to.
+fn logging(overrides: &[(String, String)]) -> String {
+    let Some((_, path)) = overrides.iter().rfind(|it| it.0 == "logConfigFile") else {
+        return String::new();
+    };
+    let read = match std::fs::read_to_string(path) {
+        Ok(text) => log4j(&text),
+        Err(error) => return format!("\n{path}: warning: {error}\n"),
+    };
+    let level = read.level.map_or("as logLevel says", |it| it.as_str());
+    let mut text = format!("\n{path}: level {level}");
+    if read.appenders.is_empty() {
+        text += "; to standard output";
+    }
+    for appender in &read.appenders {
+        text += "; to ";
+        text += &match &appender.file {
+            None => "standard output".to_owned(),
+            Some(it) => match it.bytes_max {
+                None => it.path.display().to_string(),
+                Some(most) => {
+                    format!("{}, {most} bytes and {} backups", it.path.display(), it.backups)
+                }
+            },
+        };
+    }
+    text.push('\n');
+    for warning in &read.warnings {
+        text += &format!("{path}: warning: {warning}\n");
+    }
+    text
 }
 
 fn explained(task: &Explain, overrides: &[(String, String)]) -> Result<String, String> {

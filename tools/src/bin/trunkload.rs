@@ -9,6 +9,7 @@ use argh::FromArgs;
 use protocols::sip::Transport;
 use tools::agent::{self, AgentConfig, Polling};
 use tools::caller::{CallerConfig, NextHop, Pace};
+use tools::line;
 use tools::node::{NodeConfig, ReplyTo};
 use tools::report::Report;
 
@@ -16,8 +17,8 @@ use tools::report::Report;
 #[derive(FromArgs)]
 #[argh(
     example = "trunkload --target 127.0.0.1:5060 --rate 500 --nodes 2 --heartbeat-to 127.0.0.1:5065",
-    note = "Exit codes: 0 every call succeeded, 1 calls failed or met another node than their dialog's (or the
-command line is wrong), 2 it could not run."
+    note = "Exit codes: 0 every call succeeded, 1 calls failed or met another node than their dialog's, 2 it
+could not run, or the command line is wrong."
 )]
 struct Arguments {
     /// where calls go: the balancer's external address
@@ -80,7 +81,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = argh::from_env();
+    let arguments: Arguments = match line::read("trunkload") {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let json = arguments.json;
     match run(arguments) {
         Ok(report) => {
@@ -90,8 +94,8 @@ fn main() -> ExitCode {
             if good && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(1) }
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "trunkload: {error}");
-            ExitCode::from(2)
+            line::complain("trunkload", &error.to_string());
+            ExitCode::from(line::EXIT_USAGE)
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 use tools::agent::{self, AgentConfig, Polling};
+use tools::line;
 use tools::node::{Answer, NodeConfig, ReplyTo};
 
 /// Answers SIP calls until it is killed, and says every ten seconds what it has seen.
@@ -40,11 +41,15 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(argh::from_env()) {
+    let arguments = match line::read("trunknode") {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "trunknode: {error}");
-            ExitCode::from(2)
+            line::complain("trunknode", &error.to_string());
+            ExitCode::from(line::EXIT_USAGE)
         }
     }
 }

@@ -1,10 +1,10 @@
 //! `cargo xtask`: chores of the source tree.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use argh::FromArgs;
+use tools::line;
 
 /// Chores of the source tree.
 #[derive(FromArgs)]
@@ -25,12 +25,15 @@ enum Chore {
 struct Manual {}
 
 fn main() -> ExitCode {
-    let Line { chore: Chore::Manual(Manual {}) } = argh::from_env();
+    let Line { chore: Chore::Manual(Manual {}) } = match line::read("xtask") {
+        Ok(line) => line,
+        Err(code) => return code,
+    };
     let path = Path::new(EXAMPLE);
     match std::fs::write(path, engine::config::manual()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "xtask: {}: {error}", path.display());
+            line::complain("xtask", &format!("{}: {error}", path.display()));
             ExitCode::FAILURE
         }
     }

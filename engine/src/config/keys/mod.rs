@@ -75,6 +75,8 @@ pub struct Key {
     pub is_empty_value: bool,
     /// Keys for which this one speaks where they are not set.
     pub covers: &'static [&'static str],
+    /// An alias that counts where a properties file has our own name, too.
+    pub stronger_alias: Option<&'static str>,
     /// A value that is allowed and not the default.
     pub example: &'static str,
     pub(super) kind: Kind,
@@ -201,6 +203,7 @@ impl Key {
             is_secret: false,
             is_empty_value: false,
             covers: &[],
+            stronger_alias: None,
             example,
             kind,
         }
@@ -233,6 +236,11 @@ impl Key {
 
     pub(super) const fn covering(mut self, keys: &'static [&'static str]) -> Key {
         self.covers = keys;
+        self
+    }
+
+    pub(super) const fn outranked_by(mut self, alias: &'static str) -> Key {
+        self.stronger_alias = Some(alias);
         self
     }
 
@@ -360,16 +368,19 @@ impl Key {
         }
     }
 
-    /// Position of a name among the row's own, as a properties file or `-D` writes it; the lowest wins
-    /// where several are written. Paths with dots are names, too.
+    /// Rank of a name among the row's own, as a properties file or `-D` writes it; the lowest wins where
+    /// several are written. Paths with dots are names, too.
     pub(super) fn rank_of_property(&self, name: &str) -> Option<usize> {
         let repaired = name.strip_prefix(STACK_MISSPELT).map(|it| format!("{STACK}{it}"));
         let name = repaired.as_deref().unwrap_or(name);
         let is_path =
             |it: &str| it.len() == name.len() && (it == name || it.replace('/', ".") == name);
-        self.names.iter().position(|it| matches_name(it, name)).or_else(|| {
-            self.xml.iter().position(|it| is_path(it)).map(|it| it.saturating_add(self.names.len()))
-        })
+        if self.stronger_alias == Some(name) {
+            return Some(0);
+        }
+        let paths = self.xml.iter().position(|it| is_path(it));
+        let rank = self.names.iter().position(|it| matches_name(it, name));
+        rank.or_else(|| paths.map(|it| it + self.names.len())).map(|it| it + 1)
     }
 
     /// Position of an XML path among the row's own.

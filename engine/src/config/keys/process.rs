@@ -104,7 +104,8 @@ pub(super) const PROCESS: &[Key] = &[
     Key::ignored(
         &["logConfigFile"],
         &[],
-        "it is an argument: -DlogConfigFile=FILE, of which the level of the root logger counts",
+        "it is an argument: -DlogConfigFile=FILE, of which the root logger's level, its console, its files with \
+         their sizes and backups, and the layout of lines count",
     ),
 ];
 
@@ -118,6 +119,7 @@ pub(super) const ADMINISTRATION: &[Key] = &[
         Kind::Port(|it| &mut it.config.statistic_port),
     )
     .xml_default("2006")
+    .outranked_by("apiPort")
     .restart(),
     Key::new(
         &["securityRequired"],

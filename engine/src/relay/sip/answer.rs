@@ -104,7 +104,7 @@ impl State {
         };
         self.buffers.via.clear();
         via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
-        let Failure { hop, reason } = failed;
+        let Failure { hop, reason, .. } = failed;
         let is_flow = match hop {
             Hop::Flow { or, .. } => or.is_none(),
             Hop::Stream { from, to } => {

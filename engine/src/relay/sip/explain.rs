@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::{Attempt, Relay, Settings};
 use crate::balance::{Query, Shard};
+use crate::config::Steering;
 use crate::node::{Bad, Node, Way};
 use crate::relay::{Arrival, Hop, Verdict};
-use crate::snapshot::{Family, NodeId, Snapshot};
+use crate::snapshot::{Candidates, Family, NodeId, Snapshot};
 
 /// Listens to a decision.
 pub(super) trait Trace {
@@ -30,17 +31,18 @@ pub(super) trait Trace {
     }
 
     /// Every node, and why it is or is not a candidate.
-    fn candidates(&mut self, snapshot: &Snapshot, query: &Query<'_>) {
-        let candidates = query.candidates(snapshot).ids();
+    fn candidates(&mut self, snapshot: &Snapshot, query: &Query<'_>, candidates: &Candidates) {
         for (id, node) in (0..).map(NodeId).zip(snapshot.nodes()) {
             let (name, ip) = (&node.host_name, node.ip);
-            match (candidates.contains(&id), flaw(node, query)) {
-                (true, None) => self.say(format_args!("  {name} {ip}: candidate")),
-                (true, Some(flaw)) => {
-                    self.say(format_args!("  {name} {ip}: candidate, although {flaw}"));
+            let flaws = flaws(node, query).join("; ");
+            match (candidates.ids().contains(&id), flaws.as_str()) {
+                (true, "") => self.say(format_args!("  {name} {ip}: candidate")),
+                (true, flaws) => {
+                    self.say(format_args!("  {name} {ip}: candidate, although {flaws}"));
                 }
-                (false, flaw) => {
-                    let refusal = unfit(node, query).or(flaw).unwrap_or("not asked");
+                (false, flaws) => {
+                    let flaws = if flaws.is_empty() { "not asked" } else { flaws };
+                    let refusal = unfit(node, query).unwrap_or(flaws);
                     self.say(format_args!("  {name} {ip}: {refusal}"));
                 }
             }
@@ -62,15 +64,16 @@ fn unfit(node: &Node, query: &Query<'_>) -> Option<&'static str> {
 }
 
 /// Why others are asked rather than this node.
-fn flaw(node: &Node, query: &Query<'_>) -> Option<&'static str> {
-    match node.bad {
-        _ if node.suspect.has(Way::Sip(query.transport)) => Some("refused a moment ago"),
-        Some(Bad::Errors) => Some("bad: too many error responses"),
-        Some(Bad::Response) => Some("bad: an error response over HTTP"),
-        Some(Bad::Silence) => Some("bad: does not answer"),
-        Some(Bad::Full) => Some("bad: says it is full"),
-        None => node.graceful.then_some("shutting down: no new calls"),
-    }
+fn flaws(node: &Node, query: &Query<'_>) -> Vec<&'static str> {
+    let bad = node.bad.map(|it| match it {
+        Bad::Errors => "bad: too many error responses",
+        Bad::Response => "bad: an error response over HTTP",
+        Bad::Silence => "bad: does not answer",
+        Bad::Full => "bad: says it is full",
+    });
+    let leaving = node.graceful.then_some("shutting down: no new calls");
+    let suspect = node.suspect.has(Way::Sip(query.transport)).then_some("refused a moment ago");
+    [leaving, bad, suspect].into_iter().flatten().collect()
 }
 
 impl Trace for () {
@@ -105,7 +108,9 @@ pub fn explain(
     arrival: &Arrival,
     bytes: &[u8],
 ) -> Explanation {
-    let shard = Shard { index: 0, scattered: false };
+    let config = &settings.config;
+    let scattered = config.steering != Steering::Hash && config.shards != 1;
+    let shard = Shard { index: 0, scattered };
     let mut relay = Relay::new(Arc::clone(settings), shard);
     let mut steps = String::new();
     let mut sent = Vec::new();

@@ -75,7 +75,7 @@ impl State {
         };
         if T::ON {
             trace.say(format_args!("affinity key: {}", query.key.escape_ascii()));
-            trace.candidates(snapshot, &query);
+            trace.candidates(snapshot, &query, self.algorithm.candidates(&query, snapshot));
         }
         // The Route on top once ours are off, unless the strict-router repair took the last one.
         let left = message.routes.len()
@@ -121,6 +121,11 @@ impl State {
             None => {
                 let picked = self.algorithm.pick(&query, snapshot);
                 if T::ON {
+                    if !query.is_first && self.algorithm.active_calls().is_some() {
+                        trace.say(format_args!(
+                            "a call that a running shard remembers keeps its node; none is remembered here"
+                        ));
+                    }
                     match picked {
                         Some(node) => trace.node(snapshot, node, settings.config.algorithm),
                         None => trace.say(format_args!("no node available")),

@@ -25,10 +25,6 @@ mod words;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_keys;
-#[cfg(test)]
-mod tests_websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,7 +47,7 @@ use crate::balance::{self, Algorithm, Shard};
 use crate::config::AffinityKey;
 use crate::names::{Answer, Query, Unresolved};
 use crate::node::{NodeKey, Way};
-use crate::relay::{Arrival, DropReason, Failure, Hop, Leg, Report, Verdict};
+use crate::relay::{Again, Arrival, DropReason, Failure, Hop, Leg, Report, Verdict};
 use crate::snapshot::{Family, Snapshot};
 use crate::stats::Counters;
 
@@ -197,7 +193,8 @@ impl Relay {
 
     /// Decides a message again that did not reach its hop: another node if there is one (mark one that is
     /// dead suspect in `snapshot` first), else our 503 (`sip.md` 2.10, 5.1). A node that has too much to
-    /// read keeps its dialogs, and only what opens one looks for another.
+    /// read keeps its dialogs, and only what opens one looks for another; one that closed an idle connection
+    /// keeps everything.
     pub fn undelivered(
         &mut self,
         arrival: &Arrival,
@@ -206,23 +203,41 @@ impl Relay {
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Verdict {
+        let found = match failed.again {
+            Again::Nowhere => None,
+            Again::Elsewhere | Again::Anywhere => {
+                self.other_way(arrival, bytes, failed, snapshot, out)
+            }
+        };
+        let verdict = found.unwrap_or_else(|| {
+            self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
+        });
+        self.state.count(verdict);
+        verdict
+    }
+
+    /// The decision on a message that has failed once; `None`: nobody is there to take it.
+    fn other_way(
+        &mut self,
+        arrival: &Arrival,
+        bytes: &[u8],
+        failed: Failure,
+        snapshot: &Snapshot,
+        out: &mut Vec<u8>,
+    ) -> Option<Verdict> {
         let transport = self.settings.transport_of(failed.hop).unwrap_or(Transport::Udp);
         let others = without_slow(failed, transport, bytes, snapshot);
         let others = others.as_ref().unwrap_or(snapshot);
-        self.state.names.demote(failed.hop);
-        let again = Attempt::Undelivered;
-        let verdict = match self.decide(again, arrival, bytes, others, out, &mut ()) {
-            Verdict::Forward { hop, .. } if target(hop) == target(failed.hop) => {
-                self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
-            }
+        let is_barred = failed.again == Again::Elsewhere;
+        if is_barred {
+            self.state.names.demote(failed.hop);
+        }
+        match self.decide(Attempt::Undelivered, arrival, bytes, others, out, &mut ()) {
+            Verdict::Forward { hop, .. } if is_barred && target(hop) == target(failed.hop) => None,
             // Nobody else is there: the truth is that it could not be delivered.
-            Verdict::Reply { .. } => {
-                self.state.unreachable(&self.settings, arrival, bytes, failed, snapshot, out)
-            }
-            other => other,
-        };
-        self.state.count(verdict);
-        verdict
+            Verdict::Reply { .. } => None,
+            other => Some(other),
+        }
     }
 
     /// The live node at an address that just refused something, and where it did. Mark it suspect there,

@@ -1,6 +1,5 @@
 //! What the operator's keys change, one story each.
 
-use super::tests::{CLIENT, INVITE, NODE, NODE_INVITE, TWO_LEGS, World, gone, in_dialog, wire};
 use super::*;
 
 fn world(keys: &str) -> World {

@@ -1,8 +1,6 @@
 //! Clients on TLS and WebSocket: who can be called back, by which connection, and what nodes are told.
 
-use super::tests::{FLOW, INVITE, NODE, World, gone, wire};
 use super::*;
-use crate::relay::{Flow, ListenerId};
 
 const ALL: &str = "host=10.0.0.1\nexternalPort=5060\nexternalTlsPort=5061\nexternalWsPort=5062\n\
     externalWssPort=5063\ninternalHost=172.16.0.1\ninternalPort=5065\ninternalTlsPort=5066\n\
@@ -169,7 +167,7 @@ fn a_node_calls_a_browser_by_the_contact_it_registered() {
     world.relay.undelivered(&arrival, &bytes, gone(stream), &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 430 Flow Failed");
     // It is there, and reads too slowly: nothing is wrong with the flow.
-    let slow = Failure { hop: stream, reason: DropReason::SlowPeer };
+    let slow = Failure { reason: DropReason::SlowPeer, ..gone(stream) };
     world.relay.undelivered(&arrival, &bytes, slow, &world.snapshot, &mut world.out);
     assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
 }
