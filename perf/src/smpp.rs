@@ -17,7 +17,7 @@ mod front;
 mod load;
 
 use front::{FRONTS, Front, Running};
-use load::{Load, Pace};
+use load::{Figures, Load, Pace};
 
 /// Compare fronts for SMPP: CPU per PDU, latency, memory per session.
 #[derive(FromArgs)]
@@ -93,8 +93,13 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
         }
     }
     for round in 1..=arguments.rounds {
-        for (front, samples) in &mut rows {
-            let sample = measure(arguments, front)?;
+        let mut taken = Vec::new();
+        for (front, _) in &rows {
+            taken.push(alone(arguments, front)?);
+        }
+        let fronts: Vec<&Front> = rows.iter().map(|it| it.0).collect();
+        together(arguments, &fronts, &mut taken)?;
+        for ((front, samples), sample) in rows.iter_mut().zip(taken) {
             note(&format!("round {round} {:<16} {sample:.1?}", front.name));
             samples.push(sample);
         }
@@ -102,31 +107,23 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<()> {
     std::io::stdout().write_all(markdown(arguments, &rows, &machine).as_bytes())
 }
 
+/// What a front does at its highest rate, and what its idle sessions take.
 #[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
-fn measure(arguments: &Arguments, front: &Front) -> std::io::Result<Sample> {
+fn alone(arguments: &Arguments, front: &Front) -> std::io::Result<Sample> {
     let mut load = Load::listen(&front::SERVERS)?;
     let running = front.start(arguments)?;
     load.bind(front.target, arguments.sessions)?;
-    let cpu = || running.as_ref().map(Running::cpu).unwrap_or_default();
     let seconds = Duration::from_secs(arguments.seconds);
     let mut sample = Sample::default();
 
     load.run(Pace::Window(arguments.window), WARM_UP)?;
-    let (before, used) = (cpu(), load.run(Pace::Window(arguments.window), seconds)?);
-    let spent = cpu().since(before);
+    let before = cpu(running.as_ref());
+    let used = load.run(Pace::Window(arguments.window), seconds)?;
+    let spent = cpu(running.as_ref()).since(before);
     sample.flat_micros = micros_each(spent, used.pdus);
     sample.flat_rate = used.pdus as f64 / seconds.as_secs_f64();
     sample.flat_core = spent.run.as_secs_f64() / seconds.as_secs_f64();
     load.drain()?;
-
-    // Two PDUs for each request.
-    let pace = Pace::Rate(arguments.rate / 2);
-    load.run(pace, WARM_UP)?;
-    load.drain()?;
-    let (before, used) = (cpu(), load.run(pace, seconds)?);
-    sample.paced_micros = micros_each(cpu().since(before), used.pdus);
-    load.drain()?;
-    (sample.p50, sample.p99) = (used.quantile(0.5), used.quantile(0.99));
     sample.missing = load.missing() as f64;
 
     if let Some(running) = &running {
@@ -136,6 +133,57 @@ fn measure(arguments: &Arguments, front: &Front) -> std::io::Result<Sample> {
         sample.session_bytes = grown as f64 / arguments.idle.max(1) as f64;
     }
     Ok(sample)
+}
+
+/// The latency at a steady rate: all fronts are up, and each is asked for a quarter of a second in turn, so that
+/// what else the machine does meets all of them alike. A p99 is made of a few pauses.
+#[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
+fn together(
+    arguments: &Arguments,
+    fronts: &[&Front],
+    samples: &mut [Sample],
+) -> std::io::Result<()> {
+    let mut load = Load::listen(&front::SERVERS)?;
+    let mut running = Vec::new();
+    let mut sessions = Vec::new();
+    for front in fronts {
+        running.push(front.start(arguments)?);
+        sessions.push(load.bind(front.target, arguments.sessions)?);
+    }
+    // Two PDUs for each request.
+    let pace = Pace::Rate(arguments.rate / 2);
+    let mut figures: Vec<(Figures, Duration)> = Vec::new();
+    figures.resize_with(fronts.len(), Default::default);
+    let slices = arguments.seconds * 1_000 / u64::try_from(SLICE.as_millis()).unwrap_or(1);
+    for slice in 0..usize::try_from(slices).unwrap_or(0) {
+        for turn in 0..fronts.len() {
+            // Nobody is always behind the same one.
+            let at = (turn + slice) % fronts.len();
+            let (Some(range), Some(running), Some((figures, spent))) =
+                (sessions.get(at), running.get(at), figures.get_mut(at))
+            else {
+                continue;
+            };
+            load.choose(range.clone());
+            load.run(pace, SLICE_WARM_UP)?;
+            load.drain()?;
+            let before = cpu(running.as_ref());
+            let used = load.run(pace, SLICE)?;
+            *spent += cpu(running.as_ref()).since(before).run;
+            figures.add(used);
+            load.drain()?;
+        }
+    }
+    for (sample, (figures, spent)) in samples.iter_mut().zip(figures) {
+        sample.paced_micros = spent.as_secs_f64() * 1e6 / figures.pdus.max(1) as f64;
+        (sample.p50, sample.p99) = (figures.quantile(0.5), figures.quantile(0.99));
+        sample.missing += load.missing() as f64;
+    }
+    Ok(())
+}
+
+fn cpu(running: Option<&Running>) -> CpuTime {
+    running.map(Running::cpu).unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
@@ -197,3 +245,5 @@ fn note(line: &str) {
 }
 
 const WARM_UP: Duration = Duration::from_millis(400);
+const SLICE: Duration = Duration::from_millis(250);
+const SLICE_WARM_UP: Duration = Duration::from_millis(30);

@@ -38,25 +38,28 @@ pub(super) const FRONTS: &[Front] = &[
     Front {
         name: "trunkline",
         title: "Trunkline, regular",
-        target: FRONT,
+        target: FRONTS_AT[0],
         command: Some((Program::Own, &["smpp.properties"])),
     },
     Front {
         name: "trunkline-mux",
         title: "Trunkline, mux",
-        target: FRONT,
-        command: Some((Program::Own, &["-DmuxMode=true", "smpp.properties"])),
+        target: FRONTS_AT[1],
+        command: Some((
+            Program::Own,
+            &["-DmuxMode=true", "-DsmppPort=61776", "-DexternalUdpPort=61062", "smpp.properties"],
+        )),
     },
     Front {
         name: "haproxy",
         title: "HAProxy, `mode tcp`",
-        target: FRONT,
+        target: FRONTS_AT[2],
         command: Some((Program::Peer("/usr/sbin/haproxy"), &["-db", "-f", "smpp.haproxy.cfg"])),
     },
     Front {
         name: "nginx",
         title: "nginx, `stream`",
-        target: FRONT,
+        target: FRONTS_AT[3],
         command: Some((Program::Peer("/usr/sbin/nginx"), &["-p", ".", "-c", "smpp.nginx.conf"])),
     },
 ];
@@ -160,6 +163,7 @@ const fn loopback(port: u16) -> SocketAddr {
 /// The same ports stand in the configurations.
 pub(super) const SERVERS: [SocketAddr; 4] =
     [loopback(61_101), loopback(61_102), loopback(61_103), loopback(61_104)];
-const FRONT: SocketAddr = loopback(61_775);
+const FRONTS_AT: [SocketAddr; 4] =
+    [loopback(61_775), loopback(61_776), loopback(61_777), loopback(61_778)];
 const CHECKS: u32 = 60;
 const CHECK_EVERY: Duration = Duration::from_millis(50);

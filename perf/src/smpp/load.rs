@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,12 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// Adds what another run did.
+    pub(super) fn add(&mut self, other: Figures) {
+        self.pdus += other.pdus;
+        self.latencies.extend(other.latencies);
+    }
+
     /// A quantile of the latencies in microseconds.
     #[expect(
         clippy::cast_precision_loss,
@@ -55,8 +62,8 @@ pub(super) struct Load {
     ends: Vec<End>,
     /// Which of them are ESMEs, in the order of their binds.
     clients: Vec<usize>,
-    /// Of these, how many submit: the rest is idle.
-    busy: usize,
+    /// Of these, who submits: the rest is idle.
+    busy: Range<usize>,
     submitted: u64,
     responses: u64,
     due: Option<Instant>,
@@ -94,7 +101,7 @@ impl Load {
             listeners,
             ends: Vec::new(),
             clients: Vec::new(),
-            busy: 0,
+            busy: 0..0,
             submitted: 0,
             responses: 0,
             due: None,
@@ -104,8 +111,9 @@ impl Load {
         })
     }
 
-    /// Opens and binds so many sessions more; the first ones are those that submit.
-    pub(super) fn bind(&mut self, to: SocketAddr, count: usize) -> io::Result<()> {
+    /// Opens and binds so many sessions more; returns which of all they are. The first ones are those that submit.
+    pub(super) fn bind(&mut self, to: SocketAddr, count: usize) -> io::Result<Range<usize>> {
+        let first = self.clients.len();
         for number in 0..count {
             let socket = TcpStream::connect(to)?;
             let at = self.enter(socket, true)?;
@@ -131,10 +139,16 @@ impl Load {
                 })?;
             }
         }
-        if self.busy == 0 {
-            self.busy = count;
+        let bound = first..self.clients.len();
+        if self.busy.is_empty() {
+            self.busy = bound.clone();
         }
-        Ok(())
+        Ok(bound)
+    }
+
+    /// From now on these submit, and nobody else.
+    pub(super) fn choose(&mut self, sessions: Range<usize>) {
+        self.busy = sessions;
     }
 
     /// Submits for a time. What is open at its end stays open.
@@ -177,7 +191,7 @@ impl Load {
     }
 
     fn fill(&mut self, window: u32) -> io::Result<()> {
-        for place in 0..self.busy {
+        for place in self.busy.clone() {
             let Some(at) = self.clients.get(place).copied() else { break };
             let Some(end) = self.ends.get_mut(at) else { continue };
             let count = (window as usize).saturating_sub(end.open.len());
@@ -196,8 +210,8 @@ impl Load {
         let gap = Duration::from_secs(1) / rate;
         while let Some(due) = self.due.filter(|it| *it <= now) {
             self.due = Some(due + gap);
-            let place = usize::try_from(self.submitted).unwrap_or(0) % self.busy.max(1);
-            let Some(at) = self.clients.get(place).copied() else { break };
+            let turn = usize::try_from(self.submitted).unwrap_or(0) % self.busy.len().max(1);
+            let Some(at) = self.clients.get(self.busy.start + turn).copied() else { break };
             self.submitted += 1;
             if let Some(end) = self.ends.get_mut(at) {
                 end.submit(&self.submit, Some(due));
