@@ -459,6 +459,8 @@ impl<D: Decide> Shard<D> {
             let Some(report) = self.relay.poll_report(self.now, &self.snapshot) else { break };
             if !self.outbox.send(Notice::Report(report)) {
                 self.relay.dropped(engine::relay::DropReason::QueueFull);
+                // Control, who lifts suspicions, has not heard of the last one.
+                self.snapshot = Arc::clone(&self.view.current().snapshot);
             }
         }
         for pump in &mut self.pumps {
