@@ -265,6 +265,9 @@ impl<D: Decide> Shard<D> {
         let is_over = self.view.current().stopping.is_some_and(|it| self.now >= it);
         if is_over {
             self.part_from_all();
+            for index in 0..self.pumps.len() {
+                self.lend(index, |pump, lent| pump.handle_over(lent));
+            }
         }
         Turn { messages, is_idle: count == 0 && !self.has_leftovers(), is_over }
     }
