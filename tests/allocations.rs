@@ -188,6 +188,9 @@ impl Wire for Wanted {
         self.0.push(conn);
     }
 
+    fn sent_bytes(&mut self, _conn: Conn) -> u64 {
+        0
+    }
     fn secure(&mut self, _conn: Conn) {}
     fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
         true

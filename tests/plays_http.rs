@@ -102,10 +102,18 @@ fn h1_session_ids_spread_over_the_nodes_by_their_hash() {
 fn h2_requests_with_and_without_a_session_are_all_served_and_those_without_take_turns() {
     let lb = Setup::two_entry().set("httpPort", "HTTP").start();
     let nodes = greeters(&lb, 3, false);
-    for _ in 0..6 {
-        assert_greets(&lb.ask(get(TARGET)));
+    for user in 0..6 {
+        let session = if user % 2 == 0 { format!("&jsessionid={user}") } else { String::new() };
+        assert_greets(&lb.ask(get(&format!("{TARGET}{session}"))));
     }
+    // Those with a session by its hash (`0`, `2`, `4` are 48, 50, 52, modulo 3), the others in turn.
     assert_eq!(counts(&nodes), [2, 2, 2]);
+    for (at, (_, server)) in nodes.iter().enumerate() {
+        let asked = server.asked();
+        let targets: Vec<&str> = asked.iter().map(|it| it.line().1).collect();
+        let of_session = targets.iter().filter(|it| it.contains("jsessionid=")).count();
+        assert_eq!(of_session, 1, "node {at}: {targets:?}");
+    }
 }
 
 #[test]
@@ -222,10 +230,10 @@ fn h7_active_standby_serves_from_one_node_until_it_leaves() {
     assert_eq!(counts(&nodes)[active], 5);
     nodes[active].0.leave();
     lb.wait_node("one that leaves", |it| it.is_leaving);
-    wait_for("the other to serve", || {
-        assert_greets(&lb.ask(get(TARGET)));
-        (counts(&nodes)[1 - active] > 0).then_some(())
-    });
+    assert_greets(&lb.ask(get(TARGET)));
+    let mut want = [1, 1];
+    want[active] = 5;
+    assert_eq!(counts(&nodes), want, "the one that leaves gets no more");
 }
 
 #[test]
@@ -359,6 +367,14 @@ fn h14_calls_with_and_without_an_instance_are_served() {
         let target = format!("/restcomm/2012-04-24/Accounts/AC1/Calls/{call}");
         assert_eq!(lb.ask(get(&target)).status(), 200, "{call}");
     }
+    assert!(!lb.has_logged("serves the instance"));
+    let unknown = format!("/restcomm/2012-04-24/Accounts/AC1/Calls/{OTHER_ID}-CA00af");
+    for _ in 0..20 {
+        assert_eq!(lb.ask(get(&unknown)).status(), 200, "it goes on");
+    }
+    lb.wait_log(&format!("No node serves the instance {OTHER_ID}"));
+    let said = lb.log().matches("serves the instance").count();
+    assert!(said < 20, "not with each request: {said}");
 }
 
 #[test]
@@ -429,4 +445,52 @@ fn methods_codes_and_nodes_are_counted_on_both_pages() {
     let rest = of_node.iter().find(|it| it.contains("le=\"+Inf\"")).unwrap();
     assert!(rest.contains("name=\"n\"") && rest.ends_with(" 10"), "{rest}");
     drop(node);
+}
+
+#[test]
+fn a_nodes_times_are_its_own() {
+    let lb = Setup::two_entry().set("httpPort", "HTTP").start();
+    let (go, may_answer) = std::sync::mpsc::channel::<()>();
+    let may_answer = Mutex::new(may_answer);
+    let server = WebServer::start(move |asked| {
+        if asked.line().1 == "/slow" {
+            let _ = may_answer.lock().unwrap().recv();
+        }
+        ok("x")
+    });
+    let _node = lb.web_node("n", &server, &[]);
+    for _ in 0..4 {
+        assert_eq!(lb.ask(get("/")).status(), 200);
+    }
+    let mut client = WebStream::connect(lb.http());
+    client.send(get("/slow"));
+    wait_for("the slow one at the node", || (server.asked().len() == 5).then_some(()));
+    let asked = std::time::Instant::now();
+    wait_for("a while", || (asked.elapsed().as_millis() >= 1_100).then_some(()));
+    go.send(()).unwrap();
+    assert_eq!(client.answer().status(), 200);
+    let page = lb.metrics();
+    let value = |part: &str| -> f64 {
+        let is_it = |it: &&str| it.starts_with("trunkline_http_node_seconds") && it.contains(part);
+        let line = page.lines().find(is_it).unwrap_or_else(|| panic!("no {part} in {page}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!((value("le=\"+Inf\""), value("_count{")), (5.0, 5.0));
+    assert_eq!(value("le=\"1\""), 4.0, "all but the slow one: {page}");
+    let sum = value("_sum{");
+    assert!((1.1..8.0).contains(&sum), "{sum}");
+}
+
+#[test]
+fn clients_and_nodes_of_ipv6_are_served() {
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("httpXForwarded", "true").start();
+    let server = WebServer::start_v6(|asked| ok(asked.field("x-forwarded-for").unwrap_or("")));
+    let port = server.address().port().to_string();
+    let node = tests::Node::bind_v6("six").property("httpPort", &port);
+    let _node = lb.announced(node);
+    lb.wait_node("of IPv6", |it| it.host_name == "six");
+    assert_eq!(lb.ask(get("/")).text(), "127.0.0.1");
+    let mut client = WebStream::connect((std::net::Ipv6Addr::LOCALHOST, lb.http().port()).into());
+    client.send(get("/"));
+    assert_eq!(client.answer().text(), "::1");
 }

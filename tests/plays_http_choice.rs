@@ -160,6 +160,56 @@ fn sip_and_http_of_one_key_meet_on_one_node() {
 }
 
 #[test]
+fn http_affinity_follows_the_parameter_that_its_key_names() {
+    let lb = Setup::two_entry()
+        .algorithm("HeaderConsistentHashBalancerAlgorithm")
+        .set("sipHeaderAffinityKey", "X-Room")
+        .set("httpAffinityKey", "room")
+        .set("httpPort", "HTTP")
+        .start();
+    let (nodes, _servers): (Vec<Node>, Vec<WebServer>) =
+        lb.named_nodes(&["n1", "n2", "n3"]).into_iter().unzip();
+    let caller = lb.caller("alice");
+    let mut homes = std::collections::BTreeSet::new();
+    for room in 0..12 {
+        let invite = caller.request("INVITE", "sip:x@example.com");
+        caller.send(&invite.with("X-Room", format!("r{room}")));
+        let (at, got) = first_to_get(&nodes, "INVITE");
+        nodes[at].reply(&got, 486, "Busy Here");
+        let answer = lb.ask(get(&format!("/app?appsession=other&room=r{room}")));
+        assert_eq!(who(&answer), nodes[at].name(), "room {room}");
+        homes.insert(at);
+    }
+    assert_eq!(homes.len(), 3, "not all on one");
+}
+
+#[test]
+fn active_standby_serves_sip_and_http_from_one_node() {
+    let lb = Setup::two_entry().algorithm("ActiveStandbyAlgorithm").set("httpPort", "HTTP").start();
+    let (nodes, _servers): (Vec<Node>, Vec<WebServer>) =
+        lb.named_nodes(&["n1", "n2", "n3"]).into_iter().unzip();
+    let mut active = String::new();
+    for round in 0..2 {
+        let caller = lb.caller("alice");
+        for _ in 0..3 {
+            caller.send(&caller.request("INVITE", "sip:x@example.com"));
+            let (at, got) = first_to_get(&nodes, "INVITE");
+            nodes[at].reply(&got, 486, "Busy Here");
+            assert_eq!(who(&lb.ask(get("/"))), nodes[at].name(), "round {round}");
+            if round == 0 {
+                nodes[at].name().clone_into(&mut active);
+            } else {
+                assert_ne!(nodes[at].name(), active, "it leaves");
+            }
+        }
+        if round == 0 {
+            nodes.iter().find(|it| it.name() == active).unwrap().leave();
+            lb.wait_node("one that leaves", |it| it.is_leaving);
+        }
+    }
+}
+
+#[test]
 fn without_a_node_the_answer_is_503_and_the_connection_lives_to_see_one() {
     let lb = Setup::two_entry().set("httpPort", "HTTP").start();
     let mut client = WebStream::connect(lb.http());

@@ -166,6 +166,7 @@ fn what_is_too_long_is_answered_as_such() {
         (format!("GET /{long}"), 414),
         (format!("GET / HTTP/1.1\r\nHost: h\r\nA: {long}"), 431),
         (format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(300)), 431),
+        (format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: {}\r\n\r\n", "a,".repeat(9_000)), 431),
         ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n".to_owned(), 413),
         (
             format!(
@@ -186,7 +187,7 @@ fn what_is_too_long_is_answered_as_such() {
     let fits =
         format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000));
     assert_eq!(lb.ask(fits).status(), 200);
-    assert_eq!(refused(&lb, "too_large"), 5.0);
+    assert_eq!(refused(&lb, "too_large"), 6.0);
 }
 
 #[test]
@@ -286,6 +287,12 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
     let mut second =
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x0a\x7f\0\0\x01\x10\x01\0\x50".to_vec();
     second.extend_from_slice(get("/").as_bytes());
+    let mut sixth = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+    for ip in ["2001:db8::a:1", "2001:db8::b:2"] {
+        sixth.extend_from_slice(&ip.parse::<std::net::Ipv6Addr>().unwrap().octets());
+    }
+    sixth.extend_from_slice(b"\x10\x01\0\x50");
+    sixth.extend_from_slice(get("/").as_bytes());
     let mut local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
     local.extend_from_slice(get("/").as_bytes());
     for (name, bytes, source) in [
@@ -301,6 +308,7 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
         ),
         ("1, unknown", format!("PROXY UNKNOWN\r\n{}", get("/")).into_bytes(), "127.0.0.1"),
         ("2", second, "198.51.100.10"),
+        ("2, IPv6", sixth, "2001:db8::a:1"),
         ("2, local", local, "127.0.0.1"),
     ] {
         let answer = lb.ask(bytes);

@@ -342,6 +342,136 @@ fn a_client_that_has_ended_gets_its_answer_and_one_that_goes_frees_the_node() {
     assert_eq!(heard.recv_timeout(tests::PATIENCE).unwrap().1, End::Reset);
 }
 
+#[test]
+fn a_client_that_resets_behind_pipelined_requests_frees_the_node() {
+    let (said, heard) = channel();
+    let said = Mutex::new(said);
+    let server = WebServer::raw(move |mut stream, _| {
+        let _ = stream.head();
+        said.lock().unwrap().send(stream.rest().1).unwrap();
+    });
+    let (lb, _node) = stage(&server);
+    let mut client = WebStream::connect(lb.http());
+    client.send(get("/").repeat(2));
+    wait_for("the first one at the node", || (server.connections() == 1).then_some(()));
+    client.reset();
+    assert_eq!(heard.recv_timeout(tests::PATIENCE).unwrap(), End::Reset);
+}
+
+#[test]
+fn a_client_that_does_not_read_spoils_no_connection_for_others() {
+    let body = "x".repeat(60_000);
+    let server = WebServer::start(move |asked| {
+        let body = if asked.line().1 == "/long" { body.as_str() } else { "ok" };
+        let length = body.len();
+        format!(
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes()
+    });
+    let (lb, _node) = stage(&server);
+    let mut slow = WebStream::connect(lb.http());
+    slow.shrink();
+    slow.send(get("/long").repeat(200));
+    let mut last = (0, 0);
+    wait_for("the slow client's answers to stand still", || {
+        let now = server.asked().len();
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        (now > 0 && last.1 > 30).then_some(())
+    });
+    assert!(server.asked().len() < 200, "nothing was held back");
+    for _ in 0..4 {
+        assert_eq!(lb.ask(get("/")).text(), "ok");
+    }
+}
+
+#[test] // RFC 9112 §9.5
+fn a_nodes_early_refusal_of_an_upload_reaches_the_client() {
+    let server = WebServer::raw(|mut stream, _| {
+        let Ok(_) = stream.head() else { return };
+        stream.send(
+            "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig",
+        );
+        // It closes with bytes unread, which resets the connection.
+    });
+    let (lb, _node) = stage(&server);
+    for round in 0..50 {
+        let mut client = WebStream::connect(lb.http());
+        client.send("POST / HTTP/1.1\r\nHost: lb\r\nContent-Length: 100000000\r\n\r\n");
+        let mut twin = client.twin();
+        let uploader = spawn(move || {
+            let piece = vec![b'x'; 64 * 1024];
+            while twin.try_send(&piece).is_ok() {}
+        });
+        assert_eq!(client.head().unwrap().get(..13), Some("HTTP/1.1 413 "), "round {round}");
+        client.end();
+        uploader.join().unwrap();
+    }
+}
+
+#[test]
+fn a_request_that_never_left_goes_out_on_a_fresh_connection_and_only_there() {
+    let (said, heard) = channel();
+    let said = Mutex::new(said);
+    let (close, may_close) = channel::<()>();
+    let may_close = Mutex::new(may_close);
+    let server = WebServer::raw(move |mut stream, number| {
+        while let Ok(head) = stream.head() {
+            if head.starts_with("POST ") {
+                assert_eq!(stream.bytes(2).unwrap(), b"hi");
+            }
+            let method = head.split(' ').next().unwrap_or_default().to_owned();
+            said.lock().unwrap().send((number, method)).unwrap();
+            stream.send(ok("ok"));
+            if number == 0 {
+                may_close.lock().unwrap().recv().unwrap();
+                stream.end(); // and it reads on
+            }
+        }
+    });
+    let (lb, _node) = stage(&server);
+    let mut client = WebStream::connect(lb.http());
+    client.send(get("/"));
+    assert_eq!(client.answer().text(), "ok");
+    lb.freeze();
+    client.send(post("/", "hi"));
+    close.send(()).unwrap();
+    wait_for("both to be there", || {
+        // The balancer's side, which has the end and not read it: CLOSE_WAIT is 08.
+        let to = format!(":{:04X} 08 ", server.address().port());
+        std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&to).then_some(())
+    });
+    lb.signal(nix::sys::signal::Signal::SIGCONT);
+    let answer = client.answer();
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"));
+    let all: Vec<(usize, String)> = heard.try_iter().collect();
+    assert_eq!(all, [(0, "GET".to_owned()), (1, "POST".to_owned())]);
+}
+
+#[test]
+fn the_end_of_the_process_does_not_make_half_an_answer_look_whole() {
+    for request in [get("/close"), "GET /chunked HTTP/1.0\r\nHost: lb\r\n\r\n".to_owned()] {
+        let server = WebServer::raw(|mut stream, _| {
+            let Ok(head) = stream.head() else { return };
+            let is_chunked = head.contains("/chunked");
+            stream.send(if is_chunked {
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+            } else {
+                "HTTP/1.1 200 OK\r\n\r\nhalf"
+            });
+            stream.rest();
+        });
+        let lb = Setup::two_entry().set("httpPort", "HTTP").set("shutdownTimeout", "200").start();
+        let _node = lb.web_node("n", &server, &[]);
+        let mut client = WebStream::connect(lb.http());
+        client.send(&request);
+        client.until(b"half").unwrap();
+        lb.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(client.rest().1, End::Reset, "{request}");
+        lb.wait_exit();
+    }
+}
+
 fn handshake(protocol: &str) -> String {
     format!(
         "GET /chat HTTP/1.1\r\nHost: lb\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -199,7 +199,8 @@ fn websocket_over_tls_reaches_the_websocket_port_of_its_kind() {
     let handshake = "GET / HTTP/1.1\r\nHost: lb\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Protocol: sip\r\n\r\n";
-    for (key, name) in [("", "ws"), ("httpReencrypt", "wss")] {
+    let keys_of = [("", "ws"), ("httpReencrypt", "wss"), ("isRemoteServerSsl", "wss")];
+    for (key, name) in keys_of {
         let lb = if key.is_empty() { secure() } else { secure().set(key, "true") }.start();
         let plain = WebServer::raw(upgraded("ws"));
         let config = keys().server(&keys().sign("node.test", |_| {}), false);
@@ -214,6 +215,51 @@ fn websocket_over_tls_reaches_the_websocket_port_of_its_kind() {
         client.send(b"\x81\x82\0\0\0\0hi");
         assert_eq!(client.bytes(8).unwrap(), b"\x81\x82\0\0\0\0hi");
     }
+    // Plain clients as well, where nodes are reached by TLS alone.
+    let lb = secure().set("isRemoteServerSsl", "true").start();
+    let config = keys().server(&keys().sign("node.test", |_| {}), false);
+    let tls = WebServer::raw_secure(config, upgraded("wss"));
+    let port = tls.address().port().to_string();
+    let http = WebServer::named("http");
+    let _node = lb.web_node("n", &http, &[("wsPort", "9"), ("wssPort", &port)]);
+    let mut client = WebStream::connect(lb.http());
+    client.send(handshake);
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.until(b";").unwrap(), "wss;");
+}
+
+#[test]
+fn the_end_of_one_direction_passes_through_tls_and_bytes_are_counted() {
+    let lb = secure().set("httpReencrypt", "true").start();
+    let config = keys().server(&keys().sign("node.test", |_| {}), false);
+    let server = WebServer::raw_secure(config, |mut stream, _| {
+        let Ok(_) = stream.head() else { return };
+        stream.send(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        );
+        let (said, end) = stream.rest();
+        assert_eq!((said.as_slice(), end), (&b"that was all"[..], End::Closed));
+        stream.send("and this as well");
+        stream.farewell();
+    });
+    let port = server.address().port().to_string();
+    let http = WebServer::named("http");
+    let _node = lb.web_node("n", &http, &[("sslPort", &port)]);
+    let mut client = connect(&lb, &client_config());
+    client.send(
+        "GET / HTTP/1.1\r\nHost: lb\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    );
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    client.send("that was all");
+    client.farewell();
+    assert_eq!(client.rest(), (b"and this as well".to_vec(), End::Closed));
+    tests::wait_for("the tunnel to be gone", || {
+        (lb.metric("trunkline_http_tunnels") == 0.0).then_some(())
+    });
+    let bytes = ["node", "client"]
+        .map(|it| lb.metric(&format!("trunkline_http_tunnel_bytes_total{{to=\"{it}\"}}")));
+    assert_eq!(bytes, [12.0, 16.0], "as they are inside TLS");
 }
 
 #[test] // 1.11: "just accept it blindly as it is on trusted network side"
@@ -234,15 +280,18 @@ fn certificates_of_nodes_are_not_checked_unless_that_is_asked_for() {
 
 #[test]
 fn a_client_that_speaks_no_tls_or_stops_in_the_middle_of_it_is_let_go() {
+    // Seconds.
     let (lb, _server, _node) =
-        stage(&secure().set("gov.nist.javax.sip.SSL_HANDSHAKE_TIMEOUT", "300"));
+        stage(&secure().set("gov.nist.javax.sip.SSL_HANDSHAKE_TIMEOUT", "1"));
     let mut plain = WebStream::connect(lb.https());
     plain.send(get("/"));
     let (bytes, _) = plain.rest();
     assert!(!bytes.starts_with(b"HTTP"), "{bytes:?}");
     let mut silent = WebStream::connect(lb.https());
     silent.send(b"\x16\x03\x01");
+    let begun = std::time::Instant::now();
     assert_eq!(silent.rest().0, b"");
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     assert_eq!(ask(&mut connect(&lb, &client_config()), "/").status(), 200);
 }
 

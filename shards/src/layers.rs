@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{IoSlice, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -205,7 +205,7 @@ impl Layers {
         let (host, key) = (peer.to_string(), ws.key);
         let mut head = Vec::new();
         handshake::request(host.as_bytes(), key, &mut head);
-        self.encrypt(&head, out);
+        self.encrypt([&head, &[]], out);
     }
 
     /// Whether SIP messages can pass.
@@ -310,7 +310,7 @@ impl Layers {
             Upgraded::Refused(_) => ws.stage = Stage::Closed,
             Upgraded::NeedMore => {}
         }
-        self.encrypt(&answer, out);
+        self.encrypt([&answer, &[]], out);
         upgraded
     }
 
@@ -331,7 +331,7 @@ impl Layers {
     /// Seals one SIP message into `out`. Only once the handshakes are done.
     pub(crate) fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) {
         match &self.ws {
-            None => self.encrypt(message, out),
+            None => self.encrypt([message, &[]], out),
             Some(_) => self.frame(frame::opcode_for(message), message, out),
         }
     }
@@ -397,12 +397,14 @@ impl Layers {
 
     /// Writes bytes that are no SIP message, or have their frame already. While the TLS handshake is under
     /// way they wait for its end.
-    pub(crate) fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn encrypt(&mut self, parts: [&[u8]; 2], out: &mut Vec<u8>) {
         match &mut self.tls {
-            None => out.extend_from_slice(bytes),
+            None => parts.iter().for_each(|it| out.extend_from_slice(it)),
             Some(tls) => {
-                let sealed: io::Result<()> = tls.writer().write_all(bytes);
-                debug_assert!(sealed.is_ok(), "there is no limit");
+                // In one piece: each has a record of its own.
+                let sealed = tls.writer().write_vectored(&parts.map(IoSlice::new));
+                let bytes: usize = parts.iter().map(|it| it.len()).sum();
+                debug_assert!(sealed.is_ok_and(|it| it == bytes), "there is no limit");
                 self.drain(out);
             }
         }

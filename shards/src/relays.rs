@@ -209,7 +209,7 @@ fn doors(shards: usize, ports: [(Option<Vec<Socket>>, bool); 2]) -> Vec<Vec<Door
     let mut doors: Vec<Vec<Door>> = (0..shards).map(|_| Vec::new()).collect();
     for (sockets, is_secure) in ports {
         for (of_shard, socket) in doors.iter_mut().zip(sockets.into_iter().flatten()) {
-            of_shard.push(Door { socket, is_secure });
+            of_shard.push(Door::new(socket, is_secure));
         }
     }
     doors
@@ -281,6 +281,10 @@ impl Driven for Http {
 
     fn handle_stopping(&mut self, _now: Time, wire: &mut impl Wire) {
         Http::handle_stopping(self, wire);
+    }
+
+    fn handle_over(&mut self, wire: &mut impl Wire) {
+        Http::handle_over(self, wire);
     }
 
     fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {

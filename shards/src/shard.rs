@@ -268,6 +268,9 @@ impl<D: Decide> Shard<D> {
         let is_over = self.view.current().stopping.is_some_and(|it| self.now >= it);
         if is_over {
             self.part_from_all();
+            for index in 0..self.pumps.len() {
+                self.lend(index, |pump, lent| pump.handle_over(lent));
+            }
         }
         // Whom the executor's own business has interrupted does not park: that would cost the next message a
         // way through the executor.

@@ -555,6 +555,18 @@ impl Balancer {
         wait_for(&format!("{text:?} in the log"), || self.has_logged(text).then_some(()));
     }
 
+    /// Stops the process (SIGSTOP) and waits until each of its threads stands still.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stands = |it: std::io::Result<fs::DirEntry>| {
+            let stat = fs::read_to_string(it.unwrap().path().join("stat")).unwrap();
+            stat.rsplit(") ").next().is_some_and(|it| it.starts_with('T'))
+        };
+        wait_for("every thread to stand still", || {
+            fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().all(stands).then_some(())
+        });
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();

@@ -69,8 +69,30 @@ pub struct WebStream {
     pub handshake: Option<rustls::HandshakeKind>,
 }
 
-trait Io: Read + Write + Send {}
-impl<T: Read + Write + Send> Io for T {}
+trait Io: Read + Write + Send {
+    /// Says that no more will come.
+    fn farewell(&mut self) -> io::Result<()>;
+}
+
+impl Io for TcpStream {
+    fn farewell(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Io for StreamOwned<ClientConnection, TcpStream> {
+    fn farewell(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        self.flush()
+    }
+}
+
+impl Io for StreamOwned<ServerConnection, TcpStream> {
+    fn farewell(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        self.flush()
+    }
+}
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,6 +107,11 @@ impl WebServer {
     /// Answers each request with what `answer` says and keeps the connection, unless that says close.
     pub fn start(answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> WebServer {
         WebServer::polite(None, answer)
+    }
+
+    /// As [`WebServer::start`], on the loopback address of IPv6.
+    pub fn start_v6(answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> WebServer {
+        WebServer::accept_at("[::1]:0", None, polite(answer))
     }
 
     /// As [`WebServer::start`], inside TLS.
@@ -134,23 +161,22 @@ impl WebServer {
         config: Option<Arc<ServerConfig>>,
         answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static,
     ) -> WebServer {
-        WebServer::accept(config, move |mut stream, number, shared| {
-            while let Some(asked) = stream.request(number) {
-                shared.asked.lock().unwrap().push(asked.clone());
-                let answer = answer(&asked);
-                let closes = String::from_utf8_lossy(&answer).contains("Connection: close\r\n");
-                if stream.try_send(answer).is_err() || closes {
-                    return;
-                }
-            }
-        })
+        WebServer::accept(config, polite(answer))
     }
 
     fn accept(
         config: Option<Arc<ServerConfig>>,
         serve: impl Fn(WebStream, usize, &Shared) + Send + Sync + 'static,
     ) -> WebServer {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        WebServer::accept_at("127.0.0.1:0", config, serve)
+    }
+
+    fn accept_at(
+        at: &str,
+        config: Option<Arc<ServerConfig>>,
+        serve: impl Fn(WebStream, usize, &Shared) + Send + Sync + 'static,
+    ) -> WebServer {
+        let listener = TcpListener::bind(at).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let (serve, of_thread) = (Arc::new(serve), shared.clone());
@@ -325,9 +351,19 @@ impl WebStream {
         self.io.flush()
     }
 
+    /// Takes little at a time from now on.
+    pub fn shrink(&self) {
+        setsockopt(&self.socket, sockopt::RcvBuf, &4096).unwrap();
+    }
+
     /// Says that no more will come.
     pub fn end(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// The same, inside TLS where that is spoken.
+    pub fn farewell(&mut self) {
+        self.io.farewell().unwrap();
     }
 
     /// Goes away with a reset.
@@ -520,6 +556,22 @@ impl Answer {
     /// Content as text.
     pub fn text(&self) -> String {
         text(&self.body)
+    }
+}
+
+/// Answers each request, and closes where its answer says so.
+fn polite(
+    answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static,
+) -> impl Fn(WebStream, usize, &Shared) + Send + Sync + 'static {
+    move |mut stream, number, shared| {
+        while let Some(asked) = stream.request(number) {
+            shared.asked.lock().unwrap().push(asked.clone());
+            let answer = answer(&asked);
+            let closes = String::from_utf8_lossy(&answer).contains("Connection: close\r\n");
+            if stream.try_send(answer).is_err() || closes {
+                return;
+            }
+        }
     }
 }
 

@@ -91,6 +91,16 @@ pub trait Wire {
     /// Sends on a connection, in order, behind what is queued. Ignored if the connection is gone.
     fn send(&mut self, conn: Conn, bytes: &[u8]) -> Room;
 
+    /// As [`Wire::send`], bytes that lie in two places.
+    fn send_parts(&mut self, conn: Conn, [first, second]: [&[u8]; 2]) -> Room {
+        let room = self.send(conn, first);
+        if second.is_empty() { room } else { self.send(conn, second) }
+    }
+
+    /// Bytes that have left on a connection since it was opened, as they are on the wire. Known until
+    /// [`StreamRelay::handle_gone`] has returned; after that 0.
+    fn sent_bytes(&mut self, conn: Conn) -> u64;
+
     /// Opens a connection to `to` under the number `conn`, which the relay has chosen. Sending is allowed
     /// at once and is queued.
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure);

@@ -25,6 +25,8 @@ pub struct Body {
     state: State,
     /// Bytes of the line or trailer section being read.
     line_bytes: u32,
+    /// Blanks may stand behind a chunk's size.
+    takes_blanks: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,7 +93,12 @@ impl Body {
             Framing::Chunked => State::Size { value: 0, digits: 0 },
             Framing::UntilClose => State::UntilClose,
         };
-        Body { state, line_bytes: 0 }
+        Body { state, line_bytes: 0, takes_blanks: false }
+    }
+
+    /// The same of a response: some servers fill a chunk's size up with blanks, and clients do not mind.
+    pub const fn of_response(framing: Framing) -> Body {
+        Body { takes_blanks: true, ..Body::new(framing) }
     }
 
     /// Whether all of it has been seen.
@@ -175,6 +182,7 @@ impl Body {
             }
             (State::Size { digits: 0, .. }, _) => return Err(Broken),
             (State::Size { value, .. }, b'\r') => State::SizeLf { value },
+            (State::Blank { value }, b'\r') if self.takes_blanks => State::SizeLf { value },
             (State::Size { value, .. } | State::Blank { value }, b';') => {
                 State::Extension { value }
             }
@@ -328,6 +336,17 @@ mod tests {
         let mut trailers = b"0\r\n".to_vec();
         (0..4_000).for_each(|_| trailers.extend_from_slice(b"A: b\r\n"));
         assert_eq!(read(Framing::Chunked, &trailers, &[]), None);
+    }
+
+    #[test]
+    fn a_response_may_fill_its_sizes_up_with_blanks() {
+        let bytes = b"5  \r\nhello\r\n0 \t\r\n\r\n";
+        let mut body = Body::of_response(Framing::Chunked);
+        assert_eq!(body.take(bytes), Ok(Taken { bytes: bytes.len(), content: 5 }));
+        assert!(body.is_done());
+        for broken in [&b"5 x\r\nhello\r\n"[..], b" 5\r\nhello\r\n", b"5 \nhello\r\n"] {
+            assert_eq!(Body::of_response(Framing::Chunked).take(broken), Err(Broken));
+        }
     }
 
     #[test]

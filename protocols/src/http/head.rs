@@ -159,7 +159,8 @@ pub struct Response {
 impl Request {
     /// Reads a request head: `head` is what [`Scan::head`] found. Into `edits` goes what turns it into the
     /// request that is passed on: hop-by-hop lines go, the version becomes our own, an absolute target
-    /// becomes a path with its Host. The lines of a WebSocket handshake stay.
+    /// becomes a path with its Host. The lines of a WebSocket handshake stay. A request of HTTP/1.0 that
+    /// names no host stays what it is: servers refuse an empty Host (RFC 9112 §2.3 allows that).
     ///
     /// # Errors
     ///
@@ -179,6 +180,7 @@ impl Request {
             return Err(Malformed::Syntax);
         };
         let lines = Lines::read(head, parsed.headers);
+        lines.check_options()?;
         let mut it = Request {
             bytes,
             method: Method::of(method.as_bytes()),
@@ -197,7 +199,7 @@ impl Request {
         it.check_host(head, &lines)?;
         let version_at = it.target.end + 1;
         it.resolve_target(head, &lines, edits)?;
-        if it.is_1_0 {
+        if it.is_1_0 && it.host.is_some() {
             edits.replace(Span { start: version_at, end: version_at + 8 }, b"HTTP/1.1");
         }
         let is_handshake = it.method == Method::Get
@@ -222,8 +224,7 @@ impl Request {
         }
     }
 
-    /// RFC 9112 §3.2: origin form as it stands, `*` for OPTIONS, absolute form split up. A request without a
-    /// host gets one: what goes to the node is HTTP/1.1.
+    /// RFC 9112 §3.2: origin form as it stands, `*` for OPTIONS, absolute form split up with its Host.
     fn resolve_target(
         &mut self,
         head: &[u8],
@@ -233,9 +234,6 @@ impl Request {
         let target = self.target.of(head);
         let is_asterisk = target == b"*" && self.method == Method::Options;
         if is_asterisk || target.first() == Some(&b'/') {
-            if lines.host.is_none() {
-                edits.insert(end_of_lines(self.bytes), b"Host: \r\n");
-            }
             return Ok(());
         }
         let scheme = [&b"http://"[..], b"https://"]
@@ -290,7 +288,8 @@ impl Response {
             return Err(Malformed::Syntax);
         }
         let lines = Lines::read(head, parsed.headers);
-        let framing = lines.framing(minor)?;
+        lines.check_options()?;
+        let framing = lines.response_framing(minor)?;
         let is_bare = code < 200 || matches!(code, 204 | 304) || method == Method::Head;
         if minor == 0 {
             edits.replace(Span { start: 0, end: 8 }, b"HTTP/1.1");
@@ -303,6 +302,8 @@ impl Response {
             for name in [&b"Content-Length"[..], b"Transfer-Encoding"] {
                 self::lines(head, name).for_each(|it| edits.remove(it));
             }
+        } else if lines.repeats_length() {
+            self::lines(head, b"Content-Length").skip(1).for_each(|it| edits.remove(it));
         }
         let framing = if is_bare { Framing::NONE } else { framing.unwrap_or(Framing::UntilClose) };
         Ok(Response {
@@ -323,8 +324,18 @@ pub fn end_of_lines(head_bytes: usize) -> u32 {
 
 /// Value of the first field of this name in a head that has been read, without the blanks around it.
 pub fn field<'h>(head: &'h [u8], name: &'h [u8]) -> Option<&'h [u8]> {
-    let line = lines(head, name).next()?;
-    line.of(head).get(name.len() + 1..).map(<[u8]>::trim_ascii)
+    fields(head, name).next()
+}
+
+/// Values of the fields of this name, likewise.
+pub fn fields<'h>(head: &'h [u8], name: &'h [u8]) -> impl Iterator<Item = &'h [u8]> {
+    let values = lines(head, name).filter_map(|it| it.of(head).get(name.len() + 1..));
+    values.map(<[u8]>::trim_ascii)
+}
+
+/// Path and query of a request head that has been read.
+pub fn target(head: &[u8]) -> Option<&[u8]> {
+    head.split(|it| *it == b' ').nth(1)
 }
 
 /// The lines of this name in a head that has been read, their ends included.

@@ -47,6 +47,10 @@ pub trait Driven: StreamRelay + Send + 'static {
     /// The process is about to stop: no new connections.
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire);
 
+    /// The process ends now, and every connection with it: aborts those whose peers must not take what
+    /// they have for complete.
+    fn handle_over(&mut self, _wire: &mut impl Wire) {}
+
     /// What the control side must hear now, paced by the relay.
     fn poll_report(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report>;
 
@@ -112,6 +116,9 @@ pub trait Pumped: Send {
 
     /// The process stops: no new connections.
     fn handle_stopping(&mut self, lent: &mut Lent<'_>);
+
+    /// The process ends now: its connections are closed next.
+    fn handle_over(&mut self, lent: &mut Lent<'_>);
 
     /// A connection that another shard gave away.
     fn handle_moved(&mut self, lent: &mut Lent<'_>, moved: Box<Moved>);

@@ -20,20 +20,54 @@ pub struct Door {
     pub socket: Socket,
     /// Connections are inside TLS.
     pub is_secure: bool,
+    rhythm: Rhythm,
+}
+
+impl Door {
+    /// Nobody has come yet.
+    pub fn new(socket: Socket, is_secure: bool) -> Door {
+        Door { socket, is_secure, rhythm: Rhythm { share: 1, streak: 0 } }
+    }
+}
+
+/// How many clients to expect at once: twice as many when that many came often in a row, half as many
+/// when they did not.
+#[derive(Clone, Copy, Debug)]
+struct Rhythm {
+    share: usize,
+    streak: u32,
+}
+
+impl Rhythm {
+    fn found_all(&mut self) {
+        self.streak += 1;
+        if self.streak >= STREAK {
+            (self.share, self.streak) = ((self.share * 2).min(ACCEPTS_PER_TURN), 0);
+        }
+    }
+
+    fn found_nobody(&mut self) {
+        (self.share, self.streak) = ((self.share / 2).max(1), 0);
+    }
 }
 
 impl<R: Driven> Pump<R> {
-    /// Takes in who is waiting, up to a turn's share.
-    pub(super) fn accept(&mut self, lent: &mut Lent<'_>, door: u8) {
-        let Some(fd) = self.doors.get(usize::from(door)).map(|it| it.socket.as_raw_fd()) else {
-            return;
-        };
-        for _ in 0..ACCEPTS_PER_TURN {
+    /// Takes in who is waiting, up to a turn's share: as many as mostly wait, since a call that finds nobody
+    /// is wasted and the listener rings again for who is left over. `takes_all`: it will not ring again.
+    pub(super) fn accept(&mut self, lent: &mut Lent<'_>, door: u8, takes_all: bool) {
+        let Some(it) = self.doors.get(usize::from(door)) else { return };
+        let (fd, share) = (it.socket.as_raw_fd(), it.rhythm.share);
+        for _ in 0..if takes_all { ACCEPTS_PER_TURN } else { share } {
             match sys::accept(fd) {
                 Ok((socket, Some(peer))) => self.welcome(lent, door, socket.into(), peer),
                 Ok((_, None)) => {}
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return,
+                    Some(libc::EAGAIN) => {
+                        if let Some(it) = self.doors.get_mut(usize::from(door)) {
+                            it.rhythm.found_nobody();
+                        }
+                        return;
+                    }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         // The kernel would report the listener again at once, for ever.
                         lent.epoll.remove(fd);
@@ -43,6 +77,9 @@ impl<R: Driven> Pump<R> {
                     _ => {}
                 },
             }
+        }
+        if let Some(it) = self.doors.get_mut(usize::from(door)) {
+            it.rhythm.found_all();
         }
     }
 
@@ -116,5 +153,31 @@ impl<R: Driven> Pump<R> {
 }
 
 const ACCEPTS_PER_TURN: usize = 64;
+/// A wasted call in so many turns tells how many more wait.
+const STREAK: u32 = 16;
 /// How long a listener rests when descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_door_expects_as_many_as_mostly_come() {
+        let mut it = Door::new(
+            Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap(),
+            false,
+        )
+        .rhythm;
+        let mut shares = Vec::new();
+        for _ in 0..8 {
+            (0..STREAK).for_each(|_| it.found_all());
+            shares.push(it.share);
+        }
+        assert_eq!(shares, [2, 4, 8, 16, 32, 64, 64, 64]);
+        it.found_nobody();
+        assert_eq!((it.share, it.streak), (32, 0));
+        (0..9).for_each(|_| it.found_nobody());
+        assert_eq!(it.share, 1, "somebody has rung");
+    }
+}

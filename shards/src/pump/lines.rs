@@ -1,25 +1,18 @@
-//! The connections of one stream relay on one shard, and the wire that its wishes go to.
-//!
-//! A wish is done at once as far as it can be without calling the relay: what it must hear of it waits in
-//! a queue until it has returned.
+//! The connections of one stream relay on one shard: what each has to say, and how it ends.
 
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use engine::relay::stream::{Conn, Gone, Room, Secure, Wire};
+use engine::relay::stream::{Conn, Gone};
 use protocols::time::Time;
 use socket2::SockRef;
 
-use crate::census::{Census, Most, Place};
+use crate::census::Place;
 use crate::clock::{TimerId, Wheel};
 use crate::layers::Layers;
-use crate::sys::Epoll;
 use crate::tcp;
-use crate::tls::{Security, StreamProtocol};
 
 /// One connection.
 pub(super) struct Line {
@@ -38,7 +31,7 @@ pub(super) struct Line {
     /// As it goes on the wire.
     pub(super) unsent: Vec<u8>,
     /// Bytes that wait inside TLS for the end of the handshake.
-    early_bytes: usize,
+    pub(super) early_bytes: usize,
     pub(super) is_paused: bool,
     /// There may be more to read, and no event will say so.
     pub(super) has_more: bool,
@@ -47,13 +40,17 @@ pub(super) struct Line {
     /// The relay knows that the peer has ended.
     pub(super) end_told: bool,
     /// We say no more once what is queued has left.
-    is_ending: bool,
+    pub(super) is_ending: bool,
     /// We have said so.
-    is_shut: bool,
+    pub(super) is_shut: bool,
     /// The peer says no more either, and has promised it: closed as soon as that is.
-    hangs_up: bool,
+    pub(super) hangs_up: bool,
+    /// The peer takes nothing more, and what it said before that is still to be read.
+    pub(super) is_deaf: bool,
+    /// Bytes that have left.
+    pub(super) sent_bytes: u64,
     /// The relay was told to stop; it hears when there is room again.
-    is_full: bool,
+    pub(super) is_full: bool,
     is_listed: bool,
 }
 
@@ -78,7 +75,8 @@ pub(super) struct LineId {
 /// What the relay must hear, or what must be done when it has returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Deferred {
-    Gone(Conn, Gone),
+    /// With the bytes that had left on it.
+    Gone(Conn, Gone, u64),
     Drained(Conn),
     /// Offer what was kept, and read on.
     Resumed(Conn),
@@ -92,31 +90,12 @@ pub(super) struct Lines {
     by_conn: Vec<u32>,
     listed: Vec<u32>,
     pub(super) deferred: VecDeque<Deferred>,
+    /// The line that the relay is being told is gone, and what had left on it.
+    pub(super) gone: Option<(Conn, u64)>,
     /// Lines that have more to read than one turn allows.
     pub(super) unread: Vec<LineId>,
     pub(super) wheel: Wheel,
     spare: Vec<Vec<u8>>,
-}
-
-/// What a wish needs besides the lines.
-#[derive(Clone, Copy)]
-pub(super) struct Surroundings<'s> {
-    pub(super) now: Time,
-    pub(super) epoll: &'s Epoll,
-    /// Bits of every token.
-    pub(super) token: u64,
-    pub(super) security: Option<&'s Security>,
-    pub(super) protocol: StreamProtocol,
-    /// Where our own connections come from, if it is configured.
-    pub(super) source: Option<IpAddr>,
-    pub(super) handshake_time: Duration,
-    pub(super) census: &'s Arc<Census>,
-}
-
-/// The wire that a relay is given.
-pub(super) struct Hand<'l, 's> {
-    pub(super) lines: &'l mut Lines,
-    pub(super) around: Surroundings<'s>,
 }
 
 impl Lines {
@@ -127,6 +106,7 @@ impl Lines {
             by_conn: Vec::new(),
             listed: Vec::new(),
             deferred: VecDeque::new(),
+            gone: None,
             unread: Vec::new(),
             wheel: Wheel::default(),
             spare: Vec::new(),
@@ -175,6 +155,8 @@ impl Lines {
             is_ending: false,
             is_shut: false,
             hangs_up: false,
+            is_deaf: false,
+            sent_bytes: 0,
             is_full: false,
             is_listed: false,
         });
@@ -232,7 +214,7 @@ impl Lines {
         Some(line)
     }
 
-    fn unbind(&mut self, conn: Conn, slot: u32) {
+    pub(super) fn unbind(&mut self, conn: Conn, slot: u32) {
         if let Some(it) = self.by_conn.get_mut(conn.slot as usize).filter(|it| **it == slot) {
             *it = NONE;
         }
@@ -251,14 +233,32 @@ impl Lines {
     /// The line has failed: it is closed, and the relay hears why.
     pub(super) fn fail(&mut self, id: LineId, why: Gone) {
         let Some(line) = self.remove(id) else { return };
-        self.deferred.extend(line.conn.map(|conn| Deferred::Gone(conn, why)));
+        let gone = line.conn.map(|conn| Deferred::Gone(conn, why, line.sent_bytes));
+        self.deferred.extend(gone);
+    }
+
+    /// The same through no fault of the peer's, which must not take what it has for all there is.
+    pub(super) fn cut(&mut self, id: LineId, why: Gone) {
+        if let Some(line) = self.find(id) {
+            line.closes_by_reset();
+        }
+        self.fail(id, why);
+    }
+
+    /// Resets whatever has something queued: the process ends, and ordinary ends would look complete.
+    pub(super) fn reset_unsent(&mut self) {
+        for slot in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
+            let Some(id) = self.in_slot(slot) else { continue };
+            if self.find(id).is_some_and(|it| !it.unsent.is_empty()) {
+                self.reset(id);
+            }
+        }
     }
 
     /// Takes a line out so that the peer cannot take what it has for all there is.
     pub(super) fn reset(&mut self, id: LineId) {
         let Some(line) = self.find(id) else { return };
-        // Without it the peer would see an ordinary end.
-        let _ = SockRef::from(&line.socket).set_linger(Some(Duration::ZERO));
+        line.closes_by_reset();
         self.remove(id);
     }
 
@@ -310,14 +310,26 @@ impl Lines {
         if line.phase == Phase::Connecting {
             return;
         }
-        let mut sent = 0;
-        while let Some(rest) = line.unsent.get(sent..).filter(|it| !it.is_empty()) {
-            match (&line.socket).write(rest) {
+        let (mut sent, mut is_refused) = (0, false);
+        let unsent = std::mem::take(&mut line.unsent);
+        while let Some(rest) = unsent.get(sent..).filter(|it| !it.is_empty()) {
+            match line.write(rest) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return self.fail(id, Gone::Reset),
+                Err(_) => {
+                    is_refused = true;
+                    break;
+                }
             }
+        }
+        line.unsent = unsent;
+        if is_refused && !line.may_have_answered() {
+            return self.fail(id, Gone::Reset);
+        }
+        if is_refused {
+            (line.is_deaf, line.has_more) = (true, true);
+            sent = line.unsent.len();
         }
         line.unsent.drain(..sent);
         let is_parting = sent > 0 && line.conn.is_none() && line.phase == Phase::Open;
@@ -326,6 +338,7 @@ impl Lines {
         let drained = line.conn.filter(|_| has_drained).map(Deferred::Drained);
         let is_empty = line.unsent.is_empty();
         self.deferred.extend(drained);
+        self.unread.extend(is_refused.then_some(id));
         if is_empty {
             self.on_empty(id, now);
         } else if is_parting {
@@ -355,176 +368,6 @@ impl Lines {
     }
 }
 
-impl Hand<'_, '_> {
-    fn line(&mut self, conn: Conn) -> Option<(LineId, &mut Line)> {
-        let id = self.lines.of(conn)?;
-        self.lines.find(id).map(|line| (id, line))
-    }
-
-    /// Watches a new line.
-    pub(super) fn watch(&mut self, id: LineId) -> bool {
-        let Some(fd) = self.lines.find(id).map(|it| it.socket.as_raw_fd()) else { return false };
-        let token = self.around.token | u64::from(id.slot) << 32 | u64::from(id.generation);
-        self.around.epoll.add(fd, token, LINE_EVENTS).is_ok()
-    }
-
-    fn open(&mut self, conn: Conn, to: SocketAddr, secure: Secure) -> Result<(), Gone> {
-        let layers = match secure {
-            Secure::No => None,
-            Secure::Tls => {
-                let security = self.around.security.ok_or(Gone::Shortage)?;
-                let config = Arc::clone(security.stream_client(self.around.protocol));
-                Some(Layers::tls_client(config, to).map_err(|_| Gone::Shortage)?)
-            }
-        };
-        let any = match to.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        let source = self.around.source.filter(|it| it.is_ipv4() == to.is_ipv4()).unwrap_or(any);
-        let socket = tcp::connect(SocketAddr::new(source, 0), to).map_err(|it| why_not(&it))?;
-        let _ = tcp::probe_idle(&socket); // it serves without, too
-        let id = self.lines.insert(socket, to, None, Phase::Connecting, layers);
-        let id = id.ok_or(Gone::Shortage)?;
-        self.lines.bind(id, conn);
-        if !self.watch(id) {
-            self.lines.remove(id);
-            return Err(Gone::Shortage);
-        }
-        self.lines.wheel.arm(timer_of(id), self.around.now + CONNECT_TIME_MAX);
-        Ok(())
-    }
-}
-
-impl Wire for Hand<'_, '_> {
-    fn send(&mut self, conn: Conn, bytes: &[u8]) -> Room {
-        let Some((id, line)) = self.line(conn) else { return Room::Free };
-        match &mut line.layers {
-            Some(layers) => {
-                if line.phase != Phase::Open {
-                    line.early_bytes += bytes.len();
-                }
-                layers.encrypt(bytes, &mut line.unsent);
-            }
-            None => {
-                let is_straight = bytes.len() >= STRAIGHT_BYTES_MIN
-                    && line.unsent.is_empty()
-                    && line.phase == Phase::Open;
-                let mut rest = bytes;
-                if is_straight {
-                    // Errors show when the rest is flushed.
-                    let count = (&line.socket).write(bytes).unwrap_or(0);
-                    rest = bytes.get(count..).unwrap_or(&[]);
-                }
-                line.unsent.extend_from_slice(rest);
-            }
-        }
-        let waiting =
-            line.unsent.len() + if line.phase == Phase::Open { 0 } else { line.early_bytes };
-        let is_slow = waiting > SLOW_BYTES_MIN;
-        let is_full = waiting > QUEUE_BYTES_MAX;
-        line.is_full |= is_full;
-        self.lines.list(id);
-        if is_slow {
-            self.lines.fail(id, Gone::Slow);
-        }
-        if is_full { Room::Full } else { Room::Free }
-    }
-
-    fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure) {
-        if let Err(why) = self.open(conn, to, secure) {
-            self.lines.deferred.push_back(Deferred::Gone(conn, why));
-        }
-    }
-
-    fn pause(&mut self, conn: Conn) {
-        if let Some((_, line)) = self.line(conn) {
-            line.is_paused = true;
-        }
-    }
-
-    fn resume(&mut self, conn: Conn) {
-        if let Some((_, line)) = self.line(conn)
-            && std::mem::replace(&mut line.is_paused, false)
-        {
-            self.lines.deferred.push_back(Deferred::Resumed(conn));
-        }
-    }
-
-    fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool {
-        let census = Arc::clone(self.around.census);
-        let Some((_, line)) = self.line(conn) else { return false };
-        drop(line.place.take());
-        line.place = census.admit(Some(source), Most { all: usize::MAX, source: most }).ok();
-        line.place.is_some()
-    }
-
-    fn secure(&mut self, conn: Conn) {
-        let config = self.around.security.map(|it| it.stream_server(self.around.protocol));
-        let layers = config.and_then(|it| Layers::tls_server(Arc::clone(it)).ok());
-        let deadline = self.around.now + self.around.handshake_time;
-        let Some((id, line)) = self.line(conn) else { return };
-        if layers.is_none() {
-            return self.lines.fail(id, Gone::Handshake);
-        }
-        (line.layers, line.phase) = (layers, Phase::Securing);
-        self.lines.wheel.arm(timer_of(id), deadline);
-    }
-
-    fn end(&mut self, conn: Conn) {
-        let Some((id, line)) = self.line(conn) else { return };
-        line.is_ending = true;
-        if let Some(layers) = &mut line.layers {
-            layers.farewell(0, &mut line.unsent);
-        }
-        self.lines.list(id);
-    }
-
-    fn close(&mut self, conn: Conn) {
-        self.part(conn, false);
-    }
-
-    fn hang_up(&mut self, conn: Conn) {
-        self.part(conn, true);
-    }
-
-    fn abort(&mut self, conn: Conn) {
-        let Some((id, _)) = self.line(conn) else { return };
-        self.lines.reset(id);
-    }
-}
-
-impl Hand<'_, '_> {
-    fn part(&mut self, conn: Conn, hangs_up: bool) {
-        let handshake_time = self.around.handshake_time;
-        let Some((id, line)) = self.line(conn) else { return };
-        line.conn = None;
-        line.is_paused = false;
-        line.has_more = false;
-        line.hangs_up = hangs_up;
-        let patience = match line.phase {
-            Phase::Open => PARTING_STALL_MAX,
-            Phase::Connecting | Phase::Securing => handshake_time,
-        };
-        let is_up = line.phase != Phase::Connecting;
-        if let Some(layers) = line.layers.as_mut().filter(|it| it.is_open()) {
-            layers.farewell(0, &mut line.unsent);
-        }
-        self.lines.unbind(conn, id.slot);
-        if is_up {
-            self.lines.wheel.arm(timer_of(id), self.around.now + patience);
-            self.lines.list(id);
-        } else {
-            self.lines.remove(id);
-        }
-    }
-}
-
-/// Whether it is the peer or we who cannot: a node must not be blamed for a want of descriptors.
-fn why_not(error: &io::Error) -> Gone {
-    if tcp::is_refusal(error) { Gone::Refused } else { Gone::Shortage }
-}
-
 impl Line {
     /// A socket that takes bytes is good news: there are some, or it is to be ended behind them.
     pub(super) fn has_to_send(&self) -> bool {
@@ -532,9 +375,40 @@ impl Line {
     }
 
     /// Whether an end of what a server says is no end: inside TLS it says so first (RFC 8446 §6.1), or what
-    /// it said may be cut short. Clients that leave out the farewell are common and do no harm.
+    /// it said may be cut short. Clients that leave out the farewell are common and do no harm. One that
+    /// took no more has reset the connection, whatever the kernel says once the error is read.
     pub(super) fn is_cut(&self) -> bool {
-        self.listener.is_none() && self.phase == Phase::Open && self.layers.is_some()
+        let is_secure = self.phase == Phase::Open && self.layers.is_some();
+        self.listener.is_none() && (is_secure || self.is_deaf)
+    }
+
+    /// A server may refuse a request in the middle and close: its answer lies in front of the reset
+    /// (RFC 9112 §9.5).
+    fn may_have_answered(&self) -> bool {
+        self.listener.is_none() && self.conn.is_some() && self.phase == Phase::Open
+    }
+
+    /// Writes what the peer takes now. Where the end follows at once it goes along with the last bytes.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_last = self.conn.is_none() || self.is_ending;
+        let more = if is_last && self.phase == Phase::Open { libc::MSG_MORE } else { 0 };
+        let count =
+            SockRef::from(&self.socket).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)?;
+        self.sent_bytes += count as u64;
+        Ok(count)
+    }
+
+    /// The same of bytes in two places.
+    pub(super) fn write_parts(&mut self, parts: [&[u8]; 2]) -> io::Result<usize> {
+        let count = SockRef::from(&self.socket)
+            .send_vectored_with_flags(&parts.map(IoSlice::new), libc::MSG_NOSIGNAL)?;
+        self.sent_bytes += count as u64;
+        Ok(count)
+    }
+
+    /// Without this its peer would see an ordinary end.
+    fn closes_by_reset(&self) {
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }
 
     /// The TLS handshake is done: what waited in it is in `unsent` now.
@@ -550,18 +424,11 @@ pub(super) fn timer_of(id: LineId) -> TimerId {
 
 /// First timer of the lines; below are the listeners'.
 pub(super) const LINE_TIMERS: u32 = 256;
-const LINE_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
 const NONE: u32 = u32::MAX;
 /// Bytes queued towards a peer at which the relay is told to stop: what a fast network takes in a round trip.
 pub(super) const QUEUE_BYTES_MAX: usize = 256 * 1024;
-/// A relay that goes on all the same loses the connection: more than the longest request that is sent again.
-const SLOW_BYTES_MIN: usize = 68 * QUEUE_BYTES_MAX;
-/// From here on a system call of its own is cheaper than a copy.
-const STRAIGHT_BYTES_MIN: usize = 16 * 1024;
-/// The relays have times of their own, shorter ones; this one bounds what they forget.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long a peer may take none of what was queued when its connection was closed; then it is reset.
-const PARTING_STALL_MAX: Duration = Duration::from_secs(60);
+pub(super) const PARTING_STALL_MAX: Duration = Duration::from_secs(60);
 /// How long a closed connection may still read our last words.
 const LINGER: Duration = Duration::from_secs(2);
 const SPARE_MAX: usize = 64;

@@ -7,6 +7,7 @@
 
 mod contract;
 mod doors;
+mod hand;
 mod lines;
 #[cfg(test)]
 mod tests;
@@ -24,9 +25,8 @@ use protocols::time::Time;
 
 pub use self::contract::{Driven, Lent, Moved, PumpFigures, Pumped};
 pub use self::doors::Door;
-use self::lines::{
-    Deferred, Hand, LINE_TIMERS, Line, LineId, Lines, Phase, Surroundings, timer_of,
-};
+use self::hand::{Hand, Surroundings};
+use self::lines::{Deferred, LINE_TIMERS, Line, LineId, Lines, Phase, timer_of};
 use crate::census::Census;
 use crate::clock::TimerId;
 use crate::publish::Subscription;
@@ -131,6 +131,16 @@ impl<R: Driven> Pump<R> {
                 Ok(Some(_)) | Err(_) => self.lines.fail(id, Gone::Refused),
             }
         }
+        // Who is not read for now would not be found gone by reading, and this is not said again. What a
+        // server said before is still worth reading.
+        if has(libc::EPOLLERR)
+            && let Some(line) = self.lines.find(id)
+            && line.is_paused
+            && line.listener.is_some()
+            && !matches!(line.socket.take_error(), Ok(None))
+        {
+            return self.lines.fail(id, Gone::Reset);
+        }
         if has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
             if let Some(line) = self.lines.find(id) {
                 line.has_more = true;
@@ -166,7 +176,7 @@ impl<R: Driven> Pump<R> {
         let done =
             self.guarded(lent, |relay, hand, _| relay.handle_connected(lent.now, conn, hand));
         if done.is_none() {
-            self.lines.fail(id, Gone::Reset);
+            self.lines.cut(id, Gone::Reset);
         }
     }
 
@@ -279,7 +289,7 @@ impl<R: Driven> Pump<R> {
         });
         let Some(consumed) = consumed else {
             self.lines.recycle(kept);
-            return self.lines.fail(id, Gone::Reset);
+            return self.lines.cut(id, Gone::Reset);
         };
         debug_assert!(consumed <= offered.len(), "the relay consumes what there is");
         if is_direct {
@@ -299,7 +309,7 @@ impl<R: Driven> Pump<R> {
                 let is_too_much = kept.len() > UNCONSUMED_BYTES_MAX && !line.is_paused;
                 line.kept = kept;
                 if is_too_much {
-                    self.lines.fail(id, Gone::Slow);
+                    self.lines.cut(id, Gone::Slow);
                 }
             }
             _ => self.lines.recycle(kept),
@@ -340,7 +350,7 @@ impl<R: Driven> Pump<R> {
                     relay.handle_end(lent.now, conn, snapshot, hand);
                 });
                 if done.is_none() {
-                    self.lines.fail(id, Gone::Reset);
+                    self.lines.cut(id, Gone::Reset);
                 }
             }
         }
@@ -376,17 +386,19 @@ impl<R: Driven> Pump<R> {
             let Some(deferred) = self.lines.deferred.pop_front() else { return };
             let now = lent.now;
             match deferred {
-                Deferred::Gone(conn, why) => {
+                Deferred::Gone(conn, why, sent_bytes) => {
+                    self.lines.gone = Some((conn, sent_bytes));
                     self.guarded(lent, |relay, hand, snapshot| {
                         relay.handle_gone(now, conn, why, snapshot, hand);
                     });
+                    self.lines.gone = None;
                 }
                 Deferred::Drained(conn) => {
                     let Some(id) = self.lines.of(conn) else { continue };
                     let done =
                         self.guarded(lent, |relay, hand, _| relay.handle_drained(now, conn, hand));
                     if done.is_none() {
-                        self.lines.fail(id, Gone::Reset);
+                        self.lines.cut(id, Gone::Reset);
                     }
                 }
                 Deferred::Resumed(conn) => self.on_resumed(lent, conn),
@@ -420,7 +432,7 @@ impl<R: Driven> Pumped for Pump<R> {
     fn handle_event(&mut self, lent: &mut Lent<'_>, token: u64, flags: u32) {
         let slot = (token >> 32 & 0x00ff_ffff) as u32;
         if token & DOOR == DOOR {
-            self.accept(lent, token as u8);
+            self.accept(lent, token as u8, false);
         } else {
             self.on_line_event(lent, LineId { slot, generation: token as u32 }, flags);
         }
@@ -438,13 +450,19 @@ impl<R: Driven> Pumped for Pump<R> {
     fn handle_stopping(&mut self, lent: &mut Lent<'_>) {
         self.is_stopping = true;
         for door in 0..u8::try_from(self.doors.len()).unwrap_or(u8::MAX) {
-            self.accept(lent, door); // who is in the queue would be reset
+            self.accept(lent, door, true); // who is in the queue would be reset
         }
         self.doors.clear();
         let now = lent.now;
         let (relay, mut hand, _) = self.both(lent);
         relay.handle_stopping(now, &mut hand);
         self.settle(lent);
+    }
+
+    fn handle_over(&mut self, lent: &mut Lent<'_>) {
+        let (relay, mut hand, _) = self.both(lent);
+        relay.handle_over(&mut hand);
+        self.lines.reset_unsent();
     }
 
     fn handle_moved(&mut self, lent: &mut Lent<'_>, moved: Box<Moved>) {

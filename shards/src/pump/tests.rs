@@ -38,6 +38,8 @@ struct Proxy {
     ended: Vec<Conn>,
     leaving: Option<Handover>,
     gone: Vec<Gone>,
+    /// Bytes that had left on those.
+    left: Vec<u64>,
     refused: Vec<Full>,
 }
 
@@ -167,6 +169,7 @@ impl StreamRelay for Proxy {
         wire: &mut impl Wire,
     ) {
         self.gone.push(why);
+        self.left.push(wire.sent_bytes(conn));
         if let Some(partner) = self.forget(conn) {
             wire.send(partner, format!("gone: {why:?}").as_bytes());
             wire.close(partner);
@@ -291,7 +294,7 @@ impl Rig {
         let settings = Published::new(Arc::new(target), Vec::new());
         let counters = Arc::new(Mutex::new(Vec::new()));
         let pumps = sockets.into_iter().enumerate().map(|(shard, of_shard)| {
-            let doors = of_shard.into_iter().map(|socket| Door { socket, is_secure });
+            let doors = of_shard.into_iter().map(|socket| Door::new(socket, is_secure));
             let pump: Box<dyn Pumped> = Box::new(Pump::new(PumpSetup {
                 relay: Proxy { shard, settings: settings.current(), ..Proxy::default() },
                 source: None,
@@ -446,7 +449,8 @@ fn a_panic_costs_one_connection_and_is_counted() {
     };
     echoes(b"once");
     bad.write_all(b"!panic").unwrap();
-    assert!(matches!(bad.read(&mut [0; 1]), Ok(0) | Err(_)), "it is closed");
+    let error = bad.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "what it has is not all there is");
     echoes(b"more");
     let body = rig.body.as_ref().unwrap();
     assert!(body.post.send(0, Mail::Statistics { question: 1 }).is_ok());
@@ -494,7 +498,7 @@ impl Bench {
             relay: Proxy { settings: settings.current(), ..Proxy::default() },
             source: None,
             protocol: StreamProtocol::Http,
-            doors: vec![Door { socket, is_secure: false }],
+            doors: vec![Door::new(socket, false)],
             settings: settings.subscribe(),
             counters: Arc::default(),
             census: Arc::default(),
@@ -529,6 +533,16 @@ impl Bench {
 
     fn turn(&mut self) {
         let count = self.epoll.wait(&mut self.events, 10).unwrap_or(0);
+        let events: Vec<_> = (0..count).filter_map(|it| self.events.at(it)).collect();
+        self.lend(|pump, lent| {
+            for event in events {
+                pump.handle_event(lent, event.token, event.flags);
+            }
+            pump.handle_turn(lent);
+        });
+    }
+
+    fn lend(&mut self, act: impl FnOnce(&mut Pump<Proxy>, &mut Lent<'_>)) {
         let (mut scratch, mut clear) = (vec![0; 65_536], Vec::new());
         let mut lent = Lent {
             now: self.now,
@@ -538,11 +552,61 @@ impl Bench {
             security: None,
             tuning: tuning(),
         };
-        for event in (0..count).filter_map(|it| self.events.at(it)) {
-            self.pump.handle_event(&mut lent, event.token, event.flags);
-        }
-        self.pump.handle_turn(&mut lent);
+        act(&mut self.pump, &mut lent);
     }
+
+    /// The line in a slot: the client's is 0, its server's 1.
+    fn line(&mut self, slot: u32) -> &mut Line {
+        let id = self.pump.lines.in_slot(slot).unwrap();
+        self.pump.lines.find(id).unwrap()
+    }
+}
+
+/// Closes a connection with a reset.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test] // RFC 9112 §9.5
+fn what_a_server_said_before_it_took_no_more_is_read() {
+    let mut bench = Bench::new();
+    let mut client = bench.order(b"hello");
+    let mut server = bench.server.accept().unwrap().0;
+    bench.turn_until(|it| it.line(1).sent_bytes == 5);
+    server.write_all(b"too long;").unwrap();
+    drop(server); // with bytes unread: a reset follows what it said
+    let id = bench.pump.lines.in_slot(1).unwrap();
+    bench.line(1).unsent.extend_from_slice(b"more");
+    bench.pump.lines.flush(id, bench.now); // before the answer is read
+    client.set_nonblocking(true).unwrap();
+    let mut received = Vec::new();
+    bench.turn_until(|_| {
+        let _ = client.read_to_end(&mut received);
+        received.ends_with(b"Reset")
+    });
+    assert_eq!(String::from_utf8(received).unwrap(), "too long;gone: Reset");
+    assert_eq!(bench.pump.relay.left, [5], "what it was asked and no more");
+}
+
+#[test]
+fn a_client_that_resets_while_it_is_not_read_is_found_out() {
+    let mut bench = Bench::new();
+    let client = bench.order(b"hello");
+    bench.turn_until(|it| it.line(1).sent_bytes == 5);
+    bench.line(0).is_paused = true;
+    reset(client);
+    bench.turn_until(|it| it.pump.relay.gone == [Gone::Reset]);
+}
+
+#[test]
+fn the_end_of_the_process_cuts_what_was_not_all_sent() {
+    let mut bench = Bench::new();
+    let mut client = bench.order(b"!flood");
+    bench.turn_until(|it| it.pump.relay.partners.is_empty());
+    bench.turn();
+    bench.lend(|pump, lent| pump.handle_over(lent));
+    let error = client.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -600,7 +664,7 @@ fn connections_are_limited_in_all_and_by_source() {
             socket.connect(&bench.address.into()).unwrap();
             open.push(socket);
         }
-        bench.turn();
+        (0..count).for_each(|_| bench.turn());
     };
     come(&mut bench, [127, 0, 0, 2], 5);
     assert_eq!(bench.pump.relay.refused, [Full::Source; 3]);

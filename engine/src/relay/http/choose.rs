@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use protocols::http::session;
 use protocols::time::Time;
 
+use super::COMPLAINT_PERIOD;
 use crate::balance::Shard;
 use crate::balance::active_standby::Order;
 use crate::balance::rendezvous;
@@ -25,6 +26,8 @@ pub(super) struct Chooser {
     cursors: [Cursor; 5],
     order: Order,
     active: (u64, [Option<NodeId>; 5]),
+    /// When the log last said that an instance is not there.
+    complained: Option<Time>,
 }
 
 /// What the configured algorithm means for HTTP.
@@ -68,6 +71,7 @@ impl Chooser {
             cursors: [Cursor::new(shard); 5],
             order: Order::of(config),
             active: (u64::MAX, [None; 5]),
+            complained: None,
         }
     }
 
@@ -88,9 +92,22 @@ impl Chooser {
             }
             Rule::Session => {}
         }
-        by_instance(ask, snapshot)
+        self.by_instance(ask, snapshot)
             .or_else(|| by_session(ask, snapshot))
             .or_else(|| self.in_turn(ask, eligible))
+    }
+
+    /// A call of a node that is leaving may be set up anew elsewhere; its sessions may not.
+    fn by_instance(&mut self, ask: &Ask<'_>, snapshot: &Snapshot) -> Option<NodeId> {
+        let instance = session::instance_id(ask.target)?;
+        let found = snapshot.web().by_instance(instance);
+        let id = found.filter(|it| serves(ask, snapshot, *it) && !snapshot.node(*it).graceful);
+        if id.is_none() && self.complained.is_none_or(|it| it + COMPLAINT_PERIOD <= ask.now) {
+            self.complained = Some(ask.now);
+            let instance = instance.escape_ascii();
+            log::warn!("No node serves the instance {instance}: its request goes to another.");
+        }
+        id
     }
 
     fn active(
@@ -155,12 +172,6 @@ fn serves(ask: &Ask<'_>, snapshot: &Snapshot, id: NodeId) -> bool {
     node.bad.is_none()
         && !ask.tried.contains(&node.key)
         && snapshot.web().port(ask.service, id).is_some()
-}
-
-/// A call of a node that is leaving may be set up anew elsewhere; its sessions may not.
-fn by_instance(ask: &Ask<'_>, snapshot: &Snapshot) -> Option<NodeId> {
-    let id = snapshot.web().by_instance(session::instance_id(ask.target)?)?;
-    (serves(ask, snapshot, id) && !snapshot.node(id).graceful).then_some(id)
 }
 
 fn by_session(ask: &Ask<'_>, snapshot: &Snapshot) -> Option<NodeId> {

@@ -204,7 +204,17 @@ impl Http {
 
     /// All that goes to a client goes through here: one that does not read is remembered.
     pub(super) fn send_client(&mut self, conn: Conn, bytes: &[u8], wire: &mut impl Wire) -> Room {
-        let room = wire.send(conn, bytes);
+        self.send_client_parts(conn, [bytes, &[]], wire)
+    }
+
+    /// The same of bytes in two places.
+    pub(super) fn send_client_parts(
+        &mut self,
+        conn: Conn,
+        parts: [&[u8]; 2],
+        wire: &mut impl Wire,
+    ) -> Room {
+        let room = wire.send_parts(conn, parts);
         if room == Room::Full
             && let Some(client) = self.slots.client(conn)
         {
@@ -291,7 +301,7 @@ impl Http {
                 return self.end_tunnel(now, conn, wire);
             }
             node.into_iter().for_each(|it| wire.end(it));
-            self.slots.arm(conn, now + self.settings.http().body_idle);
+            self.slots.arm(conn, now + self.settings.http().tunnel_idle);
         } else if !exchange.request.is_done() && !has_more {
             self.client_left(conn, wire);
         }

@@ -1,17 +1,15 @@
 //! A request on its way to a node: finding it a connection, another node when one fails, an end to waiting.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use protocols::bytes::Edits;
-use protocols::http::head::Request;
+use protocols::http::{head, session};
 use protocols::time::Time;
 
 use super::Http;
 use super::choose::Ask;
 use super::peer::{Exchange, Node, Peer, SCAN, Tunnel};
 use super::pool::Place;
-use super::settings::{TRIES_MAX, secure};
+use super::settings::{BREAKS_MAX, TRIES_MAX, secure};
 use crate::relay::stream::{Conn, Gone, Room, Secure, Wire};
 use crate::snapshot::{Snapshot, way};
 use crate::stats::Refusal;
@@ -21,6 +19,8 @@ use crate::stats::Refusal;
 pub(super) enum Failure {
     /// It was never reached: the request cannot have been carried out.
     Unreached(Gone),
+    /// The connection broke off before anything of the request had left.
+    Unsent,
     /// The connection broke off, or what came was no response.
     Broken,
 }
@@ -53,12 +53,12 @@ impl Http {
         is_fresh: bool,
         wire: &mut impl Wire,
     ) {
-        let settings = Arc::clone(&self.settings);
         let waiting = if is_fresh { None } else { self.pool.take(&place) };
         if exchange.attempts == 0 {
             self.counters.bytes_to_node += exchange.content_bytes;
         }
         exchange.attempts += 1;
+        exchange.asked = now;
         exchange.place = Some(place);
         (exchange.is_reused, exchange.is_connected) = (waiting.is_some(), waiting.is_some());
         exchange.is_node_full = false;
@@ -68,6 +68,7 @@ impl Http {
             Some(node)
         });
         exchange.node = node;
+        exchange.sent_before = waiting.map_or(0, |it| wire.sent_bytes(it));
         if let Some(it) = node.and_then(|it| self.slots.node(it)) {
             (it.client, it.scan) = (Some(conn), SCAN);
         }
@@ -84,7 +85,7 @@ impl Http {
             exchange.is_node_full = true;
             wire.pause(conn);
         }
-        let http = settings.http();
+        let http = self.settings.http();
         let patience = match (exchange.is_connected, exchange.request.is_done()) {
             (false, _) => http.connect_time,
             (true, true) => http.response_time,
@@ -106,10 +107,14 @@ impl Http {
     ) {
         exchange.node = None;
         let is_unreached = matches!(failure, Failure::Unreached(_));
-        let may_repeat = exchange.can_replay
-            && (is_unreached || exchange.method.is_idempotent())
-            && exchange.attempts < TRIES_MAX;
         let is_stale = exchange.is_reused && !is_unreached;
+        let has_broken = failure == Failure::Broken;
+        // What kills one node must not go through all of them.
+        exchange.breaks += usize::from(has_broken && !is_stale);
+        let may_repeat = exchange.can_replay
+            && (!has_broken || exchange.method.is_idempotent())
+            && exchange.breaks <= BREAKS_MAX
+            && exchange.attempts < TRIES_MAX;
         let is_ours = failure == Failure::Unreached(Gone::Shortage);
         if is_unreached
             && !is_ours
@@ -148,7 +153,7 @@ impl Http {
         self.answer(now, conn, exchange, status, None, wire);
     }
 
-    /// Another node for a request that was sent before: it is read again.
+    /// Another node for a request that was sent before: what chooses it is in the head as it was sent.
     fn another(
         &mut self,
         now: Time,
@@ -157,15 +162,12 @@ impl Http {
         snapshot: &Snapshot,
     ) -> Option<Place> {
         let source = self.slots.client(conn)?.source.ip();
-        let mut scan = SCAN;
-        let length = scan.head(&exchange.replay).ok()??;
-        let head = exchange.replay.get(..length)?;
-        let request = Request::parse(head, &mut Edits::new()).ok()?;
+        let head = exchange.replay.get(..exchange.head_bytes)?;
         let ask = Ask {
             now,
             service: exchange.service,
-            target: request.target.of(head),
-            cookie: request.session_cookie.map(|it| it.of(head)),
+            target: head::target(head)?,
+            cookie: head::fields(head, b"Cookie").find_map(|it| session::cookie(it, b"jsessionid")),
             source,
             tried: &exchange.tried,
         };

@@ -73,7 +73,7 @@ impl Http {
     pub fn new(settings: Arc<HttpSettings>, shard: Shard) -> Http {
         Http {
             chooser: Chooser::new(&settings.config, shard),
-            settings,
+            settings: own(&settings),
             shard,
             slots: Slots::default(),
             pool: Pool::default(),
@@ -90,7 +90,7 @@ impl Http {
     /// must be the same.
     pub fn configure(&mut self, settings: Arc<HttpSettings>) {
         self.chooser = Chooser::new(&settings.config, self.shard);
-        self.settings = settings;
+        self.settings = own(&settings);
     }
 
     /// The settings in force.
@@ -144,6 +144,20 @@ impl Http {
         for conn in self.pool.drain() {
             self.slots.remove(conn);
             wire.close(conn);
+        }
+    }
+
+    /// The process ends now: an answer that is not complete must not look as if it were, which one without
+    /// a length would.
+    pub fn handle_over(&mut self, wire: &mut impl Wire) {
+        for conn in self.slots.clients() {
+            let exchange = self.slots.client(conn).and_then(|it| it.exchange.as_ref());
+            let response = exchange.and_then(|it| it.response);
+            if response.is_some_and(|it| !it.is_done()) {
+                self.counters.refused(Refusal::Aborted);
+                self.give_up(conn, wire);
+                self.abort_client(conn, wire);
+            }
         }
     }
 
@@ -302,6 +316,11 @@ impl StreamRelay for Http {
             }
         }
     }
+}
+
+/// A copy of one's own: each request counts its uses, which cores must not fight over.
+fn own(settings: &Arc<HttpSettings>) -> Arc<HttpSettings> {
+    Arc::new(HttpSettings::clone(settings))
 }
 
 /// Requests' memory that is kept for the next ones.

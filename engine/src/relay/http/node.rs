@@ -1,6 +1,5 @@
 //! The node's side: responses as they come in, and what becomes of the connection.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use protocols::http::body::{Body, Framing};
@@ -147,8 +146,10 @@ impl Http {
     ) -> Step {
         let (head, rest) = bytes.split_at_checked(response.bytes).unwrap_or_default();
         exchange.strips_chunks = exchange.is_1_0 && response.framing == Framing::Chunked;
-        exchange.keeps_client &=
-            response.framing != Framing::UntilClose && !exchange.strips_chunks && !self.is_stopping;
+        exchange.keeps_client &= response.framing != Framing::UntilClose
+            && !exchange.strips_chunks
+            && exchange.request.is_done() // else what comes next may be its body
+            && !self.is_stopping;
         exchange.keeps_node =
             response.is_persistent.then_some(response.keeps_secs.unwrap_or(u32::MAX));
         let edits = &mut self.buffers.edits;
@@ -169,7 +170,7 @@ impl Http {
             (false, false) => rest.len().min(COALESCED_BYTES_MAX),
         };
         let first = rest.get(..most).unwrap_or_default();
-        let mut body = Body::new(response.framing);
+        let mut body = Body::of_response(response.framing);
         let mut out = std::mem::take(&mut self.buffers.out);
         out.clear();
         let edited = if is_verbatim { Ok(()) } else { self.buffers.edits.apply(head, &mut out) };
@@ -183,8 +184,8 @@ impl Http {
             let whole = bytes.get(..response.bytes + taken.bytes).unwrap_or_default();
             self.send_client(client, whole, wire)
         } else {
-            out.extend_from_slice(first.get(..taken.bytes).unwrap_or_default());
-            self.send_client(client, &out, wire)
+            let first = first.get(..taken.bytes).unwrap_or_default();
+            self.send_client_parts(client, [&out, first], wire)
         };
         self.buffers.out = out;
         self.counters.response(response.status);
@@ -304,12 +305,13 @@ impl Http {
         keeps_secs: Option<u32>,
         wire: &mut impl Wire,
     ) {
-        let settings = Arc::clone(&self.settings);
         let promised = keeps_secs.map(|it| Duration::from_secs(u64::from(it.saturating_sub(1))));
-        let patience = promised.map(|it| it.min(settings.http().node_idle));
+        let patience = promised.map(|it| it.min(self.settings.http().node_idle));
         let Some(node) = self.slots.node(conn) else { return };
         let place = node.place;
         (node.client, node.scan) = (None, SCAN);
+        // It may have been stopped for the sake of this client: the next one needs its answer.
+        wire.resume(conn);
         match patience.filter(|it| !it.is_zero() && !self.is_stopping) {
             Some(patience) if self.pool.put(&place, conn) => self.slots.arm(conn, now + patience),
             _ => {
@@ -340,7 +342,7 @@ impl Http {
     /// For the statistics, and for the control executor.
     fn note_response(&mut self, now: Time, exchange: &Exchange, status: u16, snapshot: &Snapshot) {
         let Some(key) = exchange.place.and_then(|it| it.node) else { return };
-        self.counters.from_node(key, status, now.since(exchange.arrived));
+        self.counters.from_node(key, status, now.since(exchange.asked));
         if let Some(id) = snapshot.find(key) {
             self.sightings.alive(snapshot, id);
         }
@@ -386,7 +388,7 @@ impl Http {
                 self.end_tunnel(now, client, wire);
             } else {
                 wire.end(client);
-                self.slots.arm(client, now + self.settings.http().body_idle);
+                self.slots.arm(client, now + self.settings.http().tunnel_idle);
             }
             return;
         }
@@ -394,7 +396,8 @@ impl Http {
             exchange.keeps_node = None;
             return self.finish(now, client, exchange, wire);
         }
-        self.lost(now, client, exchange, Failure::Broken, snapshot, wire);
+        let failure = unsent_or_broken(&exchange, conn, wire);
+        self.lost(now, client, exchange, failure, snapshot, wire);
     }
 
     /// The node is gone.
@@ -419,7 +422,7 @@ impl Http {
                 Failure::Unreached(why)
             }
             _ if !exchange.is_connected => Failure::Unreached(why),
-            _ => Failure::Broken,
+            _ => unsent_or_broken(&exchange, conn, wire),
         };
         self.lost(now, client, exchange, failure, snapshot, wire);
     }
@@ -437,7 +440,7 @@ impl Http {
     ) {
         if let Some(node) = exchange.node.take() {
             self.slots.remove(node);
-            wire.close(node);
+            wire.abort(node); // what is queued must not reach it any more: another may get it
         }
         if exchange.response.is_some() {
             self.counters.refused(Refusal::Aborted);
@@ -488,9 +491,11 @@ impl Http {
                 self.slots.remove(conn);
                 wire.abort(conn);
                 exchange.is_reused = false;
-                self.failed(now, client, exchange, Failure::Broken, snapshot, wire);
+                let failure = if exchange.is_connected { Failure::Broken } else { Failure::Unsent };
+                self.failed(now, client, exchange, failure, snapshot, wire);
             }
         }
+        self.pool.forget_unused();
     }
 
     /// It waited long enough in the pool.
@@ -514,6 +519,13 @@ impl Http {
             wire.resume(client);
         }
     }
+}
+
+/// What it means that a connection broke off: a request of which nothing has left may go anywhere
+/// (RFC 9110 §9.2.2).
+fn unsent_or_broken(exchange: &Exchange, node: Conn, wire: &mut impl Wire) -> Failure {
+    let is_unsent = wire.sent_bytes(node) == exchange.sent_before;
+    if is_unsent { Failure::Unsent } else { Failure::Broken }
 }
 
 impl Step {

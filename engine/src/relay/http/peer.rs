@@ -77,7 +77,8 @@ pub(super) struct Node {
 /// One request on its way, with its response.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    pub(super) arrived: Time,
+    /// When the node had all that had come of the request: its answer is timed from here.
+    pub(super) asked: Time,
     pub(super) method: Method,
     /// The client speaks HTTP/1.0.
     pub(super) is_1_0: bool,
@@ -99,16 +100,22 @@ pub(super) struct Exchange {
     pub(super) content_bytes: u64,
     /// The request as it goes to nodes, as far as it has come.
     pub(super) replay: Vec<u8>,
+    /// Length of its head.
+    pub(super) head_bytes: usize,
     /// All of it is there.
     pub(super) can_replay: bool,
     /// Nodes that failed.
     pub(super) tried: Vec<NodeKey>,
     /// Attempts, those on connections of the pool too.
     pub(super) attempts: usize,
+    /// Nodes that had the request and broke off.
+    pub(super) breaks: usize,
     /// The connection to the node.
     pub(super) node: Option<Conn>,
     pub(super) place: Option<Place>,
     pub(super) is_connected: bool,
+    /// What had left on the connection before, bytes.
+    pub(super) sent_before: u64,
     /// The connection came out of the pool: the node may have closed it a moment ago.
     pub(super) is_reused: bool,
     /// The client is not read: the node, or our memory, takes no more.
@@ -124,9 +131,9 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// A request of which nothing has been sent. `replay` holds its head.
-    pub(super) fn new(arrived: Time, request: &Request, replay: Vec<u8>) -> Exchange {
+    pub(super) fn new(now: Time, request: &Request, replay: Vec<u8>) -> Exchange {
         Exchange {
-            arrived,
+            asked: now,
             method: request.method,
             is_1_0: request.is_1_0,
             keeps_client: request.is_persistent,
@@ -138,13 +145,16 @@ impl Exchange {
             expects_continue: request.expects_continue,
             request: Body::new(request.framing),
             content_bytes: 0,
+            head_bytes: replay.len(),
             replay,
             can_replay: true,
             tried: Vec::new(),
             attempts: 0,
+            breaks: 0,
             node: None,
             place: None,
             is_connected: false,
+            sent_before: 0,
             is_reused: false,
             is_node_full: false,
             response: None,

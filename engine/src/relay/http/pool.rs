@@ -45,6 +45,18 @@ impl Pool {
         }
     }
 
+    /// Addresses that nothing waits at are forgotten: nodes come and go. Not when the last connection is
+    /// taken, since it mostly comes back.
+    pub(super) fn forget_unused(&mut self) {
+        self.idle.retain(|_, idle| !idle.is_empty());
+    }
+
+    /// Addresses that are known.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.idle.len()
+    }
+
     /// All of them.
     pub(super) fn drain(&mut self) -> Vec<Conn> {
         self.idle.drain().flat_map(|(_, idle)| idle).collect()

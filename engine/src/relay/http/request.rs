@@ -218,15 +218,16 @@ impl Http {
         bytes: &[u8],
         wire: &mut impl Wire,
     ) -> usize {
-        let settings = Arc::clone(&self.settings);
-        let http = settings.http();
+        let http = &self.settings.config.http;
+        let replay_bytes_max = http.replay_bytes_max;
+        let (response_time, body_idle) = (http.response_time, http.body_idle);
         let Some(mut exchange) = self.take_exchange(conn) else { return 0 };
         if exchange.request.is_done() || exchange.is_node_full || bytes.is_empty() {
             self.set_exchange(conn, exchange);
             return 0;
         }
         // Until the node is there, no more is taken than can be given to another one.
-        let room = http.replay_bytes_max.saturating_sub(exchange.replay.len());
+        let room = replay_bytes_max.saturating_sub(exchange.replay.len());
         let most = if exchange.is_connected { bytes.len() } else { bytes.len().min(room) };
         let before = exchange.content_bytes;
         let bytes_taken = match self.absorb(&mut exchange, bytes.get(..most).unwrap_or_default()) {
@@ -252,12 +253,17 @@ impl Http {
             exchange.is_node_full = true;
             wire.pause(conn);
         }
-        if exchange.is_connected && exchange.response.is_none() {
+        if exchange.request.is_done() {
+            exchange.asked = now;
+        }
+        if exchange.is_connected {
+            let has_begun = exchange.response.is_some();
             if exchange.request.is_done() {
-                self.slots.arm(conn, now + http.response_time);
+                let patience = if has_begun { body_idle } else { response_time };
+                self.slots.arm(conn, now + patience);
             } else if exchange.progress_bytes >= SLOW_BYTES_MAX {
                 exchange.progress_bytes = 0;
-                self.slots.arm(conn, now + http.body_idle);
+                self.slots.arm(conn, now + body_idle);
             }
         }
         self.set_exchange(conn, exchange);

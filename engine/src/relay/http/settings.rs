@@ -82,6 +82,10 @@ pub(super) const RETRY_AFTER_SECS: &str = "5";
 /// Times that one request is sent at most, connections that had been closed meanwhile included.
 pub(super) const TRIES_MAX: usize = 32;
 
+/// Times that a request goes on to another node after one had it and broke off: one node may always die,
+/// a request that every node dies of must not have them all.
+pub(super) const BREAKS_MAX: usize = 1;
+
 /// Connections to one node that wait for work on one shard, at most.
 pub(super) const IDLE_PER_NODE_MAX: usize = 256;
 

@@ -14,6 +14,8 @@ pub(super) struct Lines {
     pub(super) hosts: usize,
     lengths: usize,
     length: Option<u64>,
+    /// Several lengths that are not the same.
+    lengths_differ: bool,
     pub(super) coding: Option<Span>,
     codings: usize,
     is_chunked: bool,
@@ -31,6 +33,8 @@ pub(super) struct Lines {
     connections: usize,
     /// Connection names fields of its own.
     nominates: bool,
+    /// Words in all lines of Connection.
+    options: usize,
     /// Any hop-by-hop line.
     has_hop: bool,
 }
@@ -40,15 +44,18 @@ impl Lines {
         let mut it = Lines::default();
         for (index, header) in headers.iter().enumerate() {
             let value = header.value;
-            match known(header.name.as_bytes()) {
+            let known = known(header.name.as_bytes());
+            match known {
                 Known::Other | Known::OneHop => {}
                 Known::Host => {
                     it.hosts += 1;
                     it.host = Some(span_of(head, value));
                 }
                 Known::ContentLength => {
+                    let length = parse_decimal(value);
+                    it.lengths_differ |= it.lengths > 0 && it.length != length;
                     it.lengths += 1;
-                    it.length = parse_decimal(value);
+                    it.length = length;
                 }
                 Known::TransferEncoding => {
                     it.codings += 1;
@@ -78,7 +85,7 @@ impl Lines {
                 }
                 Known::Cookie => {}
             }
-            it.has_hop |= known(header.name.as_bytes()).is_hop();
+            it.has_hop |= known.is_hop();
         }
         it
     }
@@ -87,6 +94,7 @@ impl Lines {
         self.connections += 1;
         self.only_upgrades = self.connections == 1 && value.eq_ignore_ascii_case(b"upgrade");
         for token in tokens(value) {
+            self.options += 1;
             match () {
                 () if token.eq_ignore_ascii_case(b"close") => self.closes = true,
                 () if token.eq_ignore_ascii_case(b"keep-alive") => self.keeps = true,
@@ -94,6 +102,20 @@ impl Lines {
                 () => self.nominates = true,
             }
         }
+    }
+
+    /// Each line of the head is compared with each word of Connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed::TooLong`]: there are more than [`OPTIONS_MAX`].
+    pub(super) const fn check_options(&self) -> Result<(), Malformed> {
+        if self.options > OPTIONS_MAX { Err(Malformed::TooLong) } else { Ok(()) }
+    }
+
+    /// The same length said twice, which a response may be mended of (RFC 9110 §8.6).
+    pub(super) const fn repeats_length(&self) -> bool {
+        self.lengths > 1 && !self.lengths_differ && self.codings == 0
     }
 
     /// RFC 9112 §6.3, §6.1. `None`: no field says anything.
@@ -106,6 +128,14 @@ impl Lines {
                 Err(Malformed::Coding)
             }
             _ => Err(Malformed::Framing),
+        }
+    }
+
+    /// As [`Lines::framing`], where one length said twice does no harm.
+    pub(super) fn response_framing(&self, minor: u8) -> Result<Option<Framing>, Malformed> {
+        match self.length.filter(|_| self.repeats_length()) {
+            Some(length) => Ok(Some(Framing::Length(length))),
+            None => self.framing(minor),
         }
     }
 
@@ -124,12 +154,19 @@ impl Lines {
         if !self.has_hop {
             return;
         }
-        let mut is_first = true;
+        let (mut is_first, mut has_upgrade) = (true, false);
         for (index, header) in headers.iter().enumerate() {
             let name = header.name.as_bytes();
             let known = known(name);
             match known {
-                Known::Upgrade if is_handshake => continue,
+                // Nothing but what is understood here (RFC 9110 §7.8).
+                Known::Upgrade if is_handshake && !has_upgrade => {
+                    has_upgrade = true;
+                    if !header.value.eq_ignore_ascii_case(b"websocket") {
+                        edits.replace(span_of(head, header.value), b"websocket");
+                    }
+                    continue;
+                }
                 Known::Connection if is_handshake && self.only_upgrades => continue,
                 Known::Connection if is_handshake && is_first => {
                     is_first = false;
@@ -200,6 +237,9 @@ fn known(name: &[u8]) -> Known {
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|it| *it == b',').map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
 }
+
+/// Words of Connection, all its lines together. Clients send two or three.
+const OPTIONS_MAX: usize = 32;
 
 /// From the name of a field to the name of the next, or to the empty line.
 fn line_of(head: &[u8], headers: &[Header<'_>], index: usize) -> Span {

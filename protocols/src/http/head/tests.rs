@@ -62,15 +62,16 @@ fn lines_for_one_hop_go_and_all_others_stay() {
             Some("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
         ),
         (
+            "a handshake that would take something else too",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c, WebSocket\r\nUpgrade: x\r\n\r\n",
+            Some("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        ),
+        (
             "HTTP/1.0",
             "GET /a HTTP/1.0\r\nHost: h\r\n\r\n",
             Some("GET /a HTTP/1.1\r\nHost: h\r\n\r\n"),
         ),
-        (
-            "HTTP/1.0 without Host",
-            "GET /a HTTP/1.0\r\nA: b\r\n\r\n",
-            Some("GET /a HTTP/1.1\r\nA: b\r\nHost: \r\n\r\n"),
-        ),
+        ("HTTP/1.0 without Host", "GET /a HTTP/1.0\r\nA: b\r\n\r\n", None),
         (
             "absolute form",
             "GET HTTP://example.com:8080/a?b HTTP/1.1\r\nHost: other\r\n\r\n",
@@ -249,6 +250,18 @@ fn heads_have_limits() {
     assert_eq!(request(many.as_bytes()).err(), Some(Malformed::TooLong));
     let full = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(LINES_MAX - 1));
     assert!(request(full.as_bytes()).is_ok());
+    // Each line is compared with each of these.
+    for (options, is_read) in [(32, true), (33, false)] {
+        for line in ["a,", "Connection: a\r\n"] {
+            let all = line.repeat(options);
+            let field = if line.len() == 2 { format!("Connection: {all}\r\n") } else { all };
+            let asked = request(format!("GET / HTTP/1.1\r\nHost: h\r\n{field}\r\n").as_bytes());
+            let answered =
+                response(format!("HTTP/1.1 204 No\r\n{field}\r\n").as_bytes(), Method::Get);
+            let want = (!is_read).then_some(Malformed::TooLong);
+            assert_eq!((asked.err(), answered.err()), (want, want), "{options} times {line:?}");
+        }
+    }
 }
 
 #[test]
@@ -306,6 +319,10 @@ fn responses_lose_what_is_for_one_hop() {
     let (it, out) = response(text.as_bytes(), Method::Get).unwrap();
     assert_eq!(out, "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(it.keeps_secs, Some(20));
+    let text = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nA: b\r\nContent-Length: 7\r\n\r\n";
+    let (it, out) = response(text.as_bytes(), Method::Get).unwrap();
+    assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nA: b\r\n\r\n", "said once is enough");
+    assert_eq!(it.framing, Framing::Length(7));
     let text = "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     assert_eq!(response(text.as_bytes(), Method::Get).unwrap().1, text);
     let text = "HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\nC: d\r\n\r\n";
@@ -318,6 +335,8 @@ fn doubtful_responses_are_refused() {
     let cases = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\nContent-Length: 6\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 099 Low\r\n\r\n",

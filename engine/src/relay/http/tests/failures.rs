@@ -119,6 +119,155 @@ fn a_node_that_leaves_the_table_is_not_waited_for() {
 }
 
 #[test]
+fn what_waits_for_a_connection_to_a_node_that_leaves_goes_to_another_whatever_the_method() {
+    for request in [get("/"), post("/", "body")] {
+        let mut world = World::new("", web_nodes(2));
+        world.connects = false;
+        let client = world.open();
+        let first = world.ask(client, &request);
+        let _ = world.connecting();
+        world.wire.order.clear();
+        world.nodes(vec![web_node(3 - world.number(first), "")]);
+        assert!(world.is_aborted(first), "{request}");
+        let second = world.last_node().expect("it goes on");
+        assert_eq!(world.take(second), request);
+        assert_eq!(world.reports(), [], "{request}: nobody has refused anything");
+    }
+}
+
+#[test]
+fn what_never_left_may_go_anywhere_and_never_leaves_twice() {
+    for by_reset in [false, true] {
+        let mut world = World::new("", web_nodes(2));
+        let client = world.open();
+        let session = "/app?jsessionid=x";
+        let pooled = world.ask(client, get(session));
+        world.send(pooled, OK);
+        world.take(client);
+        world.wire.holds = true;
+        let order = post(session, "body");
+        assert_eq!(world.ask(client, &order), pooled, "out of the pool");
+        world.wire.order.clear();
+        if by_reset {
+            world.gone(pooled, Gone::Reset);
+        } else {
+            world.end(pooled);
+            assert!(world.is_aborted(pooled), "what is queued must not leave");
+        }
+        let fresh = world.last_node().expect("nothing was carried out");
+        assert_eq!(world.number(fresh), world.number(pooled), "its session lives there");
+        assert_eq!(world.take(fresh), order);
+        world.send(fresh, OK);
+        assert_eq!(world.take(client), OK);
+        assert_eq!(world.reports().len(), 1, "only a life sign: it is not suspect");
+    }
+}
+
+#[test]
+fn a_request_that_nodes_die_of_does_not_have_them_all() {
+    for is_nonsense in [false, true] {
+        let mut world = World::new("", web_nodes(5));
+        let client = world.open();
+        let mut hit = 0;
+        let mut node = Some(world.ask(client, get("/")));
+        while let Some(it) = node {
+            hit += 1;
+            world.wire.order.clear();
+            if is_nonsense {
+                world.send(it, "what?\r\n\r\n");
+            } else {
+                world.gone(it, Gone::Reset);
+            }
+            node = world.last_node();
+        }
+        assert_eq!(hit, 2, "{is_nonsense}");
+        assert_eq!(status_of(&world.take(client)), 502, "{is_nonsense}");
+    }
+}
+
+#[test]
+fn a_head_that_our_own_lines_make_too_long_is_repeated_all_the_same() {
+    let mut world = World::new("httpXForwarded=true\nhttpVia=true", web_nodes(2));
+    let fields = "A: b\r\n".repeat(255);
+    let client = world.open();
+    let cookie = "Cookie: JSESSIONID=x\r\n";
+    let request = format!("GET /app HTTP/1.1\r\nHost: h\r\n{}{cookie}\r\n", &fields[..6 * 254]);
+    let first = world.ask(client, request);
+    world.wire.order.clear();
+    world.gone(first, Gone::Reset);
+    let second = world.last_node().expect("the other one");
+    assert_ne!(world.number(first), world.number(second));
+    world.send(second, OK);
+    assert_eq!(world.take(client), OK);
+}
+
+#[test]
+fn addresses_of_nodes_that_left_are_forgotten() {
+    let mut world = World::new("", Vec::new());
+    for number in 1..=20 {
+        world.nodes(vec![web_node(number, "")]);
+        let client = world.open();
+        let node = world.ask(client, get("/"));
+        world.send(node, OK);
+        assert_eq!(world.ask(client, get("/")), node, "out of the pool");
+        world.gone(node, Gone::Reset);
+        world.gone(client, Gone::Reset);
+    }
+    world.nodes(Vec::new());
+    assert_eq!(world.http.pool.len(), 0);
+}
+
+#[test]
+fn a_node_is_timed_from_when_it_was_asked() {
+    let mut world = World::new("httpConnectTimeout=500", web_nodes(2));
+    world.connects = false;
+    let client = world.open();
+    world.send(client, post("/", "body"));
+    let _ = world.connecting();
+    world.pass(Duration::from_millis(500));
+    let second = world.connecting();
+    world.connected(second);
+    world.pass(Duration::from_millis(7));
+    world.send(second, OK);
+    world.connects = true;
+    let slow = world.open();
+    let node = world.ask(slow, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na");
+    world.pass(Duration::from_millis(300));
+    world.send(slow, "b");
+    world.pass(Duration::from_millis(7));
+    world.send(node, OK);
+    let counters = world.http.counters();
+    let rows = [1, 2].map(|it| counters.node(web_node(it, "").key));
+    let each = Duration::from_millis(7);
+    assert_eq!(rows.map(|it| it.count).iter().sum::<u64>(), 2, "{rows:?}");
+    assert_eq!(rows.map(|it| it.sum).iter().sum::<Duration>(), each * 2, "{rows:?}");
+}
+
+#[test]
+fn the_end_of_the_process_does_not_make_half_an_answer_look_whole() {
+    let cases = [
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\nhalf", true),
+        (
+            "GET / HTTP/1.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            true,
+        ),
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", OK, false),
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "", false),
+    ];
+    for (request, answer, is_cut) in cases {
+        let mut world = World::new("", web_nodes(1));
+        let client = world.open();
+        let node = world.ask(client, request);
+        world.send(node, answer);
+        world.http.handle_over(&mut world.wire);
+        assert_eq!(world.is_aborted(client), is_cut, "{request} {answer}");
+        assert_eq!(refused(&world, Refusal::Aborted), u64::from(is_cut), "{request} {answer}");
+        world.assert_empty(answer);
+    }
+}
+
+#[test]
 fn nodes_that_do_not_answer_the_call_are_given_up_after_the_connect_time() {
     let mut world = World::new("httpConnectTimeout=500", web_nodes(2));
     world.connects = false;
@@ -315,6 +464,19 @@ fn a_body_that_stands_still_is_given_up() {
     assert!(!world.is_gone(client), "it moves");
     world.pass(Duration::from_millis(2_000));
     assert!(world.is_aborted(client) && world.is_aborted(node));
+
+    let mut world = World::new(keys, web_nodes(1));
+    let client = world.open();
+    let node = world.ask(client, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8000\r\n\r\n");
+    world.send(node, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n");
+    for _ in 0..4 {
+        world.pass(Duration::from_millis(1_500));
+        world.send(client, "x".repeat(2_000));
+    }
+    assert!(!world.is_gone(client), "the request moves, though its answer has begun");
+    world.pass(Duration::from_millis(1_500));
+    world.send(node, "y".repeat(10));
+    assert!(world.take(client).ends_with("yyyyyyyyyy"));
 
     let mut world = World::new(keys, web_nodes(1));
     let client = world.open();

@@ -22,6 +22,8 @@ pub(super) struct Socket {
     pub(super) sent: Vec<u8>,
     /// All that was ever sent, in bytes.
     pub(super) sent_bytes: u64,
+    /// What of it has left.
+    left_bytes: u64,
     /// Speaks TLS by now.
     pub(super) is_secured: bool,
     /// Whom it counts for.
@@ -51,6 +53,8 @@ pub(super) struct Recorder {
     pub(super) order: Vec<Conn>,
     /// Bytes that a queue holds before it is full.
     pub(super) queue_bytes_max: Option<usize>,
+    /// What is sent stays queued.
+    pub(super) holds: bool,
     /// Only counts what is sent.
     pub(super) forgets: bool,
 }
@@ -65,16 +69,23 @@ impl Recorder {
 
 impl Wire for Recorder {
     fn send(&mut self, conn: Conn, bytes: &[u8]) -> Room {
-        let (max, forgets) = (self.queue_bytes_max, self.forgets);
+        let (max, forgets, holds) = (self.queue_bytes_max, self.forgets, self.holds);
         self.order.push(conn);
         let it = self.socket(conn);
         assert!(!it.is_ended, "{conn:?} was ended");
         it.sent_bytes += bytes.len() as u64;
+        if !holds {
+            it.left_bytes = it.sent_bytes;
+        }
         if !forgets {
             it.sent.extend_from_slice(bytes);
         }
         it.queued += bytes.len();
         if max.is_some_and(|max| it.queued > max) { Room::Full } else { Room::Free }
+    }
+
+    fn sent_bytes(&mut self, conn: Conn) -> u64 {
+        self.sockets.get(&conn).map_or(0, |it| it.left_bytes)
     }
 
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure) {
@@ -227,8 +238,16 @@ impl World {
                     self.http.handle_connected(self.now, conn, &mut self.wire);
                 }
             } else {
-                return;
+                return self.assert_pool_is_read();
             }
+        }
+    }
+
+    /// The next request on a connection that waits must find somebody who reads its answer.
+    fn assert_pool_is_read(&mut self) {
+        for conn in self.http.slots.nodes() {
+            let waits = self.http.slots.node(conn).is_some_and(|it| it.client.is_none());
+            assert!(!waits || !self.is_paused(conn), "{conn:?} waits unread");
         }
     }
 

@@ -129,6 +129,25 @@ fn a_client_that_does_not_read_its_answers_gets_no_more_of_them() {
 }
 
 #[test]
+fn a_connection_that_a_slow_client_stopped_is_read_for_the_next_one() {
+    let long = "x".repeat(40_000);
+    let head = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 40000\r\n\r\n";
+    for interim in ["", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"] {
+        let mut world = World::new("", web_nodes(1));
+        world.wire.queue_bytes_max = Some(10);
+        let slow = world.open();
+        let node = world.ask(slow, get("/"));
+        world.send(node, [interim, head, &long].concat());
+        assert!(!world.is_paused(node), "its answer is complete");
+        world.wire.queue_bytes_max = None;
+        let other = world.open();
+        assert_eq!(world.ask(other, get("/")), node, "out of the pool");
+        world.send(node, OK);
+        assert_eq!(world.take(other), OK);
+    }
+}
+
+#[test]
 fn empty_lines_in_front_of_a_request_do_not_matter() {
     let mut world = World::new("", web_nodes(1));
     let client = world.open();
@@ -185,7 +204,9 @@ fn interim_responses_and_100_continue_pass() {
 
     let node = world.ask(client, head);
     world.send(node, "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(status_of(&world.take(client)), 417);
+    let text = world.take(client);
+    assert_eq!(status_of(&text), 417);
+    assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
     assert!(world.is_gone(node), "it still expects a body");
     assert!(world.wire.sockets[&client].is_ended, "what comes next may be the body");
     assert_eq!(world.http.counters().responses(1), 2);
@@ -289,7 +310,8 @@ fn http_1_0_clients_are_served() {
         let client = world.open();
         let node = world.ask(client, request);
         let method = request.split(' ').next().unwrap();
-        assert_eq!(world.take(node), format!("{method} / HTTP/1.1\r\nHost: \r\n\r\n"));
+        let at_node = format!("{method} / HTTP/1.0\r\n\r\n");
+        assert_eq!(world.take(node), at_node, "servers refuse an empty Host");
         for byte in answer.bytes() {
             world.send(node, [byte]);
         }
@@ -305,7 +327,9 @@ fn an_answer_before_the_end_of_the_request_ends_the_connection() {
     let client = world.open();
     let node = world.ask(client, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
     world.send(node, "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(status_of(&world.take(client)), 401);
+    let text = world.take(client);
+    assert_eq!(status_of(&text), 401);
+    assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
     assert!(world.is_gone(node));
     world.send(client, "defghij");
     world.send(client, get("/not-a-request"));

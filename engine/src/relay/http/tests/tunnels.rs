@@ -160,6 +160,18 @@ fn tunnels_feel_backpressure_and_end_in_silence() {
 }
 
 #[test]
+fn a_tunnel_with_one_end_left_may_be_silent_as_long_as_one_with_both() {
+    for is_client_first in [true, false] {
+        let (mut world, client, node) = tunnel();
+        world.end(if is_client_first { client } else { node });
+        world.pass(Duration::from_secs(3_599));
+        assert!(!world.is_gone(client), "{is_client_first}");
+        world.pass(Duration::from_secs(1));
+        assert!(world.is_gone(client) && world.is_gone(node), "{is_client_first}");
+    }
+}
+
+#[test]
 fn a_handshake_that_is_refused_is_an_ordinary_answer() {
     let mut world = World::new("", web_nodes(1));
     let client = world.open();

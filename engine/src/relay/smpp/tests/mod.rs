@@ -40,6 +40,10 @@ impl Wire for Recorder {
         if self.full.contains(&conn) { Room::Full } else { Room::Free }
     }
 
+    fn sent_bytes(&mut self, conn: Conn) -> u64 {
+        self.received.get(&conn).map_or(0, |it| it.len() as u64)
+    }
+
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure) {
         self.connecting.push((conn, to, secure));
     }
