@@ -325,7 +325,7 @@ fn http_nodes(page: &mut Page, scrape: &Scrape<'_>, totals: &HttpCounters) {
     page.family(
         "trunkline_http_node_seconds",
         "histogram",
-        "Time from the arrival of a request to the head of the node's response.",
+        "Time from when a node was asked to the head of its response.",
     );
     for (labels, node) in &rows {
         let [key, name, version] = labels.each_ref().map(|(label, text)| (*label, text.as_str()));
