@@ -73,7 +73,7 @@ impl Smpp {
             }
             Action::Refuse(status) => self.refuse(conn, pdu, status),
             Action::Nack => self.nack(conn, sequence),
-            Action::Alive => self.alive(conn, pdu),
+            Action::Alive => self.alive(now, conn, pdu),
             Action::RefuseAndClose(_)
             | Action::Bind
             | Action::Forward
@@ -95,7 +95,10 @@ impl Smpp {
             return self.smsc_has_unbound(now, conn, entry, pdu);
         }
         let (owner, server) = (provider.owner, provider.server);
-        let Some(asker) = entry.from else { return Step::Next };
+        let Some(asker) = entry.from else {
+            self.ours_is_settled(now, conn);
+            return Step::Next;
+        };
         let has_grown = provider.note(now, pdu.status(), body::congestion_state(pdu), window);
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
@@ -133,7 +136,7 @@ impl Smpp {
 
     /// BOUND: a message crosses to an ESME.
     fn forward_to_client(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
-        let step = match self.owner_of(conn) {
+        match self.owner_of(conn) {
             Owner::Session(session) => {
                 let window = self.settings.session_window;
                 match self.legs.session(session) {
@@ -151,11 +154,7 @@ impl Smpp {
             }
             Owner::Space(space) => self.deliver_to_space(now, space, conn, pdu),
             Owner::Nobody => Step::Next,
-        };
-        if step != Step::Blocked {
-            self.counters.requests_to_client += 1;
         }
-        step
     }
 
     /// One session gets the message.
@@ -178,6 +177,7 @@ impl Smpp {
         });
         let is_first = session.pending.open() == 1;
         pdu.append_as(sequence, self.out.to(to));
+        self.counters.requests_to_client += u64::from(shared.is_none());
         self.counters.bytes_to_client += pdu.bytes().len() as u64;
         if is_first {
             self.arm(to);

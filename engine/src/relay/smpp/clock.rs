@@ -138,7 +138,7 @@ impl Smpp {
         }
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         if is_due(provider.pulse.asked.map(|it| it + self.settings.check_server_side)) {
-            let is_exempt = provider.is_paused;
+            let is_exempt = provider.is_paused && !provider.is_full;
             let pulse = &mut provider.pulse;
             if is_exempt {
                 pulse.asked = Some(now); // we do not listen
@@ -158,7 +158,7 @@ impl Smpp {
     /// A request to an ESME has waited long enough: its SMSC gets our answer.
     fn esme_did_not_answer(&mut self, now: Time, conn: Conn, entry: Entry) {
         if entry.command == Command::ENQUIRE_LINK {
-            return;
+            return self.ours_is_settled(now, conn);
         }
         self.counters.unanswered += 1;
         let Some(provider) = entry.from else {
@@ -179,8 +179,11 @@ impl Smpp {
     /// A request to an SMSC has waited long enough: the session that asked gets our answer, and the late
     /// one, should it come, goes nowhere.
     fn smsc_did_not_answer(&mut self, now: Time, conn: Conn, entry: Entry) {
-        if super::is_bind(entry.command) || entry.command == Command::ENQUIRE_LINK {
+        if super::is_bind(entry.command) {
             return;
+        }
+        if entry.command == Command::ENQUIRE_LINK {
+            return self.ours_is_settled(now, conn);
         }
         let Some(asker) = entry.from else {
             self.close_provider(now, conn); // our unbind

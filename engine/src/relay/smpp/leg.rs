@@ -55,6 +55,8 @@ pub(super) struct Session {
     pub(super) held: Time,
     /// It will send no more.
     pub(super) has_ended: bool,
+    /// It has asked to be unbound itself.
+    pub(super) leaves: bool,
     /// The shard keeps requests of it that we have not taken in.
     pub(super) holds_bytes: bool,
     /// End of OPEN, BINDING, UNBINDING or CLOSED.
@@ -158,6 +160,7 @@ impl Session {
             is_paused: false,
             held: Time::ZERO,
             has_ended: false,
+            leaves: false,
             holds_bytes: false,
             deadline: None,
             reconnect: None,
@@ -182,9 +185,9 @@ impl Session {
         (self.is_waiting && !self.is_full) || self.has_ended
     }
 
-    /// Whether it has asked to be unbound, in mux mode, and waits for answers that come first.
+    /// Whether it has asked to be unbound and waits for the answer, and for those that come first.
     pub(super) fn is_leaving(&self) -> bool {
-        self.state == ServerState::Unbinding && matches!(self.link, Link::Space(_))
+        self.state == ServerState::Unbinding && self.leaves
     }
 
     /// Whether one more request may be under way to it.

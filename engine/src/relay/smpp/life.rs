@@ -132,8 +132,12 @@ impl Smpp {
         if entry.command == Command::UNBIND {
             session.state = ServerState::Closed;
             session.deadline = Some(now + self.settings.connection);
+            let has_ended = session.has_ended;
             self.answer(conn, entry.command, Status::OK, entry.sequence);
-            return self.arm(conn);
+            return match has_ended {
+                true => self.end_session(now, conn, End::Close),
+                false => self.arm(conn),
+            };
         }
         self.counters.unanswered += 1;
         if session.state != ServerState::Closed {

@@ -219,7 +219,13 @@ impl Smpp {
                     wishes.push(Wish::Pause(behind));
                 }
             }
-            Some(Leg::Provider(provider)) => provider.is_full = true,
+            Some(Leg::Provider(provider)) => {
+                provider.is_full = true;
+                if !std::mem::replace(&mut provider.is_paused, true) {
+                    provider.held = now;
+                    wishes.push(Wish::Pause(conn));
+                }
+            }
             None => {}
         });
     }
@@ -230,7 +236,8 @@ impl Smpp {
             Some(Leg::Session(it)) => it.is_waiting || it.is_full,
             Some(Leg::Provider(it)) => {
                 let is_full = |session| self.legs.session(session).is_some_and(|it| it.is_full);
-                it.is_waiting || matches!(it.owner, Owner::Session(it) if is_full(it))
+                let is_held = matches!(it.owner, Owner::Session(it) if is_full(it));
+                it.is_waiting || it.is_full || is_held
             }
             None => return,
         };
@@ -478,7 +485,9 @@ impl StreamRelay for Smpp {
             }
             Some(Leg::Provider(provider)) => {
                 provider.is_full = false;
-                match provider.owner {
+                let owner = provider.owner;
+                self.settle(now, conn);
+                match owner {
                     Owner::Session(session) => self.wake(now, session),
                     Owner::Space(space) => self.wake_space(now, space, Some(conn), usize::MAX),
                     Owner::Nobody => {}

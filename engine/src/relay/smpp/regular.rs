@@ -114,8 +114,8 @@ impl Smpp {
                 session.state = ServerState::Rebinding;
                 session.tries = 0;
                 session.reconnect = Some(now + reconnect);
+                // What it was asked it must still answer: no other server gets the bind of a dead ESME.
                 session.pulse.next = None;
-                session.pulse.asked = None;
                 self.counters.rebinds += 1;
                 self.wake(now, conn);
                 self.arm(conn);
@@ -143,6 +143,7 @@ impl Smpp {
         let Some(session) = self.legs.session_mut(conn) else { return };
         let Link::Provider(at) = session.link else { return };
         session.state = ServerState::Unbinding;
+        session.leaves = true;
         session.outstanding += 1;
         session.pulse.next = None;
         session.pulse.asked = None;
@@ -173,7 +174,6 @@ impl Smpp {
         session.pulse.next = None;
         session.pulse.asked = None;
         self.deliver(now, at, conn, pdu, None);
-        self.counters.requests_to_client += 1;
         self.wake(now, conn);
         self.arm(conn);
     }

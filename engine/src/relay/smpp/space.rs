@@ -61,7 +61,7 @@ pub(super) struct Slot {
 pub(super) enum Standing {
     /// Connected, or to be connected.
     Wanted,
-    /// It has unbound us: it may come back, but nobody waits for it.
+    /// It has unbound us, or refused what another server accepts: it may come back, but nobody waits for it.
     Left,
     /// It knows neither our name nor our password; it is not asked again.
     Refused,

@@ -194,6 +194,7 @@ impl Smpp {
         let shared = self.next_shared;
         self.next_shared = shared.next();
         self.shared.insert(shared, count);
+        self.counters.requests_to_client += 1;
         for session in sessions {
             self.deliver(now, provider, session, pdu, Some(shared));
         }

@@ -299,6 +299,60 @@ fn a_server_that_refuses_or_is_away_at_first_is_asked_once_a_period() {
 }
 
 #[test]
+fn a_server_that_knows_the_account_late_takes_part_later() {
+    let mut it = World::mux(|it| it.servers.truncate(2));
+    let (esmes, servers) = shared(&mut it, 1);
+    it.lose(servers[1], Gone::Reset);
+    it.pass_millis(500);
+    let [(late, 2)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(late);
+    it.say(late, &response(&sent, Status::INVALID_SYSTEM_ID, b""));
+    assert_eq!(it.state(esmes[0]), Some(ServerState::Bound), "the other one serves");
+    let mut asked = Vec::new();
+    for _ in 0..31 {
+        it.pass_millis(1000);
+        // Nobody is silent.
+        for (conn, command) in [(esmes[0], ENQUIRE_RESP), (servers[0], ENQUIRE_RESP)] {
+            it.heard(conn);
+            it.say(conn, &request(Command::ENQUIRE_LINK, 77, b""));
+            assert!(it.heard(conn).iter().any(|it| it.command == command));
+        }
+        asked.extend(it.accept());
+    }
+    let [(late, 2)] = asked[..] else { panic!("once in a while: {asked:?}") };
+    let sent = it.heard_one(late);
+    it.say(late, &response(&sent, Status::OK, b""));
+    (0..4).for_each(|number| it.say(esmes[0], &submit(number)));
+    assert_eq!([serve(&mut it, servers[0]), serve(&mut it, late)], [2, 2]);
+}
+
+#[test]
+fn a_window_that_only_our_own_question_keeps_shut_opens_again() {
+    for is_answered in [false, true] {
+        let mut it = World::mux(|it| it.servers.truncate(1));
+        let (esmes, servers) = shared(&mut it, 2);
+        let smsc = servers[0];
+        it.pass_millis(3000);
+        let asked = it.heard_one(smsc);
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        for burst in 0..257 {
+            let numbers = burst * 255..(burst + 1) * 255;
+            it.say(esmes[0], &numbers.flat_map(submit).collect::<Vec<_>>());
+            assert_eq!(serve(&mut it, smsc), 255);
+        }
+        esmes.iter().for_each(|esme| it.say(*esme, &submit(70_000)));
+        assert_eq!(it.wire.paused.len(), 2);
+        if is_answered {
+            it.say(smsc, &response(&asked, Status::OK, b""));
+        } else {
+            it.pass_millis(3000);
+        }
+        assert!(it.wire.paused.is_empty(), "answered {is_answered}");
+        assert_eq!(serve(&mut it, smsc), 2, "answered {is_answered}");
+    }
+}
+
+#[test]
 fn a_lost_server_leaves_the_rotation_and_comes_back() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 2);
@@ -522,7 +576,7 @@ fn a_message_that_nobody_can_take_is_refused_at_once() {
     assert_eq!(it.heard(receiver).len(), 1);
     let counters = it.smpp.counters();
     let drops = [SmppDrop::NoClient, SmppDrop::Throttled].map(|why| counters.drops(why));
-    assert_eq!(drops, [1, 1]);
+    assert_eq!((drops, counters.requests_to_client), ([1, 1], 1), "only what was forwarded");
 }
 
 #[test]
@@ -911,7 +965,7 @@ fn a_server_that_does_not_read_is_passed_over() {
     }
     assert!(it.wire.paused.contains(&esmes[0]));
     it.drain(servers[1]);
-    assert!(it.wire.paused.is_empty());
+    assert_eq!(it.wire.paused, [servers[0], servers[2]].into(), "only who does not read");
     assert_eq!(it.heard(servers[1]).len(), 2);
 }
 

@@ -381,6 +381,34 @@ fn a_silent_smsc_is_replaced() {
 }
 
 #[test]
+fn where_both_are_silent_no_server_is_looked_for() {
+    // Whichever place in the table the two have: the first of them is looked at first.
+    for others_before in 0..2 {
+        let mut it = World::new(|_| {});
+        for _ in 0..others_before {
+            let (esme, smsc, _) = it.bound();
+            it.say(esme, &request(Command::UNBIND, 1, b""));
+            let asked = it.heard_one(smsc);
+            it.say(smsc, &response(&asked, Status::OK, b""));
+            it.end(esme);
+        }
+        let (esme, smsc, _) = it.bound();
+        it.pass_millis(13_000);
+        assert!(it.is_closed(esme), "{others_before}");
+        it.pass_millis(1000);
+        assert!(it.wire.connecting.is_empty() && it.is_closed(smsc), "{others_before}");
+        assert!(it.smpp.is_idle(), "{others_before}");
+    }
+    // Nor where the server is looked at earlier.
+    let mut it = World::new(|it| it.check_server_side = Duration::from_secs(1));
+    let (esme, _, _) = it.bound();
+    it.pass_millis(11_000);
+    assert_eq!(it.state(esme), Some(ServerState::Rebinding));
+    it.pass_millis(2_000);
+    assert!(it.is_closed(esme));
+}
+
+#[test]
 fn the_smsc_unbinds() {
     let mut it = World::new(|_| {});
     let (esme, smsc, _) = it.bound();
@@ -482,6 +510,76 @@ fn who_stops_sending_while_it_is_held_gets_all_its_answers() {
 }
 
 #[test]
+fn who_unbinds_and_stops_sending_still_gets_all_its_answers() {
+    let ok = [(SUBMIT_RESP, Status::OK, 1), (SUBMIT_RESP, Status::OK, 2)];
+    let back = ok.map(|it| (it.0, Status::SYSTEM_ERROR, it.2));
+    let unbound = (UNBIND_RESP, Status::OK, 3);
+    // The server answers what it was asked in this order, or is lost.
+    let cases: &[(&str, &[usize], [(Command, Status, u32); 3])] = &[
+        ("in order", &[0, 1, 2], [ok[0], ok[1], unbound]),
+        ("the later one first", &[1, 0, 2], [ok[1], ok[0], unbound]),
+        ("the unbind first", &[2], [back[0], back[1], unbound]),
+        ("lost", &[], [back[0], back[1], unbound]),
+    ];
+    for (name, order, want) in cases {
+        let mut it = World::new(|_| {});
+        let (esme, smsc, _) = it.bound();
+        it.say(esme, &[submit(1), submit(2), request(Command::UNBIND, 3, b"")].concat());
+        it.end(esme);
+        assert!(!it.is_closed(esme), "{name}");
+        let sent = it.heard(smsc);
+        order.iter().for_each(|at| it.say(smsc, &response(&sent[*at], Status::OK, b"")));
+        if order.is_empty() {
+            it.lose(smsc, Gone::Reset);
+        }
+        let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+        assert_eq!(heads, want, "{name}");
+        assert!(it.is_closed(esme) && it.smpp.is_idle(), "{name}");
+    }
+    // Who goes while its server unbinds it has said all it will say.
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    it.say(smsc, &request(Command::UNBIND, 33, b""));
+    it.end(esme);
+    assert!(it.is_closed(esme));
+}
+
+#[test]
+fn a_window_that_only_our_own_question_keeps_shut_opens_again() {
+    for (is_answered, is_down) in [(false, false), (false, true), (true, false), (true, true)] {
+        let case = format!("answered {is_answered}, towards the ESME {is_down}");
+        let mut it = World::new(|_| {});
+        let (esme, smsc, _) = it.bound();
+        it.pass_millis(10_000);
+        let asked = [esme, smsc].map(|conn| it.heard_one(conn));
+        assert!(asked.iter().all(|it| it.command == Command::ENQUIRE_LINK), "{case}");
+        let (from, to) = if is_down { (smsc, esme) } else { (esme, smsc) };
+        let message = |number| if is_down { deliver(number, "x") } else { submit(number) };
+        for burst in 0..257 {
+            let numbers = burst * 255..(burst + 1) * 255;
+            it.say(from, &numbers.flat_map(message).collect::<Vec<_>>());
+            let sent = it.heard(to);
+            assert_eq!(sent.len(), 255, "{case}");
+            let answers = sent.iter().flat_map(|it| response(it, Status::OK, b"\0"));
+            it.say(to, &answers.collect::<Vec<_>>());
+            it.heard(from);
+        }
+        it.say(from, &message(70_000));
+        assert_eq!(it.wire.paused, [from].into(), "{case}: as many as numbers are kept");
+        if is_answered {
+            let question = &asked[usize::from(!is_down)];
+            it.say(to, &response(question, Status::OK, b""));
+        } else {
+            it.pass_millis(3000);
+        }
+        assert!(it.wire.paused.is_empty(), "{case}");
+        let came = it.heard(to).iter().filter(|it| it.command != Command::ENQUIRE_LINK).count();
+        assert_eq!(came, 1, "{case}");
+    }
+}
+
+#[test]
 fn a_receiver_may_not_submit() {
     let mut it = World::new(|_| {});
     let esme = it.open();
@@ -512,7 +610,8 @@ fn a_transmitter_gets_no_messages() {
     }
     it.say(smsc, &request(Command::ALERT_NOTIFICATION, 3, b"\0\0a\0\0\0b\0"));
     assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty());
-    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1);
+    let counters = it.smpp.counters();
+    assert_eq!((counters.drops(SmppDrop::NoClient), counters.requests_to_client), (1, 0));
     it.say(esme, &submit(2));
     assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM);
 }
@@ -755,10 +854,36 @@ fn a_client_that_does_not_read_holds_its_server_and_nobody_else() {
     it.wire.full.insert(smsc);
     it.say(esme, &submit(1));
     it.say(esme, &submit(2));
-    assert_eq!(it.wire.paused, [esme].into(), "a server that does not read stops its client");
+    assert_eq!(it.wire.paused, [esme, smsc].into(), "who does not read is not read from");
     it.drain(smsc);
     assert!(it.wire.paused.is_empty());
     assert_eq!(it.heard(smsc).iter().filter(|it| it.command == Command::SUBMIT_SM).count(), 2);
+}
+
+#[test]
+fn a_server_that_asks_and_never_reads_is_not_read_from() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    let (esme_of_other, other, _) = it.bound();
+    it.wire.full.insert(smsc);
+    let ask = |it: &mut World, number| it.say(smsc, &request(Command::ENQUIRE_LINK, number, b""));
+    (1..=5).for_each(|number| ask(&mut it, number));
+    assert_eq!(it.heard(smsc).len(), 1, "the others are not taken in");
+    assert_eq!(it.wire.paused, [smsc].into());
+    it.drain(smsc);
+    assert_eq!(it.heard(smsc).len(), 4);
+    assert!(it.wire.paused.is_empty());
+    // It is as silent as any other.
+    it.wire.full.insert(smsc);
+    ask(&mut it, 6);
+    it.pass_millis(10_000);
+    for conn in [esme, esme_of_other, other, smsc] {
+        let asked = it.heard(conn).pop().unwrap();
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        it.say(conn, &response(&asked, Status::OK, b""));
+    }
+    it.pass_millis(3000);
+    assert!(it.is_closed(smsc) && !it.is_closed(other));
 }
 
 #[test]
