@@ -7,6 +7,7 @@ use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
 use super::leg::{Leg, Owner, Session};
+use super::life::Loss;
 use super::outbox::Wish;
 use super::pending::{Entry, Shared};
 use super::{Smpp, Step};
@@ -60,15 +61,22 @@ impl Smpp {
                     self.counters.requests_to_client += 1;
                     self.answer(conn, command, Status::OK, sequence);
                     self.provider_unbinds(now, space, conn);
-                    return Step::Gone;
+                    return self.is_still_there(conn);
                 }
-                Owner::Nobody => self.answer(conn, command, Status::OK, sequence),
+                Owner::Nobody => {
+                    self.answer(conn, command, Status::OK, sequence);
+                    if let Some(provider) = self.legs.provider_mut(conn) {
+                        provider.state = ClientState::Unbinding;
+                    }
+                    self.let_go_if_done(now, conn);
+                    return self.is_still_there(conn);
+                }
             },
             Action::Unbound => return self.smsc_unbound(now, conn, pdu),
             Action::Answer => self.answer(conn, command, Status::OK, sequence),
             Action::AnswerAndClose => {
                 self.answer(conn, command, Status::OK, sequence);
-                self.lose(now, conn, Some(Wish::Close(conn)));
+                self.lose(now, conn, Some(Wish::Close(conn)), Loss::Alone);
                 return Step::Gone;
             }
             Action::Refuse(status) => self.refuse(conn, pdu, status),
@@ -112,10 +120,21 @@ impl Smpp {
         } else {
             self.counters.dropped(SmppDrop::Unexpected);
         }
-        if let Owner::Space(space) = owner {
-            self.wake_space(now, space, Some(conn), 1 + usize::from(has_grown));
+        match owner {
+            Owner::Space(space) => {
+                self.wake_space(now, space, Some(conn), 1 + usize::from(has_grown));
+            }
+            Owner::Session(_) => {}
+            Owner::Nobody => {
+                self.let_go_if_done(now, conn);
+                return self.is_still_there(conn);
+            }
         }
         Step::Next
+    }
+
+    fn is_still_there(&self, conn: Conn) -> Step {
+        if self.legs.provider(conn).is_some() { Step::Next } else { Step::Gone }
     }
 
     /// Remembers whose message it is that just got its id.
@@ -153,7 +172,10 @@ impl Smpp {
                 Step::Next
             }
             Owner::Space(space) => self.deliver_to_space(now, space, conn, pdu),
-            Owner::Nobody => Step::Next,
+            Owner::Nobody => {
+                self.refuse(conn, pdu, Status::SYSTEM_ERROR);
+                Step::Next
+            }
         }
     }
 
@@ -242,6 +264,8 @@ impl Smpp {
         if is_bound {
             provider.state = ClientState::Bound;
             provider.deadline = None;
+            provider.was_bound = true;
+            self.targets.bound(provider.server);
         }
         match provider.owner {
             Owner::Session(session) if is_bound => self.server_bound(now, session, pdu),
@@ -251,7 +275,7 @@ impl Smpp {
             Owner::Nobody => self.close_provider(now, conn),
         }
         self.arm(conn);
-        if self.legs.provider(conn).is_some() { Step::Next } else { Step::Gone }
+        self.is_still_there(conn)
     }
 
     /// The response to an unbind that we sent or forwarded.

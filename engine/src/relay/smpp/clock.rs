@@ -6,7 +6,7 @@ use protocols::time::Time;
 
 use super::Smpp;
 use super::leg::{Leg, Owner};
-use super::life::End;
+use super::life::{End, Loss};
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::timers::Who;
@@ -125,15 +125,19 @@ impl Smpp {
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         if is_due(provider.deadline) {
             provider.deadline = None;
-            if let (ClientState::Binding, Owner::Session(_)) = (provider.state, provider.owner) {
+            let (state, owner) = (provider.state, provider.owner);
+            if let (ClientState::Binding, Owner::Session(owner)) = (state, owner)
+                && let Some(session) = self.legs.session_mut(owner)
+                && !std::mem::replace(&mut session.is_unanswered, true)
+            {
                 self.counters.unanswered += 1; // the ESME's bind
             }
-            match provider.state {
-                ClientState::Bound => {}
+            match state {
+                ClientState::Bound => self.let_go(now, conn), // retired, and waited long enough
                 ClientState::Unbinding => {
                     self.close_provider(now, conn);
                 }
-                _ => self.lose(now, conn, Some(Wish::Abort(conn))),
+                _ => self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Useless),
             }
         }
         let Some(provider) = self.legs.provider_mut(conn) else { return };
@@ -146,7 +150,7 @@ impl Smpp {
                 pulse.asked = None;
             } else {
                 self.counters.dropped(SmppDrop::Silent);
-                return self.lose(now, conn, Some(Wish::Abort(conn)));
+                return self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Alone);
             }
         }
         let Some(provider) = self.legs.provider_mut(conn) else { return };
@@ -190,6 +194,9 @@ impl Smpp {
             return;
         };
         self.counters.unanswered += 1;
+        if let Some(provider) = self.legs.provider_mut(conn) {
+            provider.old_news = provider.old_news.saturating_sub(1);
+        }
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
             if entry.command == Command::UNBIND {
@@ -202,8 +209,10 @@ impl Smpp {
             }
             self.freed(now, asker);
         }
-        if let Owner::Space(space) = self.owner_of(conn) {
-            self.wake_space(now, space, Some(conn), 1);
+        match self.owner_of(conn) {
+            Owner::Space(space) => self.wake_space(now, space, Some(conn), 1),
+            Owner::Nobody => self.let_go_if_done(now, conn),
+            Owner::Session(_) => {}
         }
     }
 }

@@ -10,10 +10,10 @@ use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
 use super::leg::{EXTENSIONS_MAX, Link, Owner, Secret};
-use super::life::End;
+use super::life::{End, Loss};
 use super::outbox::Wish;
 use super::pending::Entry;
-use super::space::{Slot, Space, Standing, password};
+use super::space::{Queue, Slot, Space, Standing, password};
 use super::timers::Who;
 use super::{SecureServers, Smpp};
 use crate::relay::stream::Conn;
@@ -55,7 +55,7 @@ impl Smpp {
             turn: 0,
             receiver_turn: 0,
             holds_provider: false,
-            queue: std::collections::VecDeque::new(),
+            queue: Queue::default(),
             armed: None,
         };
         let at = self.spaces.insert(space);
@@ -291,12 +291,19 @@ impl Smpp {
             }
         }
         self.wake_space(now, at, None, usize::MAX);
+        if let Some(space) = self.spaces.get_mut(at) {
+            space.queue.forget(conn);
+        }
     }
 
-    /// A server unbinds. When it was the last, so are all sessions.
+    /// A server unbinds: what it has been asked it may still answer. When it was the last, all sessions are
+    /// unbound.
     pub(super) fn provider_unbinds(&mut self, now: Time, at: Conn, conn: Conn) {
         let reconnect = self.settings.reconnect;
-        self.close_provider(now, conn);
+        if let Some(provider) = self.legs.provider_mut(conn) {
+            provider.state = ClientState::Unbinding;
+        }
+        self.retire(now, conn);
         let Some(space) = self.spaces.get_mut(at) else { return };
         if let Some(slot) = space.slot_of(conn) {
             slot.conn = None;
@@ -416,7 +423,7 @@ impl Smpp {
             self.counters.dropped(SmppDrop::Silent);
             match self.legs.get(conn) {
                 Some(super::Leg::Session(_)) => self.end_session(now, conn, End::Close),
-                _ => self.lose(now, conn, Some(Wish::Abort(conn))),
+                _ => self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Alone),
             }
         }
     }

@@ -188,7 +188,7 @@ impl Smpp {
         {
             session.waits_for = only_provider(self.settings.to_provider, &space.bound, conn, pdu);
             if !std::mem::replace(&mut session.is_queued, true) {
-                space.queue.push_back(conn);
+                space.queue.join(conn, session.waits_for);
             }
         }
         let link = session.link;
