@@ -80,6 +80,8 @@ pub(super) struct Queue {
     /// By whom they wait for; each with its place among all.
     lines: HashMap<Option<Conn>, VecDeque<(u64, Conn)>, ahash::RandomState>,
     next: u64,
+    /// In all lines together: mostly none, and then an answer costs no look at any.
+    count: usize,
 }
 
 impl Queue {
@@ -87,11 +89,15 @@ impl Queue {
     pub(super) fn join(&mut self, session: Conn, provider: Option<Conn>) {
         self.lines.entry(provider).or_default().push_back((self.next, session));
         self.next += 1;
+        self.count += 1;
     }
 
     /// Takes out who has waited longest of those whom room at `provider` helps; `None`: there may be room
     /// anywhere.
     pub(super) fn pop(&mut self, provider: Option<Conn>) -> Option<Conn> {
+        if self.count == 0 {
+            return None;
+        }
         let first = |it: &VecDeque<(u64, Conn)>| it.front().map(|it| it.0);
         let line = match provider {
             Some(_) => [None, provider]
@@ -102,24 +108,28 @@ impl Queue {
                 .filter_map(|(whom, line)| Some((first(line)?, *whom)))
                 .min_by_key(|it| it.0),
         };
-        Some(self.lines.get_mut(&line?.1)?.pop_front()?.1)
+        let (_, session) = self.lines.get_mut(&line?.1)?.pop_front()?;
+        self.count -= 1;
+        Some(session)
     }
 
     /// `session` waits for `provider` no longer.
     pub(super) fn leave(&mut self, session: Conn, provider: Option<Conn>) {
         if let Some(line) = self.lines.get_mut(&provider) {
+            let before = line.len();
             line.retain(|it| it.1 != session);
+            self.count -= before - line.len();
         }
     }
 
-    /// A provider is gone, and nobody waits for it.
+    /// A provider is gone, and everybody was woken.
     pub(super) fn forget(&mut self, provider: Conn) {
         let line = self.lines.remove(&Some(provider));
-        debug_assert!(line.is_none_or(|it| it.is_empty()), "all were woken");
+        self.count -= line.map_or(0, |it| it.len());
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lines.values().all(VecDeque::is_empty)
+        self.count == 0
     }
 }
 

@@ -552,7 +552,8 @@ fn who_unbinds_and_stops_sending_still_gets_all_its_answers() {
     let back = ok.map(|it| (it.0, Status::SYSTEM_ERROR, it.2));
     let unbound = (UNBIND_RESP, Status::OK, 3);
     // The server answers what it was asked in this order, or is lost.
-    let cases: &[(&str, &[usize], [(Command, Status, u32); 3])] = &[
+    type Answers = [(Command, Status, u32); 3];
+    let cases: &[(&str, &[usize], Answers)] = &[
         ("in order", &[0, 1, 2], [ok[0], ok[1], unbound]),
         ("the later one first", &[1, 0, 2], [ok[1], ok[0], unbound]),
         ("the unbind first", &[2], [back[0], back[1], unbound]),
@@ -991,7 +992,8 @@ fn active_standby_moves_when_the_last_session_at_the_active_server_is_lost() {
 #[test]
 fn active_standby_moves_when_the_active_server_takes_no_binds() {
     // What becomes of the bind at server 1, and where later ones go.
-    let cases: &[(&str, fn(&mut World, Conn), u16)] = &[
+    type Fail = fn(&mut World, Conn);
+    let cases: &[(&str, Fail, u16)] = &[
         ("refused", |it, conn| it.lose(conn, Gone::Refused), 2),
         ("no handshake", |it, conn| it.lose(conn, Gone::Handshake), 2),
         ("too slow", |it, _| it.pass_millis(3000), 2),
