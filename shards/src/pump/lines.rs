@@ -269,6 +269,17 @@ impl Lines {
         copy
     }
 
+    /// A line that is about to get something to send, and a buffer for it.
+    fn find_with_buffer(&mut self, id: LineId) -> Option<&mut Line> {
+        let is_bare = self.find(id)?.unsent.capacity() == 0;
+        let spare = if is_bare { self.spare.pop() } else { None };
+        let line = self.find(id)?;
+        if let Some(spare) = spare {
+            line.unsent = spare;
+        }
+        Some(line)
+    }
+
     pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
         let fits = buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX;
         if fits && self.spare.len() < SPARE_MAX {
@@ -398,7 +409,8 @@ impl Hand<'_, '_> {
 
 impl Wire for Hand<'_, '_> {
     fn send(&mut self, conn: Conn, bytes: &[u8]) -> Room {
-        let Some((id, line)) = self.line(conn) else { return Room::Free };
+        let Some(id) = self.lines.of(conn) else { return Room::Free };
+        let Some(line) = self.lines.find_with_buffer(id) else { return Room::Free };
         match &mut line.layers {
             Some(layers) => {
                 if line.phase != Phase::Open {

@@ -39,6 +39,8 @@ struct Proxy {
     leaving: Option<Handover>,
     gone: Vec<Gone>,
     refused: Vec<Full>,
+    /// Whatever the process tells it.
+    panics: bool,
 }
 
 struct Target {
@@ -195,6 +197,7 @@ impl Driven for Proxy {
     type Counters = Vec<Gone>;
 
     fn configure(&mut self, _: Time, settings: &Arc<Target>, _: &Snapshot, _: &mut impl Wire) {
+        assert!(!self.panics, "as it was told");
         self.settings = Arc::clone(settings);
     }
 
@@ -206,9 +209,13 @@ impl Driven for Proxy {
         self.refused.push(why);
     }
 
-    fn handle_snapshot(&mut self, _now: Time, _: &Snapshot, _wire: &mut impl Wire) {}
+    fn handle_snapshot(&mut self, _now: Time, _: &Snapshot, _wire: &mut impl Wire) {
+        assert!(!self.panics, "as it was told");
+    }
 
-    fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {}
+    fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {
+        assert!(!self.panics, "as it was told");
+    }
 
     fn poll_report(&mut self, _now: Time, _snapshot: &Snapshot) -> Option<Report> {
         None
@@ -529,6 +536,14 @@ impl Bench {
 
     fn turn(&mut self) {
         let count = self.epoll.wait(&mut self.events, 10);
+        let events: Vec<_> = (0..count).filter_map(|it| self.events.at(it)).collect();
+        self.lend(|pump, lent| {
+            events.iter().for_each(|it| pump.handle_event(lent, it.token, it.flags));
+            pump.handle_turn(lent);
+        });
+    }
+
+    fn lend(&mut self, work: impl FnOnce(&mut Pump<Proxy>, &mut Lent<'_>)) {
         let (mut scratch, mut clear) = (vec![0; 65_536], Vec::new());
         let mut lent = Lent {
             now: self.now,
@@ -538,11 +553,44 @@ impl Bench {
             security: None,
             tuning: tuning(),
         };
-        for event in (0..count).filter_map(|it| self.events.at(it)) {
-            self.pump.handle_event(&mut lent, event.token, event.flags);
-        }
-        self.pump.handle_turn(&mut lent);
+        work(&mut self.pump, &mut lent);
     }
+}
+
+#[test]
+fn a_panic_over_what_the_process_says_is_counted_and_costs_nobody() {
+    let mut bench = Bench::new();
+    let _client = bench.order(b"some");
+    bench.pump.relay.panics = true;
+    let settings = Published::new(Arc::clone(&bench.pump.relay.settings), Vec::new());
+    bench.pump.settings = settings.subscribe();
+    settings.publish(Arc::new(to(bench.address)));
+    bench.turn();
+    assert_eq!(bench.pump.figures.panics, 1, "settings");
+    bench.lend(|pump, lent| pump.handle_snapshot(lent, &Arc::default()));
+    assert_eq!(bench.pump.figures.panics, 2, "nodes");
+    bench.lend(|pump, lent| pump.handle_stopping(lent));
+    assert_eq!(bench.pump.figures.panics, 3, "a stop");
+    assert_eq!(bench.pump.lines.len(), 2);
+}
+
+#[test]
+fn a_line_writes_into_a_buffer_that_was_used_before() {
+    let mut bench = Bench::new();
+    let mut client = bench.order(b"some");
+    let (mut server, _) = bench.server.accept().unwrap();
+    server.set_nonblocking(true).unwrap();
+    for _ in 0..10 {
+        client.write_all(b"more").unwrap();
+        let mut came = 0;
+        bench.turn_until(|_| {
+            came += server.read(&mut [0; 8]).unwrap_or(0);
+            came >= 4
+        });
+    }
+    let is_spare = |it: &mut Bench| it.pump.lines.copy(&[]).capacity() > 0;
+    let spare = (0..10).take_while(|_| is_spare(&mut bench)).count();
+    assert!(spare <= 2, "{spare} buffers for one line at a time");
 }
 
 #[test]
