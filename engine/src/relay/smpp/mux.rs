@@ -178,10 +178,10 @@ impl Smpp {
         self.wake_space(now, at, None, usize::MAX);
     }
 
-    /// An error to our bind. Wrong credentials are final, unless another server has called them right: an SMSC
-    /// that starts may know its accounts late, and is asked now and then. Anything else is tried again, after a loss as at
-    /// first: a server that starts refuses binds for a while, and sessions are turned back meanwhile, where
-    /// the original unbound them.
+    /// An error to our bind. Wrong credentials are final, unless another server has called them right: an
+    /// SMSC that starts may know its accounts late, and is asked now and then. Anything else is tried again,
+    /// after a loss as at first: a server that starts refuses binds for a while, and sessions are turned back
+    /// meanwhile, where the original unbound them.
     pub(super) fn provider_refused(&mut self, now: Time, at: Conn, conn: Conn, status: Status) {
         let reconnect = self.settings.reconnect;
         self.close_provider(now, conn);
