@@ -242,6 +242,24 @@ fn the_standby_server_takes_over() {
     lb.wait_no_smpp();
 }
 
+#[test]
+fn all_shards_move_to_the_standby_server() {
+    let mut servers = Smsc::several::<2>();
+    let class = "org.mobicents.tools.smpp.balancer.algorithms.SmppToProviderActiveStandbyAlgorithm";
+    let lb = Setup::smpp(&servers).set("toProviderAlgorithmClass", class);
+    let lb = lb.set("shards", "2").set("reuseportSteering", "random").start();
+    let _before = bind_all::<12>(&lb);
+    assert_eq!(servers.each_ref().map(|it| it.bound().len()), [12, 0]);
+    servers[0].hang_up(0); // one session's loss
+    servers[0].wait_count(BIND_TRANSCEIVER, 13);
+    lb.wait_bound(&servers[0], 12);
+    servers[0].stop();
+    lb.wait_bound(&servers[1], 12);
+    servers[0].restart();
+    let _after = bind_all::<12>(&lb);
+    assert_eq!(servers.each_ref().map(|it| it.bound().len()), [0, 24], "nobody goes back");
+}
+
 #[test] // M17
 fn every_figure_of_a_short_session_is_exact() {
     let servers = Smsc::several::<3>();
@@ -314,4 +332,14 @@ fn clients_are_asked_for_certificates_where_a_key_says_so() {
     };
     assert!(is_served(keys().client(Some(&own))));
     assert!(!is_served(keys().client(None)));
+
+    // Who may have one need not, and one that nobody knows is none.
+    let lb = Setup::smpp(&servers).certified().set("smppSslPort", "SMPPS");
+    let lb = lb.set("smppTlsClientAuthType", "Want").start();
+    for (name, config) in [("its own", Some(&own)), ("none", None)] {
+        let config = Arc::new(keys().client(config));
+        let mut stream = WebStream::connect_secure(lb.smpps(), &config, "lb.test").unwrap();
+        stream.try_send(Pdu::new(ENQUIRE_LINK, 1, b"").to_bytes()).unwrap();
+        assert!(stream.bytes(16).is_ok(), "{name}");
+    }
 }

@@ -307,13 +307,21 @@ fn an_answer_to_the_bind_that_is_cut_by_a_close_ends_nothing_else() {
 
 #[test]
 fn a_full_window_stops_the_reading_or_is_told() {
-    for (word, is_mux) in [("stop", false), ("throttle", false), ("stop", true), ("throttle", true)]
-    {
+    let (session, provider) = ("smppSessionWindow", "smppProviderWindow");
+    for (word, is_mux, key, other) in [
+        ("stop", false, session, provider),
+        ("throttle", false, session, provider),
+        ("stop", true, session, provider),
+        ("throttle", true, session, provider),
+        ("stop", false, provider, session),
+        ("throttle", true, provider, session),
+    ] {
         let servers = Smsc::several::<1>();
         servers[0].answers(SUBMIT_SM, Reply::Nothing);
         let lb = Setup::smpp(&servers)
             .set("muxMode", &is_mux.to_string())
-            .set("smppSessionWindow", "5")
+            .set(key, "5")
+            .set(other, "50")
             .set("smppWindowFull", word)
             .start();
         let mut client = Esme::bound(lb.smpp());
@@ -338,6 +346,29 @@ fn a_full_window_stops_the_reading_or_is_told() {
         }
         assert_eq!(servers[0].count(SUBMIT_SM), passed);
         assert_eq!(client.submit().status, OK);
+    }
+}
+
+#[test]
+fn a_servers_window_is_for_all_its_sessions_together() {
+    for (key, want) in [("smppProviderWindow", 5), ("smppSessionWindow", 10)] {
+        let servers = Smsc::several::<1>();
+        servers[0].answers(SUBMIT_SM, Reply::Nothing);
+        let lb = Setup::smpp_mux(&servers).set(key, "5").set("smppWindowFull", "throttle").start();
+        let body = message_body(b"Hello world!");
+        let mut clients = [(); 2].map(|()| Esme::bound(lb.smpp()));
+        for client in &mut clients {
+            for _ in 0..5 {
+                client.request(SUBMIT_SM, &body);
+            }
+        }
+        servers[0].wait_count(SUBMIT_SM, want);
+        for client in &mut clients {
+            assert_eq!(client.ask(ENQUIRE_LINK, b"").status, OK, "everything before was read");
+        }
+        let refused = lb.smpp_metric("dropped_total{reason=\"throttled\"}");
+        let counts = (servers[0].count(SUBMIT_SM), refused);
+        assert_eq!(counts, (want, 10 - want as u64), "{key}");
     }
 }
 

@@ -336,7 +336,7 @@ fn a_bind_moves_to_the_shard_that_owns_its_system_id() {
             .filter(|it| it.starts_with("trunkline_hops_total") || it.contains("hops"))
             .filter_map(|it| it.rsplit(' ').next()?.parse::<u64>().ok())
             .sum();
-        assert!(hops > 0, "{}", lb.metrics());
+        assert!((1..=48).contains(&hops), "{hops}: each bind moves once at most");
         unbind(clients);
         lb.wait_no_smpp();
     }

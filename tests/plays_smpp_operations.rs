@@ -146,6 +146,9 @@ fn with_several_shards_binds_are_off_by_less_than_their_number() {
     let counts = servers.each_ref().map(Smsc::binds);
     assert_eq!(counts.iter().sum::<usize>(), 40);
     assert!(counts.iter().all(|it| it.abs_diff(10) <= 3), "{counts:?}");
+    let metrics = lb.metrics();
+    let hops: Vec<_> = metrics.lines().filter(|it| it.contains("hops_total{")).collect();
+    assert!(!hops.is_empty() && hops.iter().all(|it| it.ends_with(" 0")), "{hops:?}: they stay");
 }
 
 #[test]
@@ -281,4 +284,36 @@ fn receipts_find_their_submitter_and_segments_stay_together() {
     let counts = [0, 1].map(|it| servers[it].count(SUBMIT_SM) - before[it]);
     assert_eq!(counts[0] + counts[1], 24);
     assert!(counts.iter().all(|it| it % 3 == 0), "{counts:?}");
+}
+
+#[test]
+fn receipts_are_routed_as_the_keys_say() {
+    // Of two receipts of one message, how many come to who submitted it; by turns it is one.
+    for (key, value, want) in [
+        ("smppReceiptRouting", "true", 2),
+        ("smppReceiptRouting", "false", 1),
+        ("smppReceiptsMax", "1", 1),
+    ] {
+        let servers = Smsc::several::<1>();
+        let mut count = 0;
+        servers[0].replies(move |_, it| match it.command {
+            SUBMIT_SM => {
+                count += 1;
+                Reply::Body(format!("m{count}\0").into_bytes())
+            }
+            _ => Reply::Ok,
+        });
+        let lb = Setup::smpp_mux(&servers).set(key, value).start();
+        let mut clients = [(); 2].map(|()| Esme::bound(lb.smpp()));
+        let [id, _] = clients.each_mut().map(|it| it.submit().text(0).to_owned());
+        for number in 1..=2 {
+            servers[0].send(0, &Pdu::new(DELIVER_SM, number, receipt_body(&id)));
+        }
+        wait_for("both receipts", || {
+            clients.iter_mut().for_each(Esme::poll);
+            let counts = clients.each_ref().map(|it| it.count(DELIVER_SM));
+            (counts[0] + counts[1] == 2).then_some(())
+        });
+        assert_eq!(clients[0].count(DELIVER_SM), want, "{key}={value}");
+    }
 }

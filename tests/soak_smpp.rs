@@ -33,7 +33,12 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.ids.len() == MESSAGES && self.open.is_empty()
+        self.ids.len() == MESSAGES && self.open.is_empty() && self.has_its_receipts()
+    }
+
+    /// A receipt stands right behind its response: it is lost only where the connection is cut between them.
+    fn has_its_receipts(&self) -> bool {
+        self.receipts.len() + CUT_MAX >= self.ids.len()
     }
 
     /// Takes in what came and fills the window up again.
@@ -139,7 +144,6 @@ fn every_request_gets_one_response_while_servers_die_and_return() {
         let asked: usize = workers.iter().map(|it| it.asked).sum();
         assert_eq!(asked, SESSIONS * MESSAGES + turned_back);
         assert!(lb.smpp_metric("rebinds_total") > 0 || is_mux, "servers did die");
-        assert!(workers.iter().all(|it| !it.receipts.is_empty()), "mux {is_mux}");
     }
 }
 
@@ -182,5 +186,7 @@ const SETTLED: usize = 39;
 const GROWN_KIB_MAX: usize = 256;
 const SESSIONS: usize = 200;
 const WINDOW: usize = 50;
+/// Receipts of one session that may be missing at the end. It takes a write that is cut behind the response.
+const CUT_MAX: usize = 2;
 /// Of each session; the original's windows are full ten times over.
 const MESSAGES: usize = 500;

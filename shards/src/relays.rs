@@ -9,7 +9,7 @@ use engine::config::Config;
 use engine::names::literal;
 use engine::relay::Report;
 use engine::relay::http::{Http, HttpSettings};
-use engine::relay::smpp::{Smpp, SmppSettings};
+use engine::relay::smpp::{Active as SmppActive, Smpp, SmppSettings};
 use engine::relay::stream::Wire;
 use engine::snapshot::{Family, Snapshot};
 use engine::stats::smpp::SmppCounters;
@@ -108,8 +108,10 @@ impl Relays {
         let source = smpp.internal_host.as_ref().or(smpp.host.as_ref());
         let source = source.map(|it| terms.ip(it)).transpose()?;
         let shards = terms.shards;
+        let active = Arc::new(SmppActive::default());
         let make = |settings: &Arc<SmppSettings>, shard| {
-            Smpp::new(SmppSettings { shard, shards, ..(**settings).clone() })
+            let settings = SmppSettings { shard, shards, ..(**settings).clone() };
+            Smpp::new(settings).sharing(Arc::clone(&active))
         };
         let settings = self.smpp_settings(view);
         let doors = doors(shards, [(plain, false), (secure, true)]);
@@ -318,8 +320,9 @@ impl Driven for Smpp {
 
     fn refused(&mut self, _why: Full) {} // the pump counts it
 
-    // It looks with each event.
-    fn handle_snapshot(&mut self, _now: Time, _snapshot: &Snapshot, _wire: &mut impl Wire) {}
+    fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
+        Smpp::handle_snapshot(self, now, snapshot, wire);
+    }
 
     fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire) {
         self.stop(now, wire);

@@ -291,9 +291,9 @@ const CLIENT: [[Action; 7]; Kind::ALL.len()] = [
     /* EnquireLinkResp */ [Drop, Drop, Drop, Alive, Drop, Alive, Drop],
     /* Submit          */ [Drop, Drop, Nack, Nack, Nack, Nack, Drop],
     /* SubmitResp      */ [Drop, Drop, Drop, Return, Drop, Return, Drop],
-    /* Deliver         */ [Drop, Drop, BUSY, Forward, BUSY, Drop, Drop],
+    /* Deliver         */ [Drop, Drop, BUSY, Forward, BUSY, BUSY, Drop],
     /* DeliverResp     */ [Drop, Drop, Drop, Drop, Drop, Drop, Drop],
-    /* Data            */ [Drop, Drop, BUSY, Forward, BUSY, Drop, Drop],
+    /* Data            */ [Drop, Drop, BUSY, Forward, BUSY, BUSY, Drop],
     /* DataResp        */ [Drop, Drop, Drop, Return, Drop, Return, Drop],
     /* Alert           */ [Drop, Drop, Drop, Pass, Drop, Drop, Drop],
     /* Nack            */ [Drop, Drop, Bound, Return, Bound, Return, Drop],
@@ -352,9 +352,9 @@ mod tests {
         | EnquireLinkResp -       -     -        alive    -          alive      -
         | Submit          -       -     nack     nack     nack       nack       -
         | SubmitResp      -       -     -        return   -          return     -
-        | Deliver         -       -     0x04     forward  0x04       -          -
+        | Deliver         -       -     0x04     forward  0x04       0x04       -
         | DeliverResp     -       -     -        -        -          -          -
-        | Data            -       -     0x04     forward  0x04       -          -
+        | Data            -       -     0x04     forward  0x04       0x04       -
         | DataResp        -       -     -        return   -          return     -
         | Alert           -       -     -        pass     -          -          -
         | Nack            -       -     bound    return   bound      return     -

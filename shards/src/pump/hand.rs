@@ -89,7 +89,8 @@ impl Wire for Hand<'_, '_> {
     }
 
     fn send_parts(&mut self, conn: Conn, parts: [&[u8]; 2]) -> Room {
-        let Some((id, line)) = self.line(conn) else { return Room::Free };
+        let Some(id) = self.lines.of(conn) else { return Room::Free };
+        let Some(line) = self.lines.find_with_buffer(id) else { return Room::Free };
         if line.is_deaf {
             return Room::Free;
         }

@@ -269,6 +269,17 @@ impl Lines {
         copy
     }
 
+    /// A line that is about to get something to send, and a buffer for it.
+    pub(super) fn find_with_buffer(&mut self, id: LineId) -> Option<&mut Line> {
+        let is_bare = self.find(id)?.unsent.capacity() == 0;
+        let spare = if is_bare { self.spare.pop() } else { None };
+        let line = self.find(id)?;
+        if let Some(spare) = spare {
+            line.unsent = spare;
+        }
+        Some(line)
+    }
+
     pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
         let fits = buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX;
         if fits && self.spare.len() < SPARE_MAX {

@@ -442,8 +442,7 @@ impl<R: Driven> Pumped for Pump<R> {
     fn handle_snapshot(&mut self, lent: &mut Lent<'_>, snapshot: &Arc<Snapshot>) {
         self.snapshot = Arc::clone(snapshot);
         let now = lent.now;
-        let (relay, mut hand, snapshot) = self.both(lent);
-        relay.handle_snapshot(now, snapshot, &mut hand);
+        self.guarded(lent, |relay, hand, snapshot| relay.handle_snapshot(now, snapshot, hand));
         self.settle(lent);
     }
 
@@ -454,8 +453,7 @@ impl<R: Driven> Pumped for Pump<R> {
         }
         self.doors.clear();
         let now = lent.now;
-        let (relay, mut hand, _) = self.both(lent);
-        relay.handle_stopping(now, &mut hand);
+        self.guarded(lent, |relay, hand, _| relay.handle_stopping(now, hand));
         self.settle(lent);
     }
 
@@ -489,8 +487,9 @@ impl<R: Driven> Pumped for Pump<R> {
         if self.settings.refresh() {
             let settings = Arc::clone(self.settings.current());
             let now = lent.now;
-            let (relay, mut hand, snapshot) = self.both(lent);
-            relay.configure(now, &settings, snapshot, &mut hand);
+            self.guarded(lent, |relay, hand, snapshot| {
+                relay.configure(now, &settings, snapshot, hand);
+            });
         }
         for id in std::mem::take(&mut self.lines.unread) {
             self.read(lent, id, true);

@@ -41,6 +41,8 @@ struct Proxy {
     /// Bytes that had left on those.
     left: Vec<u64>,
     refused: Vec<Full>,
+    /// Whatever the process tells it.
+    panics: bool,
 }
 
 struct Target {
@@ -198,6 +200,7 @@ impl Driven for Proxy {
     type Counters = Vec<Gone>;
 
     fn configure(&mut self, _: Time, settings: &Arc<Target>, _: &Snapshot, _: &mut impl Wire) {
+        assert!(!self.panics, "as it was told");
         self.settings = Arc::clone(settings);
     }
 
@@ -209,9 +212,13 @@ impl Driven for Proxy {
         self.refused.push(why);
     }
 
-    fn handle_snapshot(&mut self, _now: Time, _: &Snapshot, _wire: &mut impl Wire) {}
+    fn handle_snapshot(&mut self, _now: Time, _: &Snapshot, _wire: &mut impl Wire) {
+        assert!(!self.panics, "as it was told");
+    }
 
-    fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {}
+    fn handle_stopping(&mut self, _now: Time, _wire: &mut impl Wire) {
+        assert!(!self.panics, "as it was told");
+    }
 
     fn poll_report(&mut self, _now: Time, _snapshot: &Snapshot) -> Option<Report> {
         None
@@ -607,6 +614,42 @@ fn the_end_of_the_process_cuts_what_was_not_all_sent() {
     bench.lend(|pump, lent| pump.handle_over(lent));
     let error = client.read_to_end(&mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_panic_over_what_the_process_says_is_counted_and_costs_nobody() {
+    let mut bench = Bench::new();
+    let _client = bench.order(b"some");
+    bench.pump.relay.panics = true;
+    let settings = Published::new(Arc::clone(&bench.pump.relay.settings), Vec::new());
+    bench.pump.settings = settings.subscribe();
+    settings.publish(Arc::new(to(bench.address)));
+    bench.turn();
+    assert_eq!(bench.pump.figures.panics, 1, "settings");
+    bench.lend(|pump, lent| pump.handle_snapshot(lent, &Arc::default()));
+    assert_eq!(bench.pump.figures.panics, 2, "nodes");
+    bench.lend(|pump, lent| pump.handle_stopping(lent));
+    assert_eq!(bench.pump.figures.panics, 3, "a stop");
+    assert_eq!(bench.pump.lines.len(), 2);
+}
+
+#[test]
+fn a_line_writes_into_a_buffer_that_was_used_before() {
+    let mut bench = Bench::new();
+    let mut client = bench.order(b"some");
+    let (mut server, _) = bench.server.accept().unwrap();
+    server.set_nonblocking(true).unwrap();
+    for _ in 0..10 {
+        client.write_all(b"more").unwrap();
+        let mut came = 0;
+        bench.turn_until(|_| {
+            came += server.read(&mut [0; 8]).unwrap_or(0);
+            came >= 4
+        });
+    }
+    let is_spare = |it: &mut Bench| it.pump.lines.copy(&[]).capacity() > 0;
+    let spare = (0..10).take_while(|_| is_spare(&mut bench)).count();
+    assert!(spare <= 2, "{spare} buffers for one line at a time");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
 use super::leg::{Leg, Owner, Session};
+use super::life::Loss;
 use super::outbox::Wish;
 use super::pending::{Entry, Shared};
 use super::{Smpp, Step};
@@ -60,20 +61,27 @@ impl Smpp {
                     self.counters.requests_to_client += 1;
                     self.answer(conn, command, Status::OK, sequence);
                     self.provider_unbinds(now, space, conn);
-                    return Step::Gone;
+                    return self.is_still_there(conn);
                 }
-                Owner::Nobody => self.answer(conn, command, Status::OK, sequence),
+                Owner::Nobody => {
+                    self.answer(conn, command, Status::OK, sequence);
+                    if let Some(provider) = self.legs.provider_mut(conn) {
+                        provider.state = ClientState::Unbinding;
+                    }
+                    self.let_go_if_done(now, conn);
+                    return self.is_still_there(conn);
+                }
             },
             Action::Unbound => return self.smsc_unbound(now, conn, pdu),
             Action::Answer => self.answer(conn, command, Status::OK, sequence),
             Action::AnswerAndClose => {
                 self.answer(conn, command, Status::OK, sequence);
-                self.lose(now, conn, Some(Wish::Close(conn)));
+                self.lose(now, conn, Some(Wish::Close(conn)), Loss::Alone);
                 return Step::Gone;
             }
             Action::Refuse(status) => self.refuse(conn, pdu, status),
             Action::Nack => self.nack(conn, sequence),
-            Action::Alive => self.alive(conn, pdu),
+            Action::Alive => self.alive(now, conn, pdu),
             Action::RefuseAndClose(_)
             | Action::Bind
             | Action::Forward
@@ -95,7 +103,10 @@ impl Smpp {
             return self.smsc_has_unbound(now, conn, entry, pdu);
         }
         let (owner, server) = (provider.owner, provider.server);
-        let Some(asker) = entry.from else { return Step::Next };
+        let Some(asker) = entry.from else {
+            self.ours_is_settled(now, conn);
+            return Step::Next;
+        };
         let has_grown = provider.note(now, pdu.status(), body::congestion_state(pdu), window);
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
@@ -109,10 +120,21 @@ impl Smpp {
         } else {
             self.counters.dropped(SmppDrop::Unexpected);
         }
-        if let Owner::Space(space) = owner {
-            self.wake_space(now, space, Some(conn), 1 + usize::from(has_grown));
+        match owner {
+            Owner::Space(space) => {
+                self.wake_space(now, space, Some(conn), 1 + usize::from(has_grown));
+            }
+            Owner::Session(_) => {}
+            Owner::Nobody => {
+                self.let_go_if_done(now, conn);
+                return self.is_still_there(conn);
+            }
         }
         Step::Next
+    }
+
+    fn is_still_there(&self, conn: Conn) -> Step {
+        if self.legs.provider(conn).is_some() { Step::Next } else { Step::Gone }
     }
 
     /// Remembers whose message it is that just got its id.
@@ -133,7 +155,7 @@ impl Smpp {
 
     /// BOUND: a message crosses to an ESME.
     fn forward_to_client(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) -> Step {
-        let step = match self.owner_of(conn) {
+        match self.owner_of(conn) {
             Owner::Session(session) => {
                 let window = self.settings.session_window;
                 match self.legs.session(session) {
@@ -150,12 +172,11 @@ impl Smpp {
                 Step::Next
             }
             Owner::Space(space) => self.deliver_to_space(now, space, conn, pdu),
-            Owner::Nobody => Step::Next,
-        };
-        if step != Step::Blocked {
-            self.counters.requests_to_client += 1;
+            Owner::Nobody => {
+                self.refuse(conn, pdu, Status::SYSTEM_ERROR);
+                Step::Next
+            }
         }
-        step
     }
 
     /// One session gets the message.
@@ -178,6 +199,7 @@ impl Smpp {
         });
         let is_first = session.pending.open() == 1;
         pdu.append_as(sequence, self.out.to(to));
+        self.counters.requests_to_client += u64::from(shared.is_none());
         self.counters.bytes_to_client += pdu.bytes().len() as u64;
         if is_first {
             self.arm(to);
@@ -242,6 +264,8 @@ impl Smpp {
         if is_bound {
             provider.state = ClientState::Bound;
             provider.deadline = None;
+            provider.was_bound = true;
+            self.targets.bound(provider.server);
         }
         match provider.owner {
             Owner::Session(session) if is_bound => self.server_bound(now, session, pdu),
@@ -251,7 +275,7 @@ impl Smpp {
             Owner::Nobody => self.close_provider(now, conn),
         }
         self.arm(conn);
-        if self.legs.provider(conn).is_some() { Step::Next } else { Step::Gone }
+        self.is_still_there(conn)
     }
 
     /// The response to an unbind that we sent or forwarded.

@@ -6,7 +6,7 @@ use protocols::time::Time;
 
 use super::Smpp;
 use super::leg::{Leg, Owner};
-use super::life::End;
+use super::life::{End, Loss};
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::timers::Who;
@@ -125,20 +125,24 @@ impl Smpp {
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         if is_due(provider.deadline) {
             provider.deadline = None;
-            if let (ClientState::Binding, Owner::Session(_)) = (provider.state, provider.owner) {
+            let (state, owner) = (provider.state, provider.owner);
+            if let (ClientState::Binding, Owner::Session(owner)) = (state, owner)
+                && let Some(session) = self.legs.session_mut(owner)
+                && !std::mem::replace(&mut session.is_unanswered, true)
+            {
                 self.counters.unanswered += 1; // the ESME's bind
             }
-            match provider.state {
-                ClientState::Bound => {}
+            match state {
+                ClientState::Bound => self.let_go(now, conn), // retired, and waited long enough
                 ClientState::Unbinding => {
                     self.close_provider(now, conn);
                 }
-                _ => self.lose(now, conn, Some(Wish::Abort(conn))),
+                _ => self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Useless),
             }
         }
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         if is_due(provider.pulse.asked.map(|it| it + self.settings.check_server_side)) {
-            let is_exempt = provider.is_paused;
+            let is_exempt = provider.is_paused && !provider.is_full;
             let pulse = &mut provider.pulse;
             if is_exempt {
                 pulse.asked = Some(now); // we do not listen
@@ -146,7 +150,7 @@ impl Smpp {
                 pulse.asked = None;
             } else {
                 self.counters.dropped(SmppDrop::Silent);
-                return self.lose(now, conn, Some(Wish::Abort(conn)));
+                return self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Alone);
             }
         }
         let Some(provider) = self.legs.provider_mut(conn) else { return };
@@ -158,7 +162,7 @@ impl Smpp {
     /// A request to an ESME has waited long enough: its SMSC gets our answer.
     fn esme_did_not_answer(&mut self, now: Time, conn: Conn, entry: Entry) {
         if entry.command == Command::ENQUIRE_LINK {
-            return;
+            return self.ours_is_settled(now, conn);
         }
         self.counters.unanswered += 1;
         let Some(provider) = entry.from else {
@@ -179,14 +183,20 @@ impl Smpp {
     /// A request to an SMSC has waited long enough: the session that asked gets our answer, and the late
     /// one, should it come, goes nowhere.
     fn smsc_did_not_answer(&mut self, now: Time, conn: Conn, entry: Entry) {
-        if super::is_bind(entry.command) || entry.command == Command::ENQUIRE_LINK {
+        if super::is_bind(entry.command) {
             return;
+        }
+        if entry.command == Command::ENQUIRE_LINK {
+            return self.ours_is_settled(now, conn);
         }
         let Some(asker) = entry.from else {
             self.close_provider(now, conn); // our unbind
             return;
         };
         self.counters.unanswered += 1;
+        if let Some(provider) = self.legs.provider_mut(conn) {
+            provider.old_news = provider.old_news.saturating_sub(1);
+        }
         if let Some(session) = self.legs.session_mut(asker) {
             session.outstanding = session.outstanding.saturating_sub(1);
             if entry.command == Command::UNBIND {
@@ -199,8 +209,10 @@ impl Smpp {
             }
             self.freed(now, asker);
         }
-        if let Owner::Space(space) = self.owner_of(conn) {
-            self.wake_space(now, space, Some(conn), 1);
+        match self.owner_of(conn) {
+            Owner::Space(space) => self.wake_space(now, space, Some(conn), 1),
+            Owner::Nobody => self.let_go_if_done(now, conn),
+            Owner::Session(_) => {}
         }
     }
 }

@@ -55,6 +55,10 @@ pub(super) struct Session {
     pub(super) held: Time,
     /// It will send no more.
     pub(super) has_ended: bool,
+    /// Its bind was counted as unanswered: further servers that are mute add nothing.
+    pub(super) is_unanswered: bool,
+    /// It has asked to be unbound itself.
+    pub(super) leaves: bool,
     /// The shard keeps requests of it that we have not taken in.
     pub(super) holds_bytes: bool,
     /// End of OPEN, BINDING, UNBINDING or CLOSED.
@@ -72,6 +76,8 @@ pub(super) struct Provider {
     pub(super) state: ClientState,
     pub(super) server: SocketAddr,
     pub(super) owner: Owner,
+    /// It counts among those that are bound at its server.
+    pub(super) was_bound: bool,
     /// Requests to the SMSC.
     pub(super) pending: Pending,
     /// Requests that it may have; less than its window after it was throttled.
@@ -158,6 +164,8 @@ impl Session {
             is_paused: false,
             held: Time::ZERO,
             has_ended: false,
+            is_unanswered: false,
+            leaves: false,
             holds_bytes: false,
             deadline: None,
             reconnect: None,
@@ -182,9 +190,9 @@ impl Session {
         (self.is_waiting && !self.is_full) || self.has_ended
     }
 
-    /// Whether it has asked to be unbound, in mux mode, and waits for answers that come first.
+    /// Whether it has asked to be unbound and waits for the answer, and for those that come first.
     pub(super) fn is_leaving(&self) -> bool {
-        self.state == ServerState::Unbinding && matches!(self.link, Link::Space(_))
+        self.state == ServerState::Unbinding && self.leaves
     }
 
     /// Whether one more request may be under way to it.
@@ -210,6 +218,7 @@ impl Provider {
             state: ClientState::Initial,
             server,
             owner,
+            was_bound: false,
             pending: Pending::starting_at(1),
             cap: window,
             old_news: 0,

@@ -9,7 +9,7 @@ use protocols::time::Time;
 use super::leg::{Leg, Link, Owner, Provider};
 use super::outbox::Wish;
 use super::pending::Entry;
-use super::{SecureServers, Smpp, is_bind};
+use super::{STOP_TIME, SecureServers, Smpp, is_bind};
 use crate::relay::stream::{Conn, Secure};
 
 impl Smpp {
@@ -73,28 +73,50 @@ impl Smpp {
         }
     }
 
-    /// Nobody needs a provider any more: it is unbound, and closed when it has answered.
+    /// Nobody has new requests for a provider: it is unbound when it has answered those that somebody still
+    /// waits for, and closed when it has answered that.
     pub(super) fn retire(&mut self, now: Time, conn: Conn) {
-        let Some(provider) = self.legs.provider_mut(conn) else { return };
-        let wait = match std::mem::replace(&mut provider.owner, Owner::Nobody) {
-            Owner::Space(_) => self.settings.response, // others may wait for its answers
-            _ => RETIRE_TIME,
+        let Some(provider) = self.legs.provider(conn) else { return };
+        let is_asker =
+            |it: Conn| self.legs.session(it).is_some_and(|it| it.state != ServerState::Closed);
+        let is_awaited = provider.pending.iter().any(|it| it.from.is_some_and(is_asker));
+        let wait = match (is_awaited, self.stop) {
+            (false, _) => RETIRE_TIME,
+            (true, None) => self.settings.response,
+            (true, Some(_)) => STOP_TIME / 2, // the other half is for its unbind_resp
         };
-        match provider.state {
-            ClientState::Bound => {
-                provider.state = ClientState::Unbinding;
-                provider.deadline = Some(now + wait);
-                provider.pulse.next = None;
-                provider.pulse.asked = None;
-                self.wake(now, conn);
-                self.ask(now, conn, Command::UNBIND);
-            }
-            ClientState::Unbinding => {
-                provider.deadline = Some(now + wait);
-                self.wake(now, conn);
-                self.arm(conn);
-            }
-            _ => self.close_provider(now, conn),
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        provider.owner = Owner::Nobody;
+        if !matches!(provider.state, ClientState::Bound | ClientState::Unbinding) {
+            return self.close_provider(now, conn);
+        }
+        provider.deadline = Some(now + wait);
+        provider.pulse.next = None;
+        provider.pulse.asked = None;
+        self.wake(now, conn);
+        if !is_awaited {
+            self.let_go(now, conn);
+        }
+        self.arm(conn);
+    }
+
+    /// Nobody waits for a retired provider any longer: it is unbound, or closed if it has unbound us.
+    pub(super) fn let_go(&mut self, now: Time, conn: Conn) {
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        if provider.state == ClientState::Bound {
+            provider.state = ClientState::Unbinding;
+            provider.deadline = Some(now + RETIRE_TIME);
+            self.ask(now, conn, Command::UNBIND);
+        } else if provider.pending.is_empty() {
+            self.close_provider(now, conn);
+        }
+    }
+
+    /// One request less is outstanding at a provider: a retired one may be done.
+    pub(super) fn let_go_if_done(&mut self, now: Time, conn: Conn) {
+        let provider = self.legs.provider(conn).filter(|it| it.owner == Owner::Nobody);
+        if provider.is_some_and(|it| it.pending.open() == 0) {
+            self.let_go(now, conn);
         }
     }
 
@@ -109,6 +131,9 @@ impl Smpp {
         self.legs.provider(conn)?;
         let Some(Leg::Provider(provider)) = self.legs.remove(conn) else { return None };
         wish.into_iter().for_each(|it| self.out.wish(it));
+        if provider.was_bound {
+            self.targets.unbound(provider.server);
+        }
         let lost = Lost { conn, server: provider.server, owner: provider.owner };
         for entry in provider.pending.into_entries() {
             self.turn_back(now, entry);
@@ -132,8 +157,12 @@ impl Smpp {
         if entry.command == Command::UNBIND {
             session.state = ServerState::Closed;
             session.deadline = Some(now + self.settings.connection);
+            let has_ended = session.has_ended;
             self.answer(conn, entry.command, Status::OK, entry.sequence);
-            return self.arm(conn);
+            return match has_ended {
+                true => self.end_session(now, conn, End::Close),
+                false => self.arm(conn),
+            };
         }
         self.counters.unanswered += 1;
         if session.state != ServerState::Closed {
@@ -157,10 +186,11 @@ impl Smpp {
     }
 
     /// A provider is over although it is needed: its owner looks for another.
-    pub(super) fn lose(&mut self, now: Time, conn: Conn, wish: Option<Wish>) {
+    pub(super) fn lose(&mut self, now: Time, conn: Conn, wish: Option<Wish>, loss: Loss) {
         let state = self.legs.provider(conn).map(|it| it.state);
         let Some(lost) = self.drop_provider(now, conn, wish) else { return };
-        if state != Some(ClientState::Unbinding) {
+        let was_last = state == Some(ClientState::Bound) && !self.targets.has_bound(lost.server);
+        if loss == Loss::Useless || was_last {
             self.targets.failed(lost.server);
         }
         match lost.owner {
@@ -201,6 +231,15 @@ pub(super) enum End {
     Gone,
     /// We close it.
     Close,
+}
+
+/// What the loss of a connection says of its server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Loss {
+    /// It takes no connections, or does not answer a bind: nobody is better off there.
+    Useless,
+    /// Nothing, as long as others are bound there: it may have minded this session.
+    Alone,
 }
 
 /// A provider that is no more.

@@ -6,6 +6,7 @@
 //! [`protocols::smpp::session`]; of a PDU that passes, the sequence number changes and nothing else.
 //! `clock` has the timers. No PDU's content and no credential is ever logged.
 
+mod active;
 mod client;
 mod clock;
 mod leg;
@@ -27,14 +28,16 @@ mod turns;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use protocols::smpp::pdu::{self, Frame, frame};
 use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
+pub use self::active::Active;
 use self::leg::{Leg, Link, Owner, Session};
-use self::life::End;
+use self::life::{End, Loss};
 use self::outbox::{Outbox, Wish};
 use self::pending::{Entry, Shared};
 use self::receipts::Receipts;
@@ -67,6 +70,8 @@ pub struct Smpp {
     counters: SmppCounters,
     out: Outbox,
     handover: Option<Handover>,
+    /// When the latest session that lost its server looks for another.
+    last_rebind: Time,
     /// When a stop ends.
     stop: Option<Time>,
 }
@@ -111,8 +116,16 @@ impl Smpp {
             next_shared: Shared::FIRST,
             out: Outbox::default(),
             handover: None,
+            last_rebind: Time::ZERO,
             stop: None,
         }
+    }
+
+    /// Has one active server with the relays of other shards, where servers are active and standby.
+    #[must_use]
+    pub fn sharing(mut self, active: Arc<Active>) -> Smpp {
+        self.targets.share(active);
+        self
     }
 
     /// Takes on a changed configuration. Sessions stay; in mux mode new servers are connected and removed
@@ -131,6 +144,13 @@ impl Smpp {
         self.flush(now, wire);
     }
 
+    /// The nodes have changed: those that are servers are connected and removed ones unbound, though nobody
+    /// says anything.
+    pub fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
+        self.refresh(now, snapshot);
+        self.flush(now, wire);
+    }
+
     /// Ends gracefully: every session is unbound on both sides, and closed once it has answered or
     /// [`STOP_TIME`] later. [`Smpp::is_idle`] says when all is over.
     pub fn stop(&mut self, now: Time, wire: &mut impl Wire) {
@@ -141,6 +161,7 @@ impl Smpp {
             match session.state {
                 ServerState::Bound | ServerState::Rebinding => self.unbind_session(now, conn),
                 ServerState::Unbinding => {}
+                ServerState::Binding => self.refuse_bind(now, conn, Status::SYSTEM_ERROR),
                 _ => self.end_session(now, conn, End::Close),
             }
         }
@@ -204,11 +225,18 @@ impl Smpp {
     /// Hands everything to the wire.
     fn flush(&mut self, now: Time, wire: &mut impl Wire) {
         let legs = &mut self.legs;
+        // Spaces whose room was offered to who now turns out not to read.
+        let mut passed_on = Vec::new();
         self.out.send(wire, |wishes, conn| match legs.get_mut(conn) {
             Some(Leg::Session(session)) => {
                 session.is_full = true;
                 if !std::mem::replace(&mut session.is_paused, true) {
                     session.held = now;
+                    if let Link::Space(space) = session.link
+                        && wishes.contains(&Wish::Resume(conn))
+                    {
+                        passed_on.push(space);
+                    }
                     wishes.push(Wish::Pause(conn));
                 }
                 if let Link::Provider(behind) = session.link
@@ -219,9 +247,19 @@ impl Smpp {
                     wishes.push(Wish::Pause(behind));
                 }
             }
-            Some(Leg::Provider(provider)) => provider.is_full = true,
+            Some(Leg::Provider(provider)) => {
+                provider.is_full = true;
+                if !std::mem::replace(&mut provider.is_paused, true) {
+                    provider.held = now;
+                    wishes.push(Wish::Pause(conn));
+                }
+            }
             None => {}
         });
+        for space in passed_on {
+            self.wake_space(now, space, None, usize::MAX);
+            self.out.send(wire, |_, _| {}); // wishes only
+        }
     }
 
     /// Reads from a connection or does not, as its state says.
@@ -230,7 +268,8 @@ impl Smpp {
             Some(Leg::Session(it)) => it.is_waiting || it.is_full,
             Some(Leg::Provider(it)) => {
                 let is_full = |session| self.legs.session(session).is_some_and(|it| it.is_full);
-                it.is_waiting || matches!(it.owner, Owner::Session(it) if is_full(it))
+                let is_held = matches!(it.owner, Owner::Session(it) if is_full(it));
+                it.is_waiting || it.is_full || is_held
             }
             None => return,
         };
@@ -317,7 +356,7 @@ impl Smpp {
         self.answer(conn, Command::GENERIC_NACK, Status::INVALID_COMMAND_LENGTH, 0);
         match self.legs.get(conn) {
             Some(Leg::Session(_)) => self.end_session(now, conn, End::Close),
-            Some(Leg::Provider(_)) => self.lose(now, conn, Some(Wish::Close(conn))),
+            Some(Leg::Provider(_)) => self.lose(now, conn, Some(Wish::Close(conn)), Loss::Alone),
             None => {}
         }
     }
@@ -439,7 +478,7 @@ impl StreamRelay for Smpp {
                     self.receives_no_more(now, conn);
                 }
             }
-            Some(Leg::Provider(_)) => self.lose(now, conn, Some(Wish::Close(conn))),
+            Some(Leg::Provider(_)) => self.lose(now, conn, Some(Wish::Close(conn)), Loss::Alone),
             None => {}
         }
         self.flush(now, wire);
@@ -449,14 +488,18 @@ impl StreamRelay for Smpp {
         &mut self,
         now: Time,
         conn: Conn,
-        _why: Gone,
+        why: Gone,
         snapshot: &Snapshot,
         wire: &mut impl Wire,
     ) {
         self.refresh(now, snapshot);
         match self.legs.get(conn) {
             Some(Leg::Session(_)) => self.end_session(now, conn, End::Gone),
-            Some(Leg::Provider(_)) => self.lose(now, conn, None),
+            Some(Leg::Provider(it)) => {
+                let never_came = it.state == ClientState::Initial && why != Gone::Shortage;
+                let loss = if never_came { Loss::Useless } else { Loss::Alone };
+                self.lose(now, conn, None, loss);
+            }
             None => {}
         }
         self.flush(now, wire);
@@ -478,7 +521,9 @@ impl StreamRelay for Smpp {
             }
             Some(Leg::Provider(provider)) => {
                 provider.is_full = false;
-                match provider.owner {
+                let owner = provider.owner;
+                self.settle(now, conn);
+                match owner {
                     Owner::Session(session) => self.wake(now, session),
                     Owner::Space(space) => self.wake_space(now, space, Some(conn), usize::MAX),
                     Owner::Nobody => {}

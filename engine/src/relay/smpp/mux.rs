@@ -10,10 +10,10 @@ use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
 use super::leg::{EXTENSIONS_MAX, Link, Owner, Secret};
-use super::life::End;
+use super::life::{End, Loss};
 use super::outbox::Wish;
 use super::pending::Entry;
-use super::space::{Slot, Space, Standing, password};
+use super::space::{Queue, Slot, Space, Standing, password};
 use super::timers::Who;
 use super::{SecureServers, Smpp};
 use crate::relay::stream::Conn;
@@ -55,7 +55,7 @@ impl Smpp {
             turn: 0,
             receiver_turn: 0,
             holds_provider: false,
-            queue: std::collections::VecDeque::new(),
+            queue: Queue::default(),
             armed: None,
         };
         let at = self.spaces.insert(space);
@@ -178,16 +178,22 @@ impl Smpp {
         self.wake_space(now, at, None, usize::MAX);
     }
 
-    /// An error to our bind. Wrong credentials are final; anything else is tried again, after a loss as at
-    /// first: a server that starts refuses binds for a while, and sessions are turned back meanwhile, where
-    /// the original unbound them.
+    /// An error to our bind. Wrong credentials are final, unless another server has called them right: an
+    /// SMSC that starts may know its accounts late, and is asked now and then. Anything else is tried again,
+    /// after a loss as at first: a server that starts refuses binds for a while, and sessions are turned back
+    /// meanwhile, where the original unbound them.
     pub(super) fn provider_refused(&mut self, now: Time, at: Conn, conn: Conn, status: Status) {
         let reconnect = self.settings.reconnect;
         self.close_provider(now, conn);
         let Some(space) = self.spaces.get_mut(at) else { return };
+        let is_up = space.is_up;
         let Some(slot) = space.slot_of(conn) else { return };
         slot.conn = None;
-        if matches!(status, Status::INVALID_PASSWORD | Status::INVALID_SYSTEM_ID) {
+        let is_final = matches!(status, Status::INVALID_PASSWORD | Status::INVALID_SYSTEM_ID);
+        if is_final && is_up {
+            slot.standing = Standing::Left;
+            slot.retry = Some(now + reconnect.max(REFUSED_TIME));
+        } else if is_final {
             slot.standing = Standing::Refused;
             space.refusal = Some(status);
         } else {
@@ -285,12 +291,19 @@ impl Smpp {
             }
         }
         self.wake_space(now, at, None, usize::MAX);
+        if let Some(space) = self.spaces.get_mut(at) {
+            space.queue.forget(conn);
+        }
     }
 
-    /// A server unbinds. When it was the last, so are all sessions.
+    /// A server unbinds: what it has been asked it may still answer. When it was the last, all sessions are
+    /// unbound.
     pub(super) fn provider_unbinds(&mut self, now: Time, at: Conn, conn: Conn) {
         let reconnect = self.settings.reconnect;
-        self.close_provider(now, conn);
+        if let Some(provider) = self.legs.provider_mut(conn) {
+            provider.state = ClientState::Unbinding;
+        }
+        self.retire(now, conn);
         let Some(space) = self.spaces.get_mut(at) else { return };
         if let Some(slot) = space.slot_of(conn) {
             slot.conn = None;
@@ -323,6 +336,7 @@ impl Smpp {
         let longest = self.settings.response * (1 + EXTENSIONS_MAX);
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.state = ServerState::Unbinding;
+        session.leaves = true;
         session.sequence = sequence;
         session.deadline = Some(now + longest);
         session.pulse.next = None;
@@ -409,7 +423,7 @@ impl Smpp {
             self.counters.dropped(SmppDrop::Silent);
             match self.legs.get(conn) {
                 Some(super::Leg::Session(_)) => self.end_session(now, conn, End::Close),
-                _ => self.lose(now, conn, Some(Wish::Abort(conn))),
+                _ => self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Alone),
             }
         }
     }
@@ -417,5 +431,7 @@ impl Smpp {
 
 /// What the balancer calls itself in its own bind_resp, as the original does.
 const SYSTEM_ID: &[u8] = b"loadbalancer";
+/// Before a server is asked again that refused what others accept: not so often that it locks the account.
+const REFUSED_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 /// Silences after which a leg is given up.
 const SILENCES_MAX: u32 = 3;

@@ -92,6 +92,16 @@ impl Pending {
         self.entries.front()?.as_ref().map(|it| it.deadline)
     }
 
+    /// Every request that waits, our own among them, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().flatten()
+    }
+
+    /// Whether no request waits, not even one of our own.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Every request that waits, in order.
     pub(super) fn into_entries(self) -> impl Iterator<Item = Entry> {
         self.entries.into_iter().flatten()

@@ -12,6 +12,7 @@ use super::Smpp;
 use super::leg::{Link, Owner};
 use super::life::End;
 use super::pending::Entry;
+use crate::config::SmppToProvider;
 use crate::relay::stream::Conn;
 
 impl Smpp {
@@ -107,15 +108,18 @@ impl Smpp {
     /// The connection to the server is lost, or never came to be.
     pub(super) fn server_lost(&mut self, now: Time, conn: Conn, server: SocketAddr) {
         let reconnect = self.settings.reconnect;
+        // One after the other: who lost the same server shall not fall upon the next one all at once.
+        let at = (now + reconnect).max(self.last_rebind + REBIND_GAP).min(now + 2 * reconnect);
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.link = Link::Nowhere;
         match session.state {
             ServerState::Bound => {
+                self.last_rebind = at;
                 session.state = ServerState::Rebinding;
                 session.tries = 0;
-                session.reconnect = Some(now + reconnect);
+                session.reconnect = Some(at);
+                // What it was asked it must still answer: no other server gets the bind of a dead ESME.
                 session.pulse.next = None;
-                session.pulse.asked = None;
                 self.counters.rebinds += 1;
                 self.wake(now, conn);
                 self.arm(conn);
@@ -128,12 +132,16 @@ impl Smpp {
         }
     }
 
-    /// REBINDING: the wait is over, the server after the lost one is tried, that one itself last.
+    /// REBINDING: the wait is over, the server after the lost one is tried, that one itself last; where there
+    /// is an active one, that first.
     pub(super) fn rebind(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.reconnect = None;
         let server = session.server;
-        let next = server.and_then(|it| self.targets.after(it));
+        let next = match self.settings.to_provider {
+            SmppToProvider::RoundRobin => server.and_then(|it| self.targets.after(it)),
+            SmppToProvider::ActiveStandby => self.targets.choose(SmppToProvider::ActiveStandby),
+        };
         self.try_server(now, conn, next);
     }
 
@@ -143,6 +151,7 @@ impl Smpp {
         let Some(session) = self.legs.session_mut(conn) else { return };
         let Link::Provider(at) = session.link else { return };
         session.state = ServerState::Unbinding;
+        session.leaves = true;
         session.outstanding += 1;
         session.pulse.next = None;
         session.pulse.asked = None;
@@ -173,7 +182,6 @@ impl Smpp {
         session.pulse.next = None;
         session.pulse.asked = None;
         self.deliver(now, at, conn, pdu, None);
-        self.counters.requests_to_client += 1;
         self.wake(now, conn);
         self.arm(conn);
     }
@@ -202,3 +210,6 @@ impl Smpp {
         }
     }
 }
+
+/// Between two sessions that look for another server: 1 000 binds a second.
+const REBIND_GAP: std::time::Duration = std::time::Duration::from_millis(1);

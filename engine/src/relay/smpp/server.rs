@@ -6,7 +6,7 @@ use protocols::smpp::session::{Action, Kind, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::leg::{Link, Owner, Secret};
+use super::leg::{Leg, Link, Owner, Secret};
 use super::life::End;
 use super::pending::{Entry, Pending};
 use super::turns::only_provider;
@@ -51,7 +51,7 @@ impl Smpp {
                 self.linger(now, conn);
             }
             Action::Nack => self.nack(conn, sequence),
-            Action::Alive => self.alive(conn, pdu),
+            Action::Alive => self.alive(now, conn, pdu),
             Action::Bind | Action::Bound | Action::Pass | Action::Drop => {
                 self.counters.dropped(SmppDrop::State);
             }
@@ -70,12 +70,33 @@ impl Smpp {
     }
 
     /// A life sign that may answer a request of ours; it says no more than that somebody lives.
-    pub(super) fn alive(&mut self, conn: Conn, pdu: Pdu<'_>) {
-        match self.legs.get_mut(conn) {
-            Some(super::Leg::Session(it)) => it.pending.take(pdu.sequence(), pdu.command()),
-            Some(super::Leg::Provider(it)) => it.pending.take(pdu.sequence(), pdu.command()),
-            None => None,
+    pub(super) fn alive(&mut self, now: Time, conn: Conn, pdu: Pdu<'_>) {
+        let pending = match self.legs.get_mut(conn) {
+            Some(Leg::Session(it)) => &mut it.pending,
+            Some(Leg::Provider(it)) => &mut it.pending,
+            None => return,
         };
+        if pending.take(pdu.sequence(), pdu.command()).is_some() {
+            self.ours_is_settled(now, conn);
+        }
+    }
+
+    /// A request of our own has been answered or given up. It took no room in a window, but all later ones
+    /// may have had to wait for it ([`Pending::is_stretched`]).
+    pub(super) fn ours_is_settled(&mut self, now: Time, conn: Conn) {
+        match self.legs.get(conn) {
+            Some(Leg::Session(it)) if it.has_room(self.settings.session_window) => {
+                self.freed_towards(now, it.link);
+            }
+            Some(Leg::Provider(it)) if it.has_room(self.settings.provider_window) => {
+                match it.owner {
+                    Owner::Session(session) if self.is_waiting(session) => self.wake(now, session),
+                    Owner::Space(space) => self.wake_space(now, space, Some(conn), usize::MAX),
+                    Owner::Session(_) | Owner::Nobody => {}
+                }
+            }
+            _ => {}
+        }
     }
 
     /// OPEN: the ESME binds.
@@ -167,7 +188,7 @@ impl Smpp {
         {
             session.waits_for = only_provider(self.settings.to_provider, &space.bound, conn, pdu);
             if !std::mem::replace(&mut session.is_queued, true) {
-                space.queue.push_back(conn);
+                space.queue.join(conn, session.waits_for);
             }
         }
         let link = session.link;
@@ -195,7 +216,10 @@ impl Smpp {
             return self.esme_has_unbound(now, conn, entry, pdu);
         }
         let link = session.link;
-        let Some(provider) = entry.from else { return Step::Next };
+        let Some(provider) = entry.from else {
+            self.ours_is_settled(now, conn);
+            return Step::Next;
+        };
         let is_late = // another was first
             entry.shared.is_some_and(|it| self.shared.remove(&it).is_none());
         if !is_late && self.legs.provider(provider).is_some() {

@@ -109,3 +109,43 @@ impl SmppSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_means_what_it_says() {
+        let mut config = Config::default();
+        let it = &mut config.smpp;
+        it.mux = true;
+        (it.session_window, it.provider_window) = (11, 12);
+        (it.receipts_max, it.receipt_age) = (13, Duration::from_secs(14));
+        let durations = [
+            &mut it.response,
+            &mut it.connection,
+            &mut it.enquire,
+            &mut it.reconnect,
+            &mut it.connect,
+            &mut it.check_client_side,
+            &mut it.check_server_side,
+        ];
+        (1..).zip(durations).for_each(|(seconds, it)| *it = Duration::from_secs(seconds));
+        let it = SmppSettings::new(&config, Vec::new(), 2, 3);
+        assert_eq!((it.session_window, it.provider_window), (11, 12));
+        let receipts = SmppReceipts { count_max: 13, age_max: Duration::from_secs(14) };
+        assert_eq!(it.receipts, Some(receipts));
+        let durations = [
+            it.response,
+            it.connection,
+            it.enquire,
+            it.reconnect,
+            it.connect,
+            it.check_client_side,
+            it.check_server_side,
+        ];
+        assert_eq!(durations.map(|it| it.as_secs()), [1, 2, 3, 4, 5, 6, 7]);
+        config.smpp.receipt_routing = false;
+        assert_eq!(SmppSettings::new(&config, Vec::new(), 0, 1).receipts, None);
+    }
+}

@@ -1,7 +1,9 @@
 //! The servers: `remoteServers` in their order, then nodes that announce `smppPort`, and whose turn it is.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use super::active::Active;
 use crate::config::SmppToProvider;
 use crate::node::Node;
 use crate::snapshot::Snapshot;
@@ -13,7 +15,7 @@ pub(super) struct Targets {
     list: Vec<Target>,
     generation: Option<u64>,
     turn: usize,
-    active: Option<SocketAddr>,
+    active: Arc<Active>,
 }
 
 /// One server: known by its plain address even where it is reached by TLS.
@@ -27,7 +29,8 @@ struct Target {
 impl Targets {
     /// `turn` is where the round robin begins.
     pub(super) fn new(configured: Vec<SocketAddr>, turn: usize) -> Targets {
-        let mut it = Targets { configured, list: Vec::new(), generation: None, turn, active: None };
+        let active = Arc::default();
+        let mut it = Targets { configured, list: Vec::new(), generation: None, turn, active };
         it.list = it.merged(None);
         it
     }
@@ -91,10 +94,7 @@ impl Targets {
                 self.list.get(at).map(|it| it.address)
             }
             SmppToProvider::ActiveStandby => {
-                let is_there = |it: &SocketAddr| self.iter().any(|of_list| of_list == *it);
-                let active = self.active.filter(is_there).or(self.iter().next());
-                self.active = active;
-                active
+                self.active.choose(self.list.iter().map(|it| it.address))
             }
         }
     }
@@ -106,10 +106,30 @@ impl Targets {
     }
 
     /// The server failed: if it was the active one, the next is.
-    pub(super) fn failed(&mut self, server: SocketAddr) {
-        if self.active == Some(server) {
-            self.active = self.after(server);
+    pub(super) fn failed(&self, server: SocketAddr) {
+        if let Some(next) = self.after(server) {
+            self.active.fail_over(server, next);
         }
+    }
+
+    /// One active server for several shards.
+    pub(super) fn share(&mut self, active: Arc<Active>) {
+        self.active = active;
+    }
+
+    /// A connection to the server is bound.
+    pub(super) fn bound(&self, server: SocketAddr) {
+        self.active.bound(server);
+    }
+
+    /// One that was bound is no more.
+    pub(super) fn unbound(&self, server: SocketAddr) {
+        self.active.unbound(server);
+    }
+
+    /// Whether any is bound there, of any shard.
+    pub(super) fn has_bound(&self, server: SocketAddr) -> bool {
+        self.active.has_bound(server)
     }
 
     /// Where to connect to.
@@ -161,6 +181,28 @@ mod tests {
         it.failed(server(1));
         it.failed(server(1));
         assert_eq!(choices(&mut it, SmppToProvider::ActiveStandby, 2), [2, 2]);
+    }
+
+    #[test]
+    fn shards_have_one_active_server() {
+        let shared = Arc::default();
+        let mut shards = [[1, 2, 3], [1, 2, 3], [2, 3, 4]].map(|list| {
+            let mut it = Targets::new(list.map(server).to_vec(), 0);
+            it.share(Arc::clone(&shared));
+            it
+        });
+        let by = SmppToProvider::ActiveStandby;
+        assert_eq!(choices(&mut shards[0], by, 1), [1]);
+        shards.iter().for_each(|it| it.failed(server(1)));
+        assert_eq!(shards.each_mut().map(|it| choices(it, by, 1)[0]), [2, 2, 2], "one move");
+        shards[2].failed(server(2));
+        assert_eq!(shards.each_mut().map(|it| choices(it, by, 1)[0]), [3, 3, 3]);
+        shards[0].bound(server(3));
+        shards[1].bound(server(3));
+        shards[0].unbound(server(3));
+        assert!(shards[0].has_bound(server(3)), "the other shard's");
+        shards[1].unbound(server(3));
+        assert!(!shards[2].has_bound(server(3)));
     }
 
     #[test]

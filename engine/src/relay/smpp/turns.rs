@@ -16,28 +16,18 @@ use crate::relay::stream::Conn;
 use crate::stats::smpp::SmppDrop;
 
 impl Smpp {
-    /// There is room for so many requests, at `provider` or anywhere: as many sessions may go on. Who could
-    /// not use it stays where it stands.
+    /// There is room for so many requests, at `provider` or anywhere: as many sessions may go on. Who does
+    /// not read cannot use it, and tries by itself when it reads again.
     pub(super) fn wake_space(&mut self, now: Time, at: Conn, provider: Option<Conn>, count: usize) {
-        let (mut left, mut place) = (count, 0);
+        let mut left = count;
         while left > 0 {
             let Some(space) = self.spaces.get_mut(at) else { return };
-            let Some(conn) = space.queue.get(place).copied() else { return };
-            let is_elsewhere =
-                |it: Option<Conn>| provider.is_some() && it.is_some() && it != provider;
-            let mut session = self.legs.session_mut(conn);
-            let waiting = session.as_ref().filter(|it| it.is_waiting);
-            if waiting.is_some_and(|it| it.is_full || is_elsewhere(it.waits_for)) {
-                place += 1;
-                continue;
-            }
-            space.queue.remove(place);
-            if let Some(session) = &mut session {
-                session.is_queued = false;
-                if session.is_waiting {
-                    left -= 1;
-                    self.wake(now, conn);
-                }
+            let Some(conn) = space.queue.pop(provider) else { return };
+            let Some(session) = self.legs.session_mut(conn) else { continue };
+            session.is_queued = false;
+            if session.is_waiting && !session.is_full {
+                left -= 1;
+                self.wake(now, conn);
             }
         }
     }
@@ -45,9 +35,10 @@ impl Smpp {
     /// A session that did not read does again: others have had its turn, so it tries at once.
     pub(super) fn leave_queue(&mut self, now: Time, at: Conn, conn: Conn) {
         let Some(space) = self.spaces.get_mut(at) else { return };
-        let Some(session) = self.legs.session_mut(conn).filter(|it| it.is_queued) else { return };
-        session.is_queued = false;
-        space.queue.retain(|it| *it != conn);
+        let Some(session) = self.legs.session_mut(conn).filter(|it| it.is_waiting) else { return };
+        if std::mem::replace(&mut session.is_queued, false) {
+            space.queue.leave(conn, session.waits_for);
+        }
         self.wake(now, conn);
     }
 
@@ -194,6 +185,7 @@ impl Smpp {
         let shared = self.next_shared;
         self.next_shared = shared.next();
         self.shared.insert(shared, count);
+        self.counters.requests_to_client += 1;
         for session in sessions {
             self.deliver(now, provider, session, pdu, Some(shared));
         }

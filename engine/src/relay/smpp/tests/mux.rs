@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{SmppFull, SmppToNode, SmppToProvider};
-use crate::relay::smpp::{SecureServers, TLS_LISTENER, owner};
+use crate::relay::smpp::{SecureServers, SmppReceipts, TLS_LISTENER, owner};
 use crate::relay::stream::Handover;
 use crate::stats::smpp::SmppDrop;
 
@@ -299,6 +299,60 @@ fn a_server_that_refuses_or_is_away_at_first_is_asked_once_a_period() {
 }
 
 #[test]
+fn a_server_that_knows_the_account_late_takes_part_later() {
+    let mut it = World::mux(|it| it.servers.truncate(2));
+    let (esmes, servers) = shared(&mut it, 1);
+    it.lose(servers[1], Gone::Reset);
+    it.pass_millis(500);
+    let [(late, 2)] = it.accept()[..] else { panic!() };
+    let sent = it.heard_one(late);
+    it.say(late, &response(&sent, Status::INVALID_SYSTEM_ID, b""));
+    assert_eq!(it.state(esmes[0]), Some(ServerState::Bound), "the other one serves");
+    let mut asked = Vec::new();
+    for _ in 0..31 {
+        it.pass_millis(1000);
+        // Nobody is silent.
+        for (conn, command) in [(esmes[0], ENQUIRE_RESP), (servers[0], ENQUIRE_RESP)] {
+            it.heard(conn);
+            it.say(conn, &request(Command::ENQUIRE_LINK, 77, b""));
+            assert!(it.heard(conn).iter().any(|it| it.command == command));
+        }
+        asked.extend(it.accept());
+    }
+    let [(late, 2)] = asked[..] else { panic!("once in a while: {asked:?}") };
+    let sent = it.heard_one(late);
+    it.say(late, &response(&sent, Status::OK, b""));
+    (0..4).for_each(|number| it.say(esmes[0], &submit(number)));
+    assert_eq!([serve(&mut it, servers[0]), serve(&mut it, late)], [2, 2]);
+}
+
+#[test]
+fn a_window_that_only_our_own_question_keeps_shut_opens_again() {
+    for is_answered in [false, true] {
+        let mut it = World::mux(|it| it.servers.truncate(1));
+        let (esmes, servers) = shared(&mut it, 2);
+        let smsc = servers[0];
+        it.pass_millis(3000);
+        let asked = it.heard_one(smsc);
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        for burst in 0..257 {
+            let numbers = burst * 255..(burst + 1) * 255;
+            it.say(esmes[0], &numbers.flat_map(submit).collect::<Vec<_>>());
+            assert_eq!(serve(&mut it, smsc), 255);
+        }
+        esmes.iter().for_each(|esme| it.say(*esme, &submit(70_000)));
+        assert_eq!(it.wire.paused.len(), 2);
+        if is_answered {
+            it.say(smsc, &response(&asked, Status::OK, b""));
+        } else {
+            it.pass_millis(3000);
+        }
+        assert!(it.wire.paused.is_empty(), "answered {is_answered}");
+        assert_eq!(serve(&mut it, smsc), 2, "answered {is_answered}");
+    }
+}
+
+#[test]
 fn a_lost_server_leaves_the_rotation_and_comes_back() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 2);
@@ -522,7 +576,7 @@ fn a_message_that_nobody_can_take_is_refused_at_once() {
     assert_eq!(it.heard(receiver).len(), 1);
     let counters = it.smpp.counters();
     let drops = [SmppDrop::NoClient, SmppDrop::Throttled].map(|why| counters.drops(why));
-    assert_eq!(drops, [1, 1]);
+    assert_eq!((drops, counters.requests_to_client), ([1, 1], 1), "only what was forwarded");
 }
 
 #[test]
@@ -806,6 +860,22 @@ fn room_is_offered_to_who_can_use_it() {
     it.drain(esmes[1]);
     assert_eq!(it.heard_one(servers[0]).command, Command::SUBMIT_SM, "its turn");
 
+    // Nor can who turns out not to read when it is offered to it.
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.provider_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &[submit(1), submit(2)].concat());
+    it.say(esmes[1], &submit(3));
+    it.wire.full.insert(esmes[0]);
+    serve(&mut it, servers[0]);
+    assert_eq!(serve(&mut it, servers[0]), 1, "the other one's");
+    assert_eq!(it.heard_one(esmes[1]).head(), (SUBMIT_RESP, Status::OK, 3));
+    it.drain(esmes[0]);
+    assert_eq!(serve(&mut it, servers[0]), 1);
+    assert!(it.wire.paused.is_empty());
+
     // A server that recovers gets more than it has answered, though everybody waits.
     let mut it = World::mux(|it| it.servers.truncate(1));
     let (esmes, servers) = shared(&mut it, 8);
@@ -911,7 +981,7 @@ fn a_server_that_does_not_read_is_passed_over() {
     }
     assert!(it.wire.paused.contains(&esmes[0]));
     it.drain(servers[1]);
-    assert!(it.wire.paused.is_empty());
+    assert_eq!(it.wire.paused, [servers[0], servers[2]].into(), "only who does not read");
     assert_eq!(it.heard(servers[1]).len(), 2);
 }
 
@@ -1012,12 +1082,118 @@ fn servers_come_and_go_while_running() {
     with(&mut it, &[2]);
     let asked = it.heard(servers[0]);
     let commands: Vec<Command> = asked.iter().map(|it| it.command).collect();
-    assert_eq!(commands, [Command::SUBMIT_SM, Command::SUBMIT_SM, Command::UNBIND]);
+    assert_eq!(commands, [Command::SUBMIT_SM; 2], "it has to answer before it is unbound");
     asked.iter().for_each(|one| it.say(servers[0], &response(one, Status::OK, b"\0")));
+    let unbind = it.heard_one(servers[0]);
+    assert_eq!(unbind.command, Command::UNBIND);
+    it.say(servers[0], &response(&unbind, Status::OK, b""));
     assert!(it.is_closed(servers[0]));
     assert_eq!(it.heard(esmes[0]).len(), 4, "what it had was answered");
     (0..4).for_each(|number| it.say(esmes[0], &submit(number)));
     assert_eq!(serve(&mut it, second), 4);
+    assert_eq!(it.heard(esmes[0]).len(), 4);
+
+    // One that does not answer is waited for as for any answer, and unbound all the same. What it asks
+    // meanwhile it is refused.
+    it.say(esmes[0], &submit(9));
+    with(&mut it, &[3]);
+    it.heard(second);
+    it.say(second, &deliver(5, "x"));
+    assert_eq!(it.heard_one(second).head(), (DELIVER_RESP, Status::SYSTEM_ERROR, 5));
+    it.pass_millis(2999);
+    assert!(!it.heard(second).iter().any(|it| it.command == Command::UNBIND));
+    it.pass_millis(1);
+    assert!(it.heard(second).iter().any(|it| it.command == Command::UNBIND));
+    let answers = it.heard(esmes[0]);
+    assert!(answers.iter().any(|it| it.head() == (SUBMIT_RESP, Status::SYSTEM_ERROR, 9)));
+    it.pass_millis(1000);
+    assert!(it.is_closed(second));
+}
+
+#[test]
+fn a_node_comes_and_goes_while_nobody_says_anything() {
+    let mut it = World::mux(|it| it.servers = vec![server(1)]);
+    let (_, servers) = shared(&mut it, 1);
+    let mut node = crate::balance::testing::node(7);
+    node.properties.insert("smppPort".to_owned(), "2775".to_owned());
+    it.snapshot = Snapshot::new(7, vec![node.clone()], &[]);
+    it.smpp.handle_snapshot(it.now, &it.snapshot, &mut it.wire);
+    let [(conn, to, _)] = it.wire.connecting[..] else { panic!() };
+    assert_eq!(to, SocketAddr::new(node.ip, 2775));
+    it.wire.connecting.clear();
+    it.smpp.handle_connected(it.now, conn, &mut it.wire);
+    let sent = it.heard_one(conn);
+    it.say(conn, &response(&sent, Status::OK, b""));
+    it.snapshot = Snapshot::new(8, Vec::new(), &[]);
+    it.smpp.handle_snapshot(it.now, &it.snapshot, &mut it.wire);
+    assert_eq!(it.heard_one(conn).command, Command::UNBIND);
+    assert!(it.heard(servers[0]).is_empty());
+}
+
+#[test]
+fn what_a_server_owes_when_it_unbinds_still_arrives() {
+    // Its unbind and the answer come in one piece, or one after the other, or the answer never comes.
+    for (is_at_once, is_answered) in [(true, true), (false, true), (false, false)] {
+        let case = format!("at once {is_at_once}, answered {is_answered}");
+        let mut it = World::mux(|it| it.servers.truncate(2));
+        let (esmes, servers) = shared(&mut it, 1);
+        it.say(esmes[0], &[submit(1), submit(2)].concat());
+        let sent = it.heard_one(servers[0]);
+        let unbind = request(Command::UNBIND, 70, b"");
+        let answer = response(&sent, Status::OK, b"id\0");
+        if is_at_once {
+            it.say(servers[0], &[unbind, answer].concat());
+        } else {
+            it.say(servers[0], &unbind);
+            assert!(it.heard(esmes[0]).is_empty() && !it.is_closed(servers[0]), "{case}");
+            it.say(esmes[0], &submit(3));
+            if is_answered {
+                it.say(servers[0], &answer);
+            } else {
+                it.pass_millis(3000);
+            }
+        }
+        let to_server: Vec<_> = it.heard(servers[0]).iter().map(Said::head).collect();
+        assert_eq!(to_server, [(UNBIND_RESP, Status::OK, 70)], "{case}: nothing new");
+        let status = if is_answered { Status::OK } else { Status::SYSTEM_ERROR };
+        let heard = it.heard(esmes[0]);
+        assert!(heard.iter().any(|it| it.head() == (SUBMIT_RESP, status, 1)), "{case}: {heard:?}");
+        assert!(it.is_closed(servers[0]), "{case}");
+    }
+}
+
+#[test]
+fn receipts_are_remembered_as_the_keys_say() {
+    let limits = |count_max, seconds| {
+        Some(SmppReceipts { count_max, age_max: Duration::from_secs(seconds) })
+    };
+    // How many of two receipts of one message come to who submitted it; by turns it is one.
+    let cases = [
+        ("off", None, 1),
+        ("long enough", limits(2, 3), 2),
+        ("one too few", limits(1, 3), 1),
+        ("too short", limits(2, 1), 1),
+    ];
+    for (name, receipts, want) in cases {
+        let mut it = World::mux(|it| {
+            it.servers.truncate(1);
+            it.receipts = receipts;
+        });
+        let (esmes, servers) = shared(&mut it, 2);
+        for (esme, id) in esmes.iter().zip([b"a\0", b"b\0"]) {
+            it.say(*esme, &submit(1));
+            let sent = it.heard_one(servers[0]);
+            it.say(servers[0], &response(&sent, Status::OK, id));
+            it.heard(*esme);
+        }
+        it.pass_millis(2000);
+        for number in 0..2 {
+            let body = message(4, b"id:a stat:DELIVRD");
+            it.say(servers[0], &request(Command::DELIVER_SM, number, &body));
+        }
+        assert_eq!(it.heard(esmes[0]).len(), want, "{name}");
+        assert_eq!(it.heard(esmes[1]).len(), 2 - want, "{name}");
+    }
 }
 
 #[test]

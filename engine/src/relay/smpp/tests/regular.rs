@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::config::{SmppFull, SmppToProvider};
+use crate::relay::smpp::Active;
+use crate::relay::smpp::leg::Link;
 use crate::stats::smpp::SmppDrop;
 
 #[test]
@@ -176,6 +178,7 @@ fn a_bind_that_no_server_answers_is_refused_when_all_had_their_time() {
     }
     assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 5));
     assert!(it.is_closed(esme) && it.smpp.is_idle());
+    assert_eq!(it.smpp.counters().unanswered, 1, "one request, however many servers");
 }
 
 #[test]
@@ -351,6 +354,40 @@ fn both_sides_are_asked_at_a_fixed_rate() {
 }
 
 #[test]
+fn a_late_tick_does_not_shift_the_next() {
+    let mut it = World::new(|it| it.enquire = Duration::from_secs(5));
+    let (esme, smsc, _) = it.bound();
+    let bound = it.now;
+    // When the clock is looked at, and how long after the bind the next question is due.
+    for (late_millis, next_millis) in [(5400, 10_000), (10_000, 15_000), (28_700, 30_000)] {
+        it.now = bound + Duration::from_millis(late_millis);
+        it.smpp.handle_timeout(it.now, &it.snapshot, &mut it.wire);
+        for conn in [esme, smsc] {
+            let asked = it.heard_one(conn);
+            assert_eq!(asked.command, Command::ENQUIRE_LINK, "{late_millis}: once");
+            it.say(conn, &response(&asked, Status::OK, b""));
+        }
+        let pulse = it.smpp.legs.session(esme).unwrap().pulse;
+        assert_eq!(pulse.next, Some(bound + Duration::from_millis(next_millis)), "{late_millis}");
+    }
+}
+
+#[test]
+fn a_request_passes_with_any_status() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    let body = message(0, b"x");
+    it.say(esme, &pdu(Command::SUBMIT_SM, Status(0x77), 5, &body));
+    let sent = it.heard_one(smsc);
+    assert_eq!((sent.command, sent.status, sent.body), (Command::SUBMIT_SM, Status(0x77), body));
+    let body = message(0, b"y");
+    it.say(smsc, &pdu(Command::DELIVER_SM, Status(0x8000_0001), 6, &body));
+    let sent = it.heard_one(esme);
+    let want = (Command::DELIVER_SM, Status(0x8000_0001), body);
+    assert_eq!((sent.command, sent.status, sent.body), want);
+}
+
+#[test]
 fn a_silent_esme_takes_both_legs_down() {
     let mut it = World::new(|it| it.enquire = Duration::from_secs(5));
     let (esme, smsc, _) = it.bound();
@@ -378,6 +415,34 @@ fn a_silent_smsc_is_replaced() {
     assert_eq!(it.state(esme), Some(ServerState::Rebinding));
     it.pass_millis(500);
     assert_eq!(it.accept().len(), 1);
+}
+
+#[test]
+fn where_both_are_silent_no_server_is_looked_for() {
+    // Whichever place in the table the two have: the first of them is looked at first.
+    for others_before in 0..2 {
+        let mut it = World::new(|_| {});
+        for _ in 0..others_before {
+            let (esme, smsc, _) = it.bound();
+            it.say(esme, &request(Command::UNBIND, 1, b""));
+            let asked = it.heard_one(smsc);
+            it.say(smsc, &response(&asked, Status::OK, b""));
+            it.end(esme);
+        }
+        let (esme, smsc, _) = it.bound();
+        it.pass_millis(13_000);
+        assert!(it.is_closed(esme), "{others_before}");
+        it.pass_millis(1000);
+        assert!(it.wire.connecting.is_empty() && it.is_closed(smsc), "{others_before}");
+        assert!(it.smpp.is_idle(), "{others_before}");
+    }
+    // Nor where the server is looked at earlier.
+    let mut it = World::new(|it| it.check_server_side = Duration::from_secs(1));
+    let (esme, _, _) = it.bound();
+    it.pass_millis(11_000);
+    assert_eq!(it.state(esme), Some(ServerState::Rebinding));
+    it.pass_millis(2_000);
+    assert!(it.is_closed(esme));
 }
 
 #[test]
@@ -482,6 +547,77 @@ fn who_stops_sending_while_it_is_held_gets_all_its_answers() {
 }
 
 #[test]
+fn who_unbinds_and_stops_sending_still_gets_all_its_answers() {
+    let ok = [(SUBMIT_RESP, Status::OK, 1), (SUBMIT_RESP, Status::OK, 2)];
+    let back = ok.map(|it| (it.0, Status::SYSTEM_ERROR, it.2));
+    let unbound = (UNBIND_RESP, Status::OK, 3);
+    // The server answers what it was asked in this order, or is lost.
+    type Answers = [(Command, Status, u32); 3];
+    let cases: &[(&str, &[usize], Answers)] = &[
+        ("in order", &[0, 1, 2], [ok[0], ok[1], unbound]),
+        ("the later one first", &[1, 0, 2], [ok[1], ok[0], unbound]),
+        ("the unbind first", &[2], [back[0], back[1], unbound]),
+        ("lost", &[], [back[0], back[1], unbound]),
+    ];
+    for (name, order, want) in cases {
+        let mut it = World::new(|_| {});
+        let (esme, smsc, _) = it.bound();
+        it.say(esme, &[submit(1), submit(2), request(Command::UNBIND, 3, b"")].concat());
+        it.end(esme);
+        assert!(!it.is_closed(esme), "{name}");
+        let sent = it.heard(smsc);
+        order.iter().for_each(|at| it.say(smsc, &response(&sent[*at], Status::OK, b"")));
+        if order.is_empty() {
+            it.lose(smsc, Gone::Reset);
+        }
+        let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+        assert_eq!(heads, want, "{name}");
+        assert!(it.is_closed(esme) && it.smpp.is_idle(), "{name}");
+    }
+    // Who goes while its server unbinds it has said all it will say.
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    it.say(smsc, &request(Command::UNBIND, 33, b""));
+    it.end(esme);
+    assert!(it.is_closed(esme));
+}
+
+#[test]
+fn a_window_that_only_our_own_question_keeps_shut_opens_again() {
+    for (is_answered, is_down) in [(false, false), (false, true), (true, false), (true, true)] {
+        let case = format!("answered {is_answered}, towards the ESME {is_down}");
+        let mut it = World::new(|_| {});
+        let (esme, smsc, _) = it.bound();
+        it.pass_millis(10_000);
+        let asked = [esme, smsc].map(|conn| it.heard_one(conn));
+        assert!(asked.iter().all(|it| it.command == Command::ENQUIRE_LINK), "{case}");
+        let (from, to) = if is_down { (smsc, esme) } else { (esme, smsc) };
+        let message = |number| if is_down { deliver(number, "x") } else { submit(number) };
+        for burst in 0..257 {
+            let numbers = burst * 255..(burst + 1) * 255;
+            it.say(from, &numbers.flat_map(message).collect::<Vec<_>>());
+            let sent = it.heard(to);
+            assert_eq!(sent.len(), 255, "{case}");
+            let answers = sent.iter().flat_map(|it| response(it, Status::OK, b"\0"));
+            it.say(to, &answers.collect::<Vec<_>>());
+            it.heard(from);
+        }
+        it.say(from, &message(70_000));
+        assert_eq!(it.wire.paused, [from].into(), "{case}: as many as numbers are kept");
+        if is_answered {
+            let question = &asked[usize::from(!is_down)];
+            it.say(to, &response(question, Status::OK, b""));
+        } else {
+            it.pass_millis(3000);
+        }
+        assert!(it.wire.paused.is_empty(), "{case}");
+        let came = it.heard(to).iter().filter(|it| it.command != Command::ENQUIRE_LINK).count();
+        assert_eq!(came, 1, "{case}");
+    }
+}
+
+#[test]
 fn a_receiver_may_not_submit() {
     let mut it = World::new(|_| {});
     let esme = it.open();
@@ -512,7 +648,8 @@ fn a_transmitter_gets_no_messages() {
     }
     it.say(smsc, &request(Command::ALERT_NOTIFICATION, 3, b"\0\0a\0\0\0b\0"));
     assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty());
-    assert_eq!(it.smpp.counters().drops(SmppDrop::NoClient), 1);
+    let counters = it.smpp.counters();
+    assert_eq!((counters.drops(SmppDrop::NoClient), counters.requests_to_client), (1, 0));
     it.say(esme, &submit(2));
     assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM);
 }
@@ -755,10 +892,36 @@ fn a_client_that_does_not_read_holds_its_server_and_nobody_else() {
     it.wire.full.insert(smsc);
     it.say(esme, &submit(1));
     it.say(esme, &submit(2));
-    assert_eq!(it.wire.paused, [esme].into(), "a server that does not read stops its client");
+    assert_eq!(it.wire.paused, [esme, smsc].into(), "who does not read is not read from");
     it.drain(smsc);
     assert!(it.wire.paused.is_empty());
     assert_eq!(it.heard(smsc).iter().filter(|it| it.command == Command::SUBMIT_SM).count(), 2);
+}
+
+#[test]
+fn a_server_that_asks_and_never_reads_is_not_read_from() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    let (esme_of_other, other, _) = it.bound();
+    it.wire.full.insert(smsc);
+    let ask = |it: &mut World, number| it.say(smsc, &request(Command::ENQUIRE_LINK, number, b""));
+    (1..=5).for_each(|number| ask(&mut it, number));
+    assert_eq!(it.heard(smsc).len(), 1, "the others are not taken in");
+    assert_eq!(it.wire.paused, [smsc].into());
+    it.drain(smsc);
+    assert_eq!(it.heard(smsc).len(), 4);
+    assert!(it.wire.paused.is_empty());
+    // It is as silent as any other.
+    it.wire.full.insert(smsc);
+    ask(&mut it, 6);
+    it.pass_millis(10_000);
+    for conn in [esme, esme_of_other, other, smsc] {
+        let asked = it.heard(conn).pop().unwrap();
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        it.say(conn, &response(&asked, Status::OK, b""));
+    }
+    it.pass_millis(3000);
+    assert!(it.is_closed(smsc) && !it.is_closed(other));
 }
 
 #[test]
@@ -780,20 +943,116 @@ fn a_throttling_server_is_given_less_for_a_while() {
     assert!(it.wire.paused.is_empty());
 }
 
+fn standby(it: &mut SmppSettings) {
+    it.to_provider = SmppToProvider::ActiveStandby;
+}
+
+/// Connects and binds whoever has to look for a server; returns which ones that was.
+fn rebind(it: &mut World) -> Vec<u16> {
+    it.pass_millis(600);
+    let servers = it.accept();
+    for (smsc, _) in &servers {
+        let sent = it.heard_one(*smsc);
+        it.say(*smsc, &response(&sent, Status::OK, b"\0"));
+    }
+    servers.into_iter().map(|it| it.1).collect()
+}
+
 #[test]
-fn active_standby_moves_when_the_active_server_fails() {
-    let mut it = World::new(|it| it.to_provider = SmppToProvider::ActiveStandby);
-    let (_, _, 1) = it.bound() else { panic!() };
-    let (gone, last, 1) = it.bound() else { panic!() };
-    it.lose(gone, Gone::Reset);
-    it.end(last);
-    let (_, smsc, 1) = it.bound() else { panic!("a session that ends is no failure") };
+fn what_timed_out_is_not_waited_for_as_old_news() {
+    let mut it = World::new(|_| {});
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &(1..=4).flat_map(submit).collect::<Vec<_>>());
+    let sent = it.heard(smsc);
+    it.say(smsc, &response(&sent[0], Status::THROTTLED, b""));
+    it.pass_millis(3000);
+    it.say(esme, &submit(5));
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::THROTTLED, b""));
+    assert_eq!(it.smpp.legs.provider(smsc).unwrap().throttles, 2, "it is still too much");
+}
+
+#[test]
+fn active_standby_moves_when_the_last_session_at_the_active_server_is_lost() {
+    let mut it = World::new(standby);
+    let (leaver, first, 1) = it.bound() else { panic!() };
+    let (esme, _, 1) = it.bound() else { panic!() };
+    it.lose(first, Gone::Reset);
+    assert_eq!(rebind(&mut it), [1], "it was one session's loss: others are there");
+    it.lose(leaver, Gone::Reset);
+    it.pass_millis(1000);
+    let (_, third, 1) = it.bound() else { panic!("a session that ends is no failure") };
+    let Link::Provider(second) = it.smpp.legs.session(esme).unwrap().link else { panic!() };
+    it.lose(second, Gone::Reset);
+    it.lose(third, Gone::Reset);
+    assert_eq!(rebind(&mut it), [2, 2]);
+    let (_, _, 2) = it.bound() else { panic!("new sessions follow") };
+}
+
+#[test]
+fn active_standby_moves_when_the_active_server_takes_no_binds() {
+    // What becomes of the bind at server 1, and where later ones go.
+    type Fail = fn(&mut World, Conn);
+    let cases: &[(&str, Fail, u16)] = &[
+        ("refused", |it, conn| it.lose(conn, Gone::Refused), 2),
+        ("no handshake", |it, conn| it.lose(conn, Gone::Handshake), 2),
+        ("too slow", |it, _| it.pass_millis(3000), 2),
+        ("no descriptor of ours", |it, conn| it.lose(conn, Gone::Shortage), 1),
+        ("mute", |it, _| (it.accept(), it.pass_millis(3000)).1, 2),
+        ("closed for what it said", |it, conn| (it.accept(), it.lose(conn, Gone::Reset)).1, 1),
+    ];
+    for (name, fail, want) in cases {
+        let mut it = World::new(standby);
+        let (_, _, 1) = it.bound() else { panic!("{name}") };
+        let esme = it.open();
+        it.say(esme, &bind(Command::BIND_TRANSCEIVER, 1, "secret"));
+        let [(conn, to, _)] = it.wire.connecting[..] else { panic!("{name}") };
+        assert_eq!(to, server(1), "{name}");
+        fail(&mut it, conn);
+        let [(next, 2)] = it.accept()[..] else { panic!("{name}: it goes on at the next") };
+        let sent = it.heard_one(next);
+        it.say(next, &response(&sent, Status::OK, b"\0"));
+        assert_eq!(it.bound().2, *want, "{name}");
+    }
+}
+
+#[test]
+fn shards_move_to_the_standby_together() {
+    let active = std::sync::Arc::new(Active::default());
+    let mut shards = [0, 1].map(|_| {
+        let mut it = World::new(standby);
+        it.smpp = Smpp::new(it.smpp.settings.clone()).sharing(active.clone());
+        it
+    });
+    let smscs = shards.each_mut().map(|it| it.bound());
+    assert_eq!(smscs.map(|it| it.2), [1, 1]);
+    shards[0].lose(smscs[0].1, Gone::Reset);
+    assert_eq!(rebind(&mut shards[0]), [1], "the other shard's session is there");
+    let esme = shards[1].open();
+    shards[1].say(esme, &bind(Command::BIND_TRANSCEIVER, 1, "secret"));
+    let conn = shards[1].wire.connecting[0].0;
+    shards[1].lose(conn, Gone::Refused);
+    assert_eq!(shards.each_mut().map(|it| rebind(it).len()), [0, 1]);
+    assert_eq!(shards.each_mut().map(|it| it.bound().2), [2, 2]);
+}
+
+#[test]
+fn who_lost_the_same_server_looks_for_another_one_after_the_other() {
+    let mut it = World::new(|it| it.servers.truncate(1));
+    let smscs: Vec<Conn> = (0..50).map(|_| it.bound().1).collect();
+    smscs.into_iter().for_each(|smsc| it.lose(smsc, Gone::Reset));
+    it.pass_millis(499);
+    for count in 0..50 {
+        assert_eq!(it.wire.connecting.len(), count);
+        it.pass_millis(1);
+    }
+    // Later losses do not wait for these.
+    it.accept();
+    it.pass_millis(500);
+    let (_, smsc, _) = it.bound();
     it.lose(smsc, Gone::Reset);
     it.pass_millis(500);
-    let [(next, 2)] = it.accept()[..] else { panic!() };
-    let sent = it.heard_one(next);
-    it.say(next, &response(&sent, Status::OK, b"\0"));
-    let (_, _, 2) = it.bound() else { panic!("new sessions follow") };
+    assert_eq!(it.wire.connecting.len(), 1);
 }
 
 #[test]
@@ -825,6 +1084,50 @@ fn a_stop_unbinds_first() {
     assert!(!it.is_closed(rude) && !it.smpp.is_idle());
     it.pass_millis(1000);
     assert!(it.is_closed(rude) && it.is_closed(rude_smsc) && it.smpp.is_idle());
+}
+
+#[test]
+fn a_stop_leaves_time_for_answers() {
+    for is_mux in [false, true] {
+        let change = |it: &mut SmppSettings| it.servers.truncate(1);
+        let mut it = if is_mux { World::mux(change) } else { World::new(change) };
+        let (esme, smsc) = if is_mux {
+            let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
+            (esme, servers[0].0)
+        } else {
+            let (esme, smsc, _) = it.bound();
+            (esme, smsc)
+        };
+        it.say(esme, &[submit(1), submit(2)].concat());
+        let sent = it.heard(smsc);
+        it.smpp.stop(it.now, &mut it.wire);
+        assert_eq!(it.heard_one(esme).command, Command::UNBIND, "mux {is_mux}");
+        assert!(it.heard(smsc).is_empty(), "mux {is_mux}: it still has to answer");
+        it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
+        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 1), "mux {is_mux}");
+        it.pass_millis(499);
+        assert!(it.heard(smsc).is_empty(), "mux {is_mux}");
+        it.pass_millis(1);
+        let unbind = it.heard_one(smsc);
+        assert_eq!(unbind.command, Command::UNBIND, "mux {is_mux}: no longer than that");
+        it.say(smsc, &response(&unbind, Status::OK, b""));
+        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2));
+        it.pass_millis(500);
+        assert!(it.smpp.is_idle(), "mux {is_mux}");
+    }
+}
+
+#[test]
+fn a_bind_under_way_is_answered_at_a_stop() {
+    for is_mux in [false, true] {
+        let mut it = if is_mux { World::mux(|_| {}) } else { World::new(|_| {}) };
+        let esme = it.open();
+        it.say(esme, &bind(Command::BIND_TRANSCEIVER, 9, "secret"));
+        it.accept();
+        it.smpp.stop(it.now, &mut it.wire);
+        assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::SYSTEM_ERROR, 9));
+        assert!(it.is_closed(esme) && it.smpp.is_idle(), "mux {is_mux}");
+    }
 }
 
 #[test]
