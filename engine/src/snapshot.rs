@@ -124,13 +124,21 @@ pub struct NodeRule {
     pub node: SocketAddr,
 }
 
+/// The nodes with one address among their SIP ports, and what for.
+#[derive(Debug, Default)]
+struct Sharers {
+    /// Who has it for all that it is used for: almost always.
+    alone: Option<NodeId>,
+    all: Vec<(NodeId, Transport)>,
+}
+
 /// Every live node at one moment. Never edited; the control executor publishes the next one whole.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     generation: u64,
     nodes: Vec<Node>,
     by_key: ahash::HashMap<NodeKey, NodeId>,
-    by_address: ahash::HashMap<SocketAddr, Vec<(NodeId, Transport)>>,
+    by_address: ahash::HashMap<SocketAddr, Sharers>,
     by_ip: ahash::HashMap<IpAddr, Vec<NodeId>>,
     remembered: ahash::HashSet<SocketAddr>,
     clusters: Vec<Cluster>,
@@ -239,7 +247,8 @@ impl Snapshot {
         let family = Family::of(node.ip) as usize;
         for (transport, port) in node.ports.iter() {
             let at = self.by_address.entry(SocketAddr::new(node.ip, port)).or_default();
-            at.push((id, transport));
+            at.alone = Some(id).filter(|_| at.all.iter().all(|(it, _)| *it == id));
+            at.all.push((id, transport));
             let way = Way::Sip(transport);
             // Who refused a moment ago is asked only where nobody else could be: for new calls nobody else
             // that wants any, for the others nobody at all.
@@ -305,9 +314,11 @@ impl Snapshot {
         version: Option<Version>,
     ) -> Option<NodeId> {
         let ports = self.by_address.get(&address)?;
-        let is_of =
-            |(id, _): &&(NodeId, Transport)| version.is_none_or(|it| self.node(*id).version == it);
-        let of_version = || ports.iter().rev().filter(is_of);
+        let is_of = |id: NodeId| version.is_none_or(|it| self.node(id).version == it);
+        if let Some(alone) = ports.alone {
+            return is_of(alone).then_some(alone);
+        }
+        let of_version = || ports.all.iter().rev().filter(|(id, _)| is_of(*id));
         let exact = of_version().find(|(_, it)| Some(*it) == transport);
         exact.or_else(|| of_version().next()).map(|(id, _)| *id)
     }

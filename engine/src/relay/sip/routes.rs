@@ -31,8 +31,6 @@ pub(super) struct Stripped {
     /// `transport` of the second of our Routes, or of the only one: of a node's request the leg towards the
     /// client.
     pub outer: Option<Transport>,
-    /// Address that the hint to `node` named.
-    hint: Option<SocketAddr>,
 }
 
 /// Where a request comes from, with the transport of the nodes' leg.
@@ -113,14 +111,15 @@ impl Stripped {
             return;
         };
         self.named = true;
-        // Of a client's two the second was written for the nodes' leg: its transport is the port's.
-        let inner = self.outer.filter(|_| self.count == 2 && matches!(side, Side::Client(_)));
-        let (Side::Client(leg) | Side::Node(leg)) = side;
-        let address = address(host, port);
-        if self.node.is_none() || (inner.is_some() && self.hint == address) {
-            self.hint = address;
+        let (leg, inner) = match side {
+            // Of a client's two the second was written for the nodes' leg: its transport is the port's.
+            Side::Client(leg) => (leg, self.outer.filter(|it| self.count == 2 && *it != leg)),
+            Side::Node(leg) => (leg, None),
+        };
+        if self.node.is_none() || inner.is_some() {
             let transport = Some(inner.unwrap_or(leg));
-            self.node = address.and_then(|it| snapshot.at(it, transport, version));
+            let found = address(host, port).and_then(|it| snapshot.at(it, transport, version));
+            self.node = found.or(self.node);
             if T::ON {
                 let verdict =
                     if self.node.is_some() { "a live node" } else { "no live node, refused" };
