@@ -17,7 +17,7 @@ mod front;
 mod load;
 
 use front::{FRONTS, Front, Running};
-use load::{Figures, Load, Pace};
+use load::{Load, Pace};
 
 /// Compare fronts for SMPP: CPU per PDU, latency, memory per session.
 #[derive(FromArgs)]
@@ -135,8 +135,19 @@ fn alone(arguments: &Arguments, front: &Front) -> std::io::Result<Sample> {
     Ok(sample)
 }
 
-/// The latency at a steady rate: all fronts are up, and each is asked for a quarter of a second in turn, so that
-/// what else the machine does meets all of them alike. A p99 is made of a few pauses.
+/// What one front did in its slices of the steady rate.
+#[derive(Default)]
+struct Paced {
+    pdus: u64,
+    spent: Duration,
+    /// One for each slice.
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+/// The latency at a steady rate: all fronts are up, and each is asked for a quarter of a second in turn. The p99 is
+/// the median of the slices': over the whole time it is made of a few pauses of the machine, and two equal
+/// fronts are four times apart.
 #[expect(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
 fn together(
     arguments: &Arguments,
@@ -152,15 +163,15 @@ fn together(
     }
     // Two PDUs for each request.
     let pace = Pace::Rate(arguments.rate / 2);
-    let mut figures: Vec<(Figures, Duration)> = Vec::new();
-    figures.resize_with(fronts.len(), Default::default);
+    let mut taken: Vec<Paced> = Vec::new();
+    taken.resize_with(fronts.len(), Paced::default);
     let slices = arguments.seconds * 1_000 / u64::try_from(SLICE.as_millis()).unwrap_or(1);
     for slice in 0..usize::try_from(slices).unwrap_or(0) {
         for turn in 0..fronts.len() {
             // Nobody is always behind the same one.
             let at = (turn + slice) % fronts.len();
-            let (Some(range), Some(running), Some((figures, spent))) =
-                (sessions.get(at), running.get(at), figures.get_mut(at))
+            let (Some(range), Some(running), Some(taken)) =
+                (sessions.get(at), running.get(at), taken.get_mut(at))
             else {
                 continue;
             };
@@ -169,14 +180,17 @@ fn together(
             load.drain()?;
             let before = cpu(running.as_ref());
             let used = load.run(pace, SLICE)?;
-            *spent += cpu(running.as_ref()).since(before).run;
-            figures.add(used);
+            taken.spent += cpu(running.as_ref()).since(before).run;
+            taken.pdus += used.pdus;
+            taken.p50.push(used.quantile(0.5));
+            taken.p99.push(used.quantile(0.99));
             load.drain()?;
         }
     }
-    for (sample, (figures, spent)) in samples.iter_mut().zip(figures) {
-        sample.paced_micros = spent.as_secs_f64() * 1e6 / figures.pdus.max(1) as f64;
-        (sample.p50, sample.p99) = (figures.quantile(0.5), figures.quantile(0.99));
+    for (sample, taken) in samples.iter_mut().zip(taken) {
+        sample.paced_micros = taken.spent.as_secs_f64() * 1e6 / taken.pdus.max(1) as f64;
+        (sample.p50, sample.p99) =
+            (table::median(taken.p50.into_iter()), table::median(taken.p99.into_iter()));
         sample.missing += load.missing() as f64;
     }
     Ok(())
@@ -222,7 +236,7 @@ fn markdown(arguments: &Arguments, rows: &[(&Front, Vec<Sample>)], machine: &str
     let direct = of("direct").map_or(0.0, |it| median(it, |it| it.p99));
     let Some(bar) = of("haproxy") else { return text };
     text.push('\n');
-    for name in ["trunkline", "trunkline-mux"] {
+    for name in ["trunkline", "trunkline-mux", "haproxy-again"] {
         let Some(own) = of(name) else { continue };
         // Each round on its own: what the machine did meanwhile hit both.
         let ratio = |figure: fn(&Sample) -> f64| {

@@ -57,6 +57,15 @@ pub(super) const FRONTS: &[Front] = &[
         command: Some((Program::Peer("/usr/sbin/haproxy"), &["-db", "-f", "smpp.haproxy.cfg"])),
     },
     Front {
+        name: "haproxy-again",
+        title: "HAProxy once more",
+        target: FRONTS_AT[4],
+        command: Some((
+            Program::Peer("/usr/sbin/haproxy"),
+            &["-db", "-f", "smpp.haproxy-again.cfg"],
+        )),
+    },
+    Front {
         name: "nginx",
         title: "nginx, `stream`",
         target: FRONTS_AT[3],
@@ -163,7 +172,7 @@ const fn loopback(port: u16) -> SocketAddr {
 /// The same ports stand in the configurations.
 pub(super) const SERVERS: [SocketAddr; 4] =
     [loopback(61_101), loopback(61_102), loopback(61_103), loopback(61_104)];
-const FRONTS_AT: [SocketAddr; 4] =
-    [loopback(61_775), loopback(61_776), loopback(61_777), loopback(61_778)];
+const FRONTS_AT: [SocketAddr; 5] =
+    [loopback(61_775), loopback(61_776), loopback(61_777), loopback(61_778), loopback(61_779)];
 const CHECKS: u32 = 60;
 const CHECK_EVERY: Duration = Duration::from_millis(50);

@@ -34,12 +34,6 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    /// Adds what another run did.
-    pub(super) fn add(&mut self, other: Figures) {
-        self.pdus += other.pdus;
-        self.latencies.extend(other.latencies);
-    }
-
     /// A quantile of the latencies in microseconds.
     #[expect(
         clippy::cast_precision_loss,
