@@ -89,7 +89,7 @@ impl<D: Decide> Shard<D> {
             Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers, place),
             Err(error) => {
                 // A want of descriptors or ports is ours, no fault of the node's.
-                if tcp::is_refusal(&error) {
+                if !tcp::is_shortage(&error) {
                     self.refused(to, transport);
                 }
                 None

@@ -476,9 +476,9 @@ pub fn probe_idle(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&probes.with_retries(PROBES))
 }
 
-/// Whether an error of [`connect`] is the peer's doing, and not a want of ours: of descriptors, memory or ports.
-pub fn is_refusal(error: &io::Error) -> bool {
-    !matches!(
+/// Whether an error of [`connect`] is a want of ours, of descriptors, memory or ports, and not the peer's doing.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(
         error.raw_os_error(),
         Some(
             libc::EMFILE

@@ -224,7 +224,7 @@ impl Hand<'_, '_> {
 
 /// Whether it is the peer or we who cannot: a node must not be blamed for a want of descriptors.
 fn why_not(error: &io::Error) -> Gone {
-    if tcp::is_refusal(error) { Gone::Refused } else { Gone::Shortage }
+    if tcp::is_shortage(error) { Gone::Shortage } else { Gone::Refused }
 }
 
 const LINE_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;

@@ -238,7 +238,7 @@ pub(super) enum End {
 pub(super) enum Loss {
     /// It takes no connections, or does not answer a bind: nobody is better off there.
     Useless,
-    /// Nothing, as long as others are bound there: it may have minded this session.
+    /// Nothing, as long as others are bound there: it may have refused one ESME.
     Alone,
 }
 
