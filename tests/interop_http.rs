@@ -164,7 +164,15 @@ fn wrk_loses_no_request_when_a_node_is_killed_under_load() {
     if !is_installed("wrk") || !is_installed("nginx") {
         return;
     }
-    for cookie in ["x=y", "JSESSIONID=0123.one"] {
+    let scratch = directory("wrk");
+    let script = scratch.join("pipeline.lua");
+    // Eight requests in one go, and the next eight when those are answered.
+    let text = "function init() local r = {} for i = 1, 8 do r[i] = wrk.format(nil, '/name') end \
+        all = table.concat(r) end function request() return all end";
+    fs::write(&script, text).unwrap();
+    let pipelines = ["-s".to_owned(), script.display().to_string()];
+    let session = "JSESSIONID=0123.one";
+    for (cookie, how) in [("x=y", &[][..]), (session, &[]), (session, &pipelines)] {
         let lb = Setup::two_entry().set("httpPort", "HTTP").set("shards", "2").start();
         let (mut one, first) = nginx("one");
         let (_two, second) = nginx("two");
@@ -172,6 +180,7 @@ fn wrk_loses_no_request_when_a_node_is_killed_under_load() {
         let url = format!("http://{}/name", lb.http());
         let header = format!("Cookie: {cookie}");
         let wrk = Command::new("wrk")
+            .args(how)
             .args(["-t1", "-c32", "-d3s", "-H", &header, &url])
             .stdout(Stdio::piped())
             .spawn()
@@ -180,9 +189,12 @@ fn wrk_loses_no_request_when_a_node_is_killed_under_load() {
         one.kill();
         let output = wrk.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{cookie}: {text}");
-        assert!(lb.metric("trunkline_http_retries_total") > 0.0, "{cookie}: it was felt");
+        let case = format!("{cookie} {how:?}");
+        assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{case}: {text}");
+        assert!(text.contains("Requests/sec") && !text.contains(" 0 requests"), "{case}: {text}");
+        assert!(lb.metric("trunkline_http_retries_total") > 0.0, "{case}: it was felt");
     }
+    let _ = fs::remove_dir_all(scratch);
 }
 
 /// Tomcat with a servlet that counts the requests of a session; `None` where it or a JDK is missing.

@@ -64,6 +64,34 @@ fn pipelined_requests_are_answered_in_their_order() {
     assert_eq!(counts, [20, 20, 20], "each request chose for itself");
 }
 
+/// The node has them all before it has answered any; one behind them is for another node and waits.
+#[test]
+fn pipelined_requests_of_one_session_follow_one_another_to_their_node() {
+    let server = WebServer::raw(|mut stream, _| {
+        stream.head().unwrap();
+        stream.send(ok("first"));
+        let heads: Vec<_> = (0..4).map(|_| stream.head().unwrap()).collect();
+        for head in heads {
+            stream.send(ok(head.split(' ').nth(1).unwrap()));
+        }
+        let _ = stream.rest();
+    });
+    let lb = Setup::two_entry().set("httpPort", "HTTP").start();
+    let _one = lb.web_node("one", &server, &[("jvmRoute", "one")]);
+    let others = lb.named_nodes(&["two"]);
+    let mut client = WebStream::connect(lb.http());
+    client.send(get("/0;jsessionid=s.one"));
+    assert_eq!(client.answer().text(), "first");
+    let mut requests: String = (1..=4).map(|it| get(&format!("/{it};jsessionid=s.one"))).collect();
+    requests.push_str(&get("/5;jsessionid=s.two"));
+    client.send(requests);
+    for number in 1..=4 {
+        assert_eq!(client.answer().text(), format!("/{number};jsessionid=s.one"));
+    }
+    assert_eq!(client.answer().text(), "two");
+    assert_eq!((server.connections(), others[0].1.connections()), (1, 1));
+}
+
 #[test]
 fn http_1_0_and_connection_close_are_honoured() {
     let server = WebServer::start(|asked| {

@@ -154,6 +154,8 @@ pub struct Response {
     pub keeps_secs: Option<u32>,
     /// The line with the transfer coding, end included.
     pub coding: Option<Span>,
+    /// The server speaks HTTP/1.0.
+    pub is_1_0: bool,
 }
 
 impl Request {
@@ -313,6 +315,7 @@ impl Response {
             is_persistent: lines.is_persistent(minor) && framing != Framing::UntilClose,
             keeps_secs: lines.keeps_secs,
             coding: lines.coding,
+            is_1_0: minor == 0,
         })
     }
 }

@@ -86,6 +86,11 @@ impl Method {
         self as usize
     }
 
+    /// Whether a request asks for nothing to be changed (RFC 9110 §9.2.1).
+    pub const fn is_safe(self) -> bool {
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
+    }
+
     /// Whether a request may be sent again when nobody knows if it was carried out (RFC 9110 §9.2.2).
     pub const fn is_idempotent(self) -> bool {
         match self {

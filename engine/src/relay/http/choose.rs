@@ -77,6 +77,15 @@ impl Chooser {
 
     /// `None`: there is no candidate.
     pub(super) fn choose(&mut self, ask: &Ask<'_>, snapshot: &Snapshot) -> Option<NodeId> {
+        let bound = self.bound(ask, snapshot);
+        if bound.is_some() || self.rule == Rule::ActiveStandby {
+            return bound;
+        }
+        self.in_turn(ask, snapshot.web().eligible(ask.service))
+    }
+
+    /// The node that the request cannot but go to. Takes nobody's turn.
+    pub(super) fn bound(&mut self, ask: &Ask<'_>, snapshot: &Snapshot) -> Option<NodeId> {
         let web = snapshot.web();
         let eligible = web.eligible(ask.service);
         match self.rule {
@@ -92,9 +101,7 @@ impl Chooser {
             }
             Rule::Session => {}
         }
-        self.by_instance(ask, snapshot)
-            .or_else(|| by_session(ask, snapshot))
-            .or_else(|| self.in_turn(ask, eligible))
+        self.by_instance(ask, snapshot).or_else(|| by_session(ask, snapshot))
     }
 
     /// A call of a node that is leaving may be set up anew elsewhere; its sessions may not.

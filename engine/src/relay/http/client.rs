@@ -1,5 +1,7 @@
 //! The client's side of a connection: what its bytes are, our own answers, and how it ends.
 
+use std::collections::VecDeque;
+
 use protocols::http::head::{self, Malformed};
 use protocols::proxy_protocol::{self, Preface};
 use protocols::time::Time;
@@ -45,6 +47,9 @@ impl Http {
                 (Phase::Requests, Some(it)) if it.tunnel.is_some() => {
                     self.tunnel_to_node(now, conn, rest, wire);
                     return bytes.len();
+                }
+                (Phase::Requests, Some(it)) if it.request.is_done() => {
+                    self.follow(now, conn, rest, snapshot, wire)
                 }
                 (Phase::Requests, Some(_)) => self.request_body(now, conn, rest, wire),
             };
@@ -163,12 +168,14 @@ impl Http {
         &mut self,
         now: Time,
         conn: Conn,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
         status: u16,
         field: Option<(&str, &str)>,
         wire: &mut impl Wire,
     ) {
-        let keeps = exchange.keeps_client && exchange.request.is_done() && !self.is_stopping;
+        let followers = std::mem::take(&mut exchange.followers);
+        let is_stopping = self.is_stopping && followers.is_empty();
+        let keeps = exchange.keeps_client && exchange.request.is_done() && !is_stopping;
         let reply = Reply {
             status,
             field,
@@ -180,7 +187,7 @@ impl Http {
         self.send_reply(conn, &reply, wire);
         self.retire(exchange);
         if keeps {
-            self.next_request(now, conn, wire);
+            self.next_request(now, conn, followers, wire);
         } else {
             self.linger(now, conn, wire);
         }
@@ -223,8 +230,18 @@ impl Http {
         room
     }
 
-    /// The request is answered: the connection waits for the next one.
-    pub(super) fn next_request(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
+    /// The request is answered: it is the turn of those that followed it, or the connection waits for the
+    /// next one.
+    pub(super) fn next_request(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        mut followers: VecDeque<Box<Exchange>>,
+        wire: &mut impl Wire,
+    ) {
+        if let Some(next) = followers.pop_front() {
+            return self.next_follower(now, conn, next, followers, wire);
+        }
         let patience = self.settings.http().client_idle;
         let is_stopping = self.is_stopping;
         let Some(client) = self.slots.client(conn) else { return };

@@ -11,7 +11,7 @@ use super::peer::{Exchange, Node, Peer, SCAN, Tunnel};
 use super::pool::Place;
 use super::settings::{BREAKS_MAX, TRIES_MAX, secure};
 use crate::relay::stream::{Conn, Gone, Room, Secure, Wire};
-use crate::snapshot::{Snapshot, way};
+use crate::snapshot::{NodeId, Snapshot, way};
 use crate::stats::Refusal;
 
 /// How a node failed before it answered.
@@ -29,13 +29,13 @@ impl Http {
     /// The node for a request.
     pub(super) fn place_for(&mut self, ask: &Ask<'_>, snapshot: &Snapshot) -> Option<Place> {
         let id = self.chooser.choose(ask, snapshot)?;
-        let node = snapshot.node(id);
-        let port = snapshot.web().port(ask.service, id)?;
-        Some(Place {
-            to: SocketAddr::new(node.ip, port),
-            secure: secure(ask.service),
-            node: Some(node.key),
-        })
+        place_at(id, ask, snapshot)
+    }
+
+    /// The node that a request cannot but go to.
+    pub(super) fn bound_place(&mut self, ask: &Ask<'_>, snapshot: &Snapshot) -> Option<Place> {
+        let id = self.chooser.bound(ask, snapshot)?;
+        place_at(id, ask, snapshot)
     }
 
     pub(super) fn unavailable_place(&self) -> Option<Place> {
@@ -63,7 +63,7 @@ impl Http {
         (exchange.is_reused, exchange.is_connected) = (waiting.is_some(), waiting.is_some());
         exchange.is_node_full = false;
         let node = waiting.or_else(|| {
-            let node = self.slots.insert(Peer::Node(Node { place, client: None, scan: SCAN }))?;
+            let node = self.slots.insert(Peer::Node(Node::new(place)))?;
             wire.connect(node, place.to, place.secure);
             Some(node)
         });
@@ -135,6 +135,9 @@ impl Http {
         if let Some(place) = next {
             self.counters.retries += 1;
             let was_full = exchange.is_node_full;
+            if exchange.place != Some(place) {
+                self.redirect_followers(now, conn, &mut exchange, snapshot);
+            }
             self.launch(now, conn, &mut exchange, place, is_stale, wire);
             let resumes = was_full && !exchange.is_node_full;
             self.set_exchange(conn, exchange);
@@ -154,7 +157,7 @@ impl Http {
     }
 
     /// Another node for a request that was sent before: what chooses it is in the head as it was sent.
-    fn another(
+    pub(super) fn another(
         &mut self,
         now: Time,
         conn: Conn,
@@ -317,4 +320,14 @@ impl Http {
         let Tunnel { bytes_to_node, bytes_to_client, .. } = tunnel;
         log::debug!("tunnel closed to_node={bytes_to_node} to_client={bytes_to_client}");
     }
+}
+
+fn place_at(id: NodeId, ask: &Ask<'_>, snapshot: &Snapshot) -> Option<Place> {
+    let node = snapshot.node(id);
+    let port = snapshot.web().port(ask.service, id)?;
+    Some(Place {
+        to: SocketAddr::new(node.ip, port),
+        secure: secure(ask.service),
+        node: Some(node.key),
+    })
 }

@@ -1,13 +1,14 @@
 //! The HTTP relay: connections of clients and of nodes, requests in between. Source: `http-smpp-registry.md` 1.
 //!
 //! RFC 9112 on both sides, each by itself: clients keep their connections, connections to nodes wait in a
-//! pool, every request chooses its node. Bodies pass as they come. One request of a client is carried at a
-//! time; pipelined ones wait unread, so that answers keep their order. After a WebSocket handshake bytes
-//! pass unread.
+//! pool, every request chooses its node. Bodies pass as they come. Pipelined requests that belong on the
+//! node that is at work for their client go on to it, the others wait unread, so that answers keep their
+//! order. After a WebSocket handshake bytes pass unread.
 
 mod choose;
 mod client;
 mod exchange;
+mod followers;
 mod node;
 mod peer;
 mod pool;
@@ -202,6 +203,9 @@ impl Http {
     /// The exchange is over; its memory is for the next one.
     fn retire(&mut self, mut exchange: Box<Exchange>) {
         self.recycle(std::mem::take(&mut exchange.replay));
+        for follower in std::mem::take(&mut exchange.followers) {
+            self.retire(follower);
+        }
         if self.buffers.exchanges.len() < SPARE_MAX {
             self.buffers.exchanges.push(exchange);
         }

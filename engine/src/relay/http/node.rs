@@ -86,6 +86,11 @@ impl Http {
         let Ok(response) = Response::parse(head, exchange.method, &mut self.buffers.edits) else {
             return self.broken(now, client, exchange, snapshot, wire);
         };
+        if response.status >= 200
+            && let Some(it) = self.slots.node(node)
+        {
+            it.takes_followers = response.is_persistent && !response.is_1_0;
+        }
         match response.status {
             101 if exchange.upgrades => {
                 self.counters.response(101);
@@ -149,7 +154,7 @@ impl Http {
         exchange.keeps_client &= response.framing != Framing::UntilClose
             && !exchange.strips_chunks
             && exchange.request.is_done() // else what comes next may be its body
-            && !self.is_stopping;
+            && (!self.is_stopping || !exchange.followers.is_empty());
         exchange.keeps_node =
             response.is_persistent.then_some(response.keeps_secs.unwrap_or(u32::MAX));
         let edits = &mut self.buffers.edits;
@@ -251,7 +256,7 @@ impl Http {
         self.after_body(now, client, exchange, room, used == bytes.len(), wire).on(used)
     }
 
-    /// `is_clean`: nothing is left behind what was sent on.
+    /// `is_clean`: nothing is left behind what was sent on. What is left may answer the next request.
     fn after_body(
         &mut self,
         now: Time,
@@ -262,9 +267,11 @@ impl Http {
         wire: &mut impl Wire,
     ) -> Step {
         if exchange.response.is_some_and(|it| it.is_done()) {
-            exchange.keeps_node = exchange.keeps_node.filter(|_| is_clean);
-            self.finish(now, client, exchange, wire);
-            return Step::Over;
+            let answers_more =
+                exchange.followers.front().is_some_and(|it| it.node == exchange.node);
+            exchange.keeps_node = exchange.keeps_node.filter(|_| is_clean || answers_more);
+            let goes_on = self.finish(now, client, exchange, wire);
+            return if goes_on { Step::On(0) } else { Step::Over };
         }
         if room == Room::Full {
             exchange.node.into_iter().for_each(|it| wire.pause(it));
@@ -274,27 +281,35 @@ impl Http {
         Step::On(0)
     }
 
-    /// The answer is complete.
+    /// The answer is complete. `true`: the next one on the connection is for the same client.
     fn finish(
         &mut self,
         now: Time,
         client: Conn,
         mut exchange: Box<Exchange>,
         wire: &mut impl Wire,
-    ) {
+    ) -> bool {
         let is_whole = exchange.request.is_done();
-        if let Some(node) = exchange.node.take() {
-            self.release_node(now, node, exchange.keeps_node.filter(|_| is_whole), wire);
-        }
         let (keeps_client, is_last) = (exchange.keeps_client, exchange.is_last);
+        let keeps_node = exchange.keeps_node.filter(|_| is_whole);
+        let mut goes_on = false;
+        if let Some(node) = exchange.node.take() {
+            let is_followed = exchange.is_followed_on(node);
+            goes_on = is_followed && keeps_client && keeps_node.is_some();
+            if !goes_on {
+                self.release_node(now, node, keeps_node.filter(|_| !is_followed), wire);
+            }
+        }
+        let followers = std::mem::take(&mut exchange.followers);
         self.retire(exchange);
         let has_more = self.slots.client(client).is_some_and(|it| it.has_more);
         match (is_whole && keeps_client, is_whole && !has_more) {
-            (true, _) => self.next_request(now, client, wire),
+            (true, _) => self.next_request(now, client, followers, wire),
             (false, true) if is_last => self.hang_up_client(client, wire),
             (false, true) => self.close_client(client, wire),
             (false, false) => self.linger(now, client, wire),
         }
+        goes_on
     }
 
     /// Back into the pool for as long as the node promised, or closed.
@@ -394,7 +409,8 @@ impl Http {
         }
         if exchange.response.is_some_and(|it| it.may_end_here()) {
             exchange.keeps_node = None;
-            return self.finish(now, client, exchange, wire);
+            self.finish(now, client, exchange, wire);
+            return;
         }
         let failure = unsent_or_broken(&exchange, conn, wire);
         self.lost(now, client, exchange, failure, snapshot, wire);

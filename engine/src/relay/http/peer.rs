@@ -1,5 +1,6 @@
 //! What is known of one connection, and of the request that is being carried.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use protocols::http::Method;
@@ -72,6 +73,15 @@ pub(super) struct Node {
     /// Whose request it carries; `None`: it waits in the pool.
     pub(super) client: Option<Conn>,
     pub(super) scan: Scan,
+    /// It has answered by HTTP/1.1 and kept the connection: it may have a request before it has answered
+    /// the one before (RFC 9112 §9.3.2).
+    pub(super) takes_followers: bool,
+}
+
+impl Node {
+    pub(super) const fn new(place: Place) -> Node {
+        Node { place, client: None, scan: SCAN, takes_followers: false }
+    }
 }
 
 /// One request on its way, with its response.
@@ -127,6 +137,8 @@ pub(super) struct Exchange {
     /// Bytes of the body since the deadline was last moved.
     pub(super) progress_bytes: u64,
     pub(super) tunnel: Option<Tunnel>,
+    /// Requests that the client sent behind this one, and that went to the node behind it.
+    pub(super) followers: VecDeque<Box<Exchange>>,
 }
 
 impl Exchange {
@@ -161,6 +173,7 @@ impl Exchange {
             strips_chunks: false,
             progress_bytes: 0,
             tunnel: None,
+            followers: VecDeque::new(),
         }
     }
 }

@@ -11,7 +11,7 @@ use protocols::time::Time;
 use super::choose::Ask;
 use super::peer::Exchange;
 use super::replies::Reply;
-use super::settings::{COALESCED_BYTES_MAX, RETRY_AFTER_SECS, SLOW_BYTES_MAX};
+use super::settings::{COALESCED_BYTES_MAX, HttpListener, RETRY_AFTER_SECS, SLOW_BYTES_MAX};
 use super::{COMPLAINT_PERIOD, Http, rewrite};
 use crate::relay::stream::{Conn, Room, Wire};
 use crate::snapshot::Snapshot;
@@ -52,28 +52,14 @@ impl Http {
             return 0;
         }
         self.counters.request(request.method);
-        let target = request.target.of(head);
-        let facts = rewrite::Request { head, target, port: listener.port, source };
-        let is_plain = http.rewrite.rules.is_empty() || target.is_empty();
-        let rewritten = if is_plain { None } else { rewrite::apply(&http.rewrite, &facts) };
-        if let Some(text) = &rewritten {
-            self.buffers.edits.replace(request.target, text);
-        }
-        self.write_fields(head, source, listener.is_secure, request.is_1_0);
-        let target = rewritten.as_deref().unwrap_or(target);
-        let is_sip = request.upgrade.is_some_and(|it| it.is_sip);
-        let mut replay = self.spare();
-        if self.buffers.edits.apply(head, &mut replay).is_err() {
-            self.recycle(replay);
-            self.malformed(now, conn, Malformed::TooLong, wire);
-            return 0;
-        }
-        let mut exchange = self.boxed(Exchange {
-            keeps_client: request.is_persistent && !self.is_stopping,
-            service: settings.service(listener.is_secure, is_sip),
-            is_watched: http.check.as_ref().is_some_and(|it| it.0.is_match(target)),
-            ..Exchange::new(now, &request, replay)
-        });
+        let (mut exchange, rewritten) = match self.prepare(now, head, &request, listener, source) {
+            Ok(it) => it,
+            Err(why) => {
+                self.malformed(now, conn, why, wire);
+                return 0;
+            }
+        };
+        let target = rewritten.as_deref().unwrap_or(request.target.of(head));
         let limit = u64::from(http.body_bytes_max);
         if matches!(request.framing, Framing::Length(bytes) if limit > 0 && bytes > limit) {
             self.refuse_body(now, conn, exchange, 413, wire);
@@ -105,6 +91,42 @@ impl Http {
             None => self.unavailable(now, conn, exchange, target, wire),
         }
         bytes
+    }
+
+    /// The request as it goes to a node, and its target if that was rewritten. The edits of its parsing are
+    /// in the buffer.
+    pub(super) fn prepare(
+        &mut self,
+        now: Time,
+        head: &[u8],
+        request: &Request,
+        listener: HttpListener,
+        source: IpAddr,
+    ) -> Result<(Box<Exchange>, Option<Vec<u8>>), Malformed> {
+        let settings = Arc::clone(&self.settings);
+        let http = settings.http();
+        let target = request.target.of(head);
+        let facts = rewrite::Request { head, target, port: listener.port, source };
+        let is_plain = http.rewrite.rules.is_empty() || target.is_empty();
+        let rewritten = if is_plain { None } else { rewrite::apply(&http.rewrite, &facts) };
+        if let Some(text) = &rewritten {
+            self.buffers.edits.replace(request.target, text);
+        }
+        self.write_fields(head, source, listener.is_secure, request.is_1_0);
+        let target = rewritten.as_deref().unwrap_or(target);
+        let is_sip = request.upgrade.is_some_and(|it| it.is_sip);
+        let mut replay = self.spare();
+        if self.buffers.edits.apply(head, &mut replay).is_err() {
+            self.recycle(replay);
+            return Err(Malformed::TooLong);
+        }
+        let exchange = self.boxed(Exchange {
+            keeps_client: request.is_persistent && !self.is_stopping,
+            service: settings.service(listener.is_secure, is_sip),
+            is_watched: http.check.as_ref().is_some_and(|it| it.0.is_match(target)),
+            ..Exchange::new(now, request, replay)
+        });
+        Ok((exchange, rewritten))
     }
 
     /// A body that cannot be passed on: nothing of the request has gone anywhere yet.
@@ -222,7 +244,7 @@ impl Http {
         let replay_bytes_max = http.replay_bytes_max;
         let (response_time, body_idle) = (http.response_time, http.body_idle);
         let Some(mut exchange) = self.take_exchange(conn) else { return 0 };
-        if exchange.request.is_done() || exchange.is_node_full || bytes.is_empty() {
+        if exchange.is_node_full || bytes.is_empty() {
             self.set_exchange(conn, exchange);
             return 0;
         }

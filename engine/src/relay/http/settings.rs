@@ -92,5 +92,8 @@ pub(super) const IDLE_PER_NODE_MAX: usize = 256;
 /// A head and the beginning of its body leave in one write up to this many bytes.
 pub(super) const COALESCED_BYTES_MAX: usize = 32 * 1024;
 
+/// Requests of one client that wait at a node behind one that it has not answered, at most.
+pub(super) const FOLLOWERS_MAX: usize = 16;
+
 /// A client must send this much of a body in each `httpBodyTimeout`.
 pub(super) const SLOW_BYTES_MAX: u64 = 1024;

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod failures;
+mod followers;
 mod harness;
 mod hostile;
 mod refusals;
