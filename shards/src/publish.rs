@@ -46,6 +46,8 @@ pub struct Tuning {
     pub couples_datagrams: bool,
     /// Close a stream that stays silent this long.
     pub stream_idle: Duration,
+    /// Close one whose message has not come to its end in this time.
+    pub message_time: Duration,
     /// WSS is carried without TLS, and WS with it.
     pub tls_gateway: bool,
     /// Most stream connections, of all shards; of each pump of one shard.

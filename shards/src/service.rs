@@ -157,6 +157,7 @@ fn of_shards(
             coalesce: config.coalesce,
             couples_datagrams: config.couples_datagrams,
             stream_idle: config.stream_idle,
+            message_time: MESSAGE_TIME,
             tls_gateway: config.tls_gateway,
             connections_max: config.connections_max,
             source_connections_max: config.source_connections_max,
@@ -482,6 +483,8 @@ fn resident_bytes() -> u64 {
 const RESIDENCE_DIGITS: u8 = 2;
 /// On every machine this is built for.
 const PAGE_BYTES: u64 = 4096;
+/// From the first byte of a message on a stream to its last: 64 * T1, when its transaction would be over.
+const MESSAGE_TIME: Duration = Duration::from_secs(32);
 /// Any port will do for a client that is only imagined.
 const EXPLAIN_PORT: u16 = 5099;
 

@@ -14,6 +14,7 @@ use crate::census::{Full, Most, Place};
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::Layers;
+use crate::publish::Tuning;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
 use crate::tcp::{
@@ -247,7 +248,7 @@ impl<D: Decide> Shard<D> {
                 }
                 Ok(count) => {
                     let is_plain = connection.layers.is_none();
-                    let was_partial = !connection.partial.is_empty();
+                    let had_begun = holds_message(&connection.partial);
                     let before = self.figures.stream_messages;
                     let came = scratch.get_mut(..count).unwrap_or(&mut []);
                     let goes_on = if is_plain {
@@ -255,7 +256,7 @@ impl<D: Decide> Shard<D> {
                     } else {
                         self.take_in_layered(flow, came)
                     };
-                    let is_new = !was_partial || self.figures.stream_messages > before;
+                    let is_new = !had_begun || self.figures.stream_messages > before;
                     self.await_more(flow, is_new);
                     if !goes_on {
                         self.flush_streams(); // an answer, if there was one
@@ -304,12 +305,12 @@ impl<D: Decide> Shard<D> {
         if it.phase != Phase::Open || !is_open {
             return;
         }
-        let idle = self.view.current().tuning.stream_idle;
-        let is_partial = !it.partial.is_empty();
-        if is_partial && !is_new {
+        let Tuning { stream_idle: idle, message_time, .. } = self.view.current().tuning;
+        let has_begun = holds_message(&it.partial);
+        if has_begun && !is_new {
             return; // whoever sends it byte by byte gains no time
         }
-        let time = if is_partial { idle.min(MESSAGE_TIME_MAX) } else { idle };
+        let time = if has_begun { idle.min(message_time) } else { idle };
         self.wheel.arm(timer_of(flow), self.now + time);
     }
 
@@ -475,6 +476,11 @@ impl<D: Decide> Shard<D> {
     }
 }
 
+/// Whether this is the beginning of a message: line ends in front of one, or half a keep-alive, are not.
+fn holds_message(partial: &[u8]) -> bool {
+    partial.iter().any(|it| !matches!(it, b'\r' | b'\n'))
+}
+
 pub(crate) fn timer_of(flow: Flow) -> TimerId {
     TimerId(STREAM_TIMERS + flow.slot)
 }
@@ -495,5 +501,3 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 const READS_PER_TURN: usize = 4;
 /// What clients may leave of `connectionsMax` to us: a quarter more, for nodes alone.
 const OWN_SHARE: usize = 4;
-/// From the first byte of a message to its last: 64 * T1, when its transaction would be over.
-const MESSAGE_TIME_MAX: Duration = Duration::from_secs(32);

@@ -126,6 +126,7 @@ fn a_forwarded_datagram_allocates_nothing() {
             coalesce: Duration::ZERO,
             couples_datagrams: true,
             stream_idle: Duration::from_secs(60),
+            message_time: Duration::from_secs(60),
             tls_gateway: false,
             connections_max: 1,
             source_connections_max: 0,

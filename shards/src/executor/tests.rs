@@ -206,6 +206,7 @@ const TUNING: Tuning = Tuning {
     coalesce: Duration::ZERO,
     couples_datagrams: true,
     stream_idle: Duration::from_secs(60),
+    message_time: Duration::from_secs(60),
     tls_gateway: false,
     connections_max: 100,
     source_connections_max: 0,
@@ -852,7 +853,7 @@ fn clients_that_take_all_connections_leave_the_nodes_theirs() {
 
 #[test]
 fn a_message_that_trickles_in_for_ever_ends_its_connection() {
-    let tuning = Tuning { stream_idle: Duration::from_millis(200), ..TUNING };
+    let tuning = Tuning { message_time: Duration::from_millis(200), ..TUNING };
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
     let mut stream = rig.tcp();
     stream.write_all(&sip("whole")).unwrap();
@@ -864,6 +865,25 @@ fn a_message_that_trickles_in_for_ever_ends_its_connection() {
         let _ = stream.write_all(b"x"); // the last one meets a closed connection
     }
     assert_eq!(rig.statistics(0).figures.streams.idle_closed, 1);
+    rig.stop();
+}
+
+/// Phones that keep their path open by one line end, and peers that write one behind each message.
+#[test]
+fn a_line_end_is_not_the_beginning_of_a_message() {
+    let tuning = Tuning { message_time: Duration::from_millis(200), ..TUNING };
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let mut streams = [rig.tcp(), rig.tcp(), rig.tcp()];
+    let [begun, alone, behind] = &mut streams;
+    alone.write_all(b"\r\n").unwrap();
+    behind.write_all(&[&sip("whole")[..], b"\r\n"].concat()).unwrap();
+    assert_eq!(read_some(behind), sip("whole"));
+    begun.write_all(b"\r\nOPTIONS").unwrap();
+    assert_eq!(begun.read(&mut [0; 1]).unwrap(), 0, "its time is up, and that of the others was");
+    for stream in [alone, behind] {
+        stream.write_all(&sip("next")).unwrap();
+        assert_eq!(read_some(stream), sip("next"));
+    }
     rig.stop();
 }
 

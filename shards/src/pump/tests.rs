@@ -359,6 +359,7 @@ fn tuning() -> Tuning {
         coalesce: Duration::ZERO,
         couples_datagrams: true,
         stream_idle: Duration::from_secs(60),
+        message_time: Duration::from_secs(60),
         tls_gateway: false,
         connections_max: 100,
         source_connections_max: 0,
