@@ -391,3 +391,46 @@ fn a_sip_connection_in_use_keeps_the_wait_waiting() {
         assert!(waiting.wait().unwrap().success(), "{transport:?}");
     }
 }
+
+/// Its calls are the same process's, whatever ports it has besides.
+#[test]
+fn what_is_left_on_a_node_outlasts_a_change_of_its_ports() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.answering_nodes(2);
+    let caller = lb.caller("alice");
+    let mut call = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &call.call_id, "INVITE")[0];
+    let name = nodes[home].name();
+    lb.get(&format!("/lbdrain?node={name}"));
+    let before = info(&lb, name);
+    nodes[home].set_property("wssPort", "");
+    wait_for("its new ports", || (info(&lb, name)["key"] != before["key"]).then_some(()));
+    let after = info(&lb, name);
+    assert_eq!(after["state"], "draining");
+    assert_eq!((&after["left"]["calls"], &after["left"]["isNothing"]), (&1.into(), &false.into()));
+    caller.exchange(&mut call, "BYE");
+    assert_eq!(who_got(&nodes, &call.call_id, "BYE"), [home]);
+    wait_for("its end", || info(&lb, name)["left"]["isNothing"].as_bool().filter(|it| *it));
+}
+
+/// A balancer that starts while a node drains takes over from one that knew it: dialogs find it.
+#[test]
+fn a_node_that_is_leaving_when_it_is_first_heard_of_keeps_its_dialogs() {
+    let lb = Setup::two_entry().start();
+    let mut nodes = lb.answering_nodes(2);
+    let caller = lb.caller("alice");
+    let mut call = caller.call("sip:bob@example.com");
+    let home = who_got(&nodes, &call.call_id, "INVITE")[0];
+    nodes[home].fall_silent();
+    lb.wait_nodes(1);
+    nodes[home].leave();
+    nodes[home].announce(&[lb.internal_of(Transport::Udp)]);
+    lb.wait_nodes(2);
+    let before = nodes[home].count("INVITE");
+    for _ in 0..4 {
+        caller.call("sip:bob@example.com");
+    }
+    assert_eq!(nodes[home].count("INVITE"), before, "it wants no new ones");
+    caller.exchange(&mut call, "BYE");
+    assert_eq!(who_got(&nodes, &call.call_id, "BYE"), [home]);
+}

@@ -154,6 +154,21 @@ fn nothing_is_lost_where_the_server_cuts_forgets_or_restarts() {
     assert!(!lb.has_logged("Last timestamp"), "nobody was silent: {}", lb.log());
 }
 
+/// A server that takes the question and says nothing, not even that it has understood.
+#[test]
+fn a_watch_that_is_not_answered_is_given_up() {
+    let server = ApiServer::start(false);
+    let (_node, pod) = pair("as-0");
+    let lb = setup(&server).start();
+    wait_for("a watch", || (server.watches() == 1).then_some(()));
+    server.mute(true);
+    server.cut();
+    lb.wait_log("no answer to the watch");
+    server.mute(false);
+    server.put(&pod);
+    wait_names(&lb, "as-0");
+}
+
 #[test]
 fn it_waits_for_a_server_and_for_credentials() {
     let mut server = ApiServer::start(true); // by TLS

@@ -189,6 +189,8 @@ impl Suspect {
 pub struct Node {
     /// Stable identity.
     pub key: NodeKey,
+    /// Identities that it had before its ports changed, oldest first: what is known of them is its own.
+    pub former: Vec<NodeKey>,
     /// As announced; for people, never for routing.
     pub host_name: String,
     /// Address that every port below is on.

@@ -172,6 +172,11 @@ impl Snapshot {
             let Ok(index) = u16::try_from(index) else { break };
             it.file(NodeId(index), node, &nodes);
         }
+        for (index, node) in (0..).zip(&nodes) {
+            for former in &node.former {
+                it.by_key.entry(*former).or_insert(NodeId(index)); // unless another has it now
+            }
+        }
         let identities: Vec<u8> = nodes
             .iter()
             .filter(|it| it.is_eligible())
@@ -193,7 +198,8 @@ impl Snapshot {
     /// break: see [`Snapshot::seniority`]. Without it every node counts as eligible since ever.
     pub fn after(mut self, previous: &Snapshot) -> Snapshot {
         for (node, seniority) in self.nodes.iter().zip(&mut self.seniority) {
-            *seniority = match previous.find(node.key) {
+            let keys = std::iter::once(&node.key).chain(&node.former);
+            *seniority = match keys.into_iter().find_map(|it| previous.find(*it)) {
                 Some(id) if previous.node(id).is_eligible() => previous.seniority(id),
                 None if node.joined < Time::ZERO + START_UP => 0,
                 _ => self.generation,
@@ -298,7 +304,13 @@ impl Snapshot {
         &self.nodes[usize::from(id.0)]
     }
 
-    /// The live node with this identity.
+    /// Identities that belong to others now: the old one and the new one.
+    pub fn renamed(&self) -> impl Iterator<Item = (NodeKey, NodeKey)> + '_ {
+        let former = self.nodes.iter().flat_map(|it| it.former.iter().map(|old| (*old, it.key)));
+        former.filter(|(old, new)| self.find(*old) == self.find(*new))
+    }
+
+    /// The live node with this identity, or that had it.
     pub fn find(&self, key: NodeKey) -> Option<NodeId> {
         self.by_key.get(&key).copied()
     }

@@ -71,6 +71,9 @@ pub trait Decide: Send + 'static {
     /// The name that the last [`Verdict::Resolve`] waits for.
     fn wanted_name(&mut self) -> Option<Self::Name>;
 
+    /// A name that is in use and soon too old to be.
+    fn poll_aging_name(&mut self, now: Time) -> Option<Self::Name>;
+
     /// The resolver's answer.
     fn handle_name(&mut self, now: Time, name: Self::Name, answer: Self::Answer);
 
@@ -147,6 +150,10 @@ impl Decide for Relay {
 
     fn wanted_name(&mut self) -> Option<Query> {
         Relay::wanted_name(self)
+    }
+
+    fn poll_aging_name(&mut self, now: Time) -> Option<Query> {
+        Relay::poll_aging_name(self, now)
     }
 
     fn handle_name(&mut self, now: Time, name: Query, answer: Self::Answer) {

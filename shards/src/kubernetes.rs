@@ -176,7 +176,8 @@ impl Watch {
     ) -> Result<(), End> {
         self.version = Some(version.clone());
         let wanted = WatchParams::default().timeout(WATCH_SECONDS);
-        let events = pods.watch(&wanted, &version).await?;
+        let events = tokio::time::timeout(ANSWER_TIME_MAX, pods.watch(&wanted, &version)).await;
+        let events = events.map_err(|_| End::Failed("no answer to the watch".to_owned()))??;
         pin_mut!(events);
         let begin = Instant::now();
         let silence_max = Duration::from_secs(u64::from(WATCH_SECONDS)) + LIST_TIME_MAX;
@@ -278,7 +279,9 @@ const PAGE: u32 = 500;
 /// Control looks at once; more than that wait with the server.
 const EVENTS_MAX: usize = 256;
 /// The server ends a watch by then, so that a connection that has died unseen does not last.
-const WATCH_SECONDS: u32 = 240;
+const WATCH_SECONDS: u32 = 60;
+/// It begins to answer at once, before there are events.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A watch that ends sooner, without a word, was none.
 const WATCH_TIME_MIN: Duration = Duration::from_secs(1);
 /// For a page of pods.

@@ -466,6 +466,10 @@ impl<D: Decide> Shard<D> {
                 self.snapshot = Arc::clone(&self.view.current().snapshot);
             }
         }
+        if let Some(name) = self.relay.poll_aging_name(self.now) {
+            // One that is lost is asked for again by and by.
+            self.outbox.send(Notice::Resolve { shard: self.id, name });
+        }
         for pump in &mut self.pumps {
             for _ in 0..REPORTS_PER_TURN {
                 let Some(report) = pump.poll_report(self.now) else { break };

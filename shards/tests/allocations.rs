@@ -82,6 +82,10 @@ impl Decide for Forward {
         None
     }
 
+    fn poll_aging_name(&mut self, _: Time) -> Option<()> {
+        None
+    }
+
     fn handle_name(&mut self, _: Time, (): (), (): ()) {}
 
     fn poll_report(&mut self, _: Time, _: &Snapshot) -> Option<Report> {

@@ -34,6 +34,7 @@ struct Shared {
     state: Mutex<State>,
     news: Condvar,
     is_open: AtomicBool,
+    is_mute: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
     lists: AtomicUsize,
     watches: AtomicUsize,
@@ -121,6 +122,7 @@ impl ApiServer {
             }),
             news: Condvar::new(),
             is_open: AtomicBool::new(true),
+            is_mute: AtomicBool::new(false),
             sockets: Mutex::default(),
             lists: AtomicUsize::new(0),
             watches: AtomicUsize::new(0),
@@ -207,6 +209,11 @@ impl ApiServer {
         state.version += 1;
         state.forgotten = state.version;
         state.history.clear();
+    }
+
+    /// Answers no watch, or does so again.
+    pub fn mute(&self, is_mute: bool) {
+        self.shared.is_mute.store(is_mute, Ordering::Relaxed);
     }
 
     /// Cuts every connection.
@@ -363,6 +370,10 @@ impl Shared {
         let from = query.get("resourceVersion").and_then(|it| it.parse().ok()).unwrap_or(0);
         let has_bookmarks = query.get("allowWatchBookmarks") == Some(&"true");
         self.watches.fetch_add(1, Ordering::Relaxed);
+        if self.is_mute.load(Ordering::Relaxed) {
+            while stream.read(&mut [0])? > 0 {}
+            return Ok(());
+        }
         if from < self.state.lock().unwrap().forgotten {
             // Servers say so in either way.
             if self.gone.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {

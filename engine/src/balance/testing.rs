@@ -29,6 +29,7 @@ pub(crate) fn node_at(ip: IpAddr, version: i32) -> Node {
     ports.open(Transport::Tcp, 5060);
     let mut it = Node {
         key: NodeKey(0),
+        former: Vec::new(),
         host_name: String::new(),
         ip,
         ports,

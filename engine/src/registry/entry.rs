@@ -8,7 +8,7 @@ use super::Rules;
 use super::announcement::{Announcement, Source};
 use super::orders::Ordered;
 use super::voices::Voices;
-use crate::node::{Bad, Node, Origin, Suspect, Version, Way};
+use crate::node::{Bad, Node, NodeKey, Origin, Suspect, Version, Way};
 
 /// A node and its record. `node` always shows the flags that the record implies.
 #[derive(Debug)]
@@ -66,10 +66,10 @@ impl Entry {
             up: origin != Origin::Static,
             missed: false,
             node: node(now, origin, said.clone()),
-            voices: Voices::new(now, said),
             sign: now,
             full: false,
-            leaving: false,
+            leaving: said.graceful,
+            voices: Voices::new(now, said),
             ordered: None,
             bad: None,
             suspect_until: [None; Way::ALL.len()],
@@ -134,6 +134,19 @@ impl Entry {
         self.describe();
         self.refresh();
         restarted
+    }
+
+    /// Another identity was its own until now.
+    pub(super) fn note_former(&mut self, old: NodeKey) {
+        let Node { key, former, .. } = &mut self.node;
+        if *key == old {
+            return;
+        }
+        former.retain(|it| it != key);
+        if former.len() >= FORMER_MAX {
+            former.remove(0);
+        }
+        former.push(old);
     }
 
     /// It is leaving: it wants no new calls.
@@ -331,6 +344,7 @@ impl Entry {
 fn node(now: Time, origin: Origin, announcement: Announcement) -> Node {
     Node {
         key: announcement.key(),
+        former: Vec::new(),
         host_name: announcement.host_name,
         ip: announcement.ip,
         ports: announcement.ports,
@@ -344,6 +358,9 @@ fn node(now: Time, origin: Origin, announcement: Announcement) -> Node {
         origin,
     }
 }
+
+/// Identities that are remembered of one node: protocols join and fall silent a few times.
+const FORMER_MAX: usize = 8;
 
 /// Shards report a few times a second and not together: a request that one shard counts may have been
 /// answered on another within this time.

@@ -65,7 +65,7 @@ impl Registry {
         entry.obey(ordered);
         let key = entry.node.key;
         self.by_ip.entry(entry.node.ip).or_default().push(key);
-        let is_live = entry.is_live();
+        let (is_live, is_leaving) = (entry.is_live(), entry.is_leaving());
         let odd = announcement::odd_version(&entry.node.properties);
         let odd = odd.map(|it| (it.to_owned(), NodeText::of(&entry.node)));
         self.file_session(None, entry.session(Source::Json).map(|it| (it.to_owned(), key)));
@@ -73,6 +73,10 @@ impl Registry {
         self.route(now, key);
         if is_live {
             self.welcome(key);
+        }
+        if is_leaving && let Some(it) = self.entries.get(&key) {
+            let node = NodeText::of(&it.node);
+            self.tell_change(Event::Graceful { node });
         }
         if let Some((version, node)) = odd {
             self.tell(Event::OddVersion { node, version });
@@ -116,6 +120,7 @@ impl Registry {
         let session = it.session(Source::Json).map(|session| (session.to_owned(), old));
         let was_leaving = it.is_leaving();
         let restarted = change(&mut it, &self.rules);
+        it.note_former(old);
         let is_leaving = it.is_leaving();
         let (node, key) = (it.node.clone(), it.node.key);
         let is_live = it.is_live();

@@ -185,7 +185,8 @@ impl Registry {
     /// bad. What other protocols say of the same node is kept beside it; a version that only one of them
     /// states counts for all. Of a configured
     /// node only flags and properties are believed: its addresses are the operator's word. A node that is
-    /// not known and already leaving is ignored.
+    /// not known and already leaving joins as such, since its dialogs are to find it wherever they are seen
+    /// (`sip.md` 4.4 has it ignored: a balancer that started meanwhile lost them); but it takes nobody's place.
     ///
     /// # Errors
     ///
@@ -213,7 +214,7 @@ impl Registry {
             self.entries.get(key).is_some_and(|it| it.node.version == announcement.version)
         };
         let Some(key) = configured.or_else(|| rivals.iter().copied().find(is_of_version)) else {
-            if announcement.graceful {
+            if announcement.graceful && !rivals.is_empty() {
                 return Ok(());
             }
             for rival in rivals {

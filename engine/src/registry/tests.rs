@@ -173,7 +173,18 @@ fn announcements_meet_their_entry() {
             &["Added", "Added", "Changed"],
             2,
         ),
-        ("unknown and leaving", &["ip=10.0.0.1 udpPort=1 GRACEFUL_SHUTDOWN=true"], &[], 0),
+        (
+            "leaving when it is first heard of: its dialogs must find it",
+            &["ip=10.0.0.1 udpPort=1 GRACEFUL_SHUTDOWN=true"],
+            &["Added", "Graceful"],
+            1,
+        ),
+        (
+            "leaving, and another version has its ports",
+            &[N1, "ip=10.0.0.1 udpPort=5060 version=1 GRACEFUL_SHUTDOWN=true"],
+            &["Added"],
+            1,
+        ),
         (
             "leaving, and a later beat does not take it back",
             &[
@@ -207,9 +218,37 @@ fn announcements_meet_their_entry() {
             assert_eq!(it.entries.get(&node.key).map(|it| it.node.key), Some(node.key), "{name}");
             assert!(it.by_ip[&node.ip].contains(&node.key), "{name}");
         }
-        let graceful = said.len() == 3 && name.starts_with("leaving");
+        let graceful = want.contains(&"Graceful") && !want.contains(&"Restarted");
         assert_eq!(snapshot.nodes().iter().any(|it| it.graceful), graceful, "{name}");
     }
+}
+
+#[test]
+fn a_node_is_known_by_its_former_identities() {
+    let mut it = registry();
+    let said = |ports: &str| beat(&format!("ip=10.0.0.1 udpPort=5060 sessionId=1 {ports}"));
+    let all = ["", "tcpPort=5060", "tcpPort=5060 wsPort=80", "tcpPort=5060"];
+    let keys = all.map(|ports| {
+        it.handle_announcement(at(0), said(ports)).unwrap();
+        said(ports).key()
+    });
+    let snapshot = it.snapshot().unwrap();
+    let id = snapshot.find(keys[3]).unwrap();
+    assert!(keys.iter().all(|key| snapshot.find(*key) == Some(id)));
+    assert_eq!(snapshot.node(id).former, [keys[0], keys[2]], "each once, and not its own");
+    let renamed: Vec<_> = snapshot.renamed().collect();
+    assert_eq!(renamed, [(keys[0], keys[3]), (keys[2], keys[3])]);
+    // Somebody else may have one now.
+    let mut other = snapshot.node(id).clone();
+    (other.key, other.former, other.ports) = (keys[0], Vec::new(), said("").ports);
+    let both = Snapshot::new(9, vec![snapshot.node(id).clone(), other], &[]);
+    assert_ne!(both.find(keys[0]), both.find(keys[3]));
+    assert_eq!(both.renamed().collect::<Vec<_>>(), [(keys[2], keys[3])]);
+    // A node that changes again and again is remembered by a few.
+    for port in 1..100 {
+        it.handle_announcement(at(0), said(&format!("tcpPort={port}"))).unwrap();
+    }
+    assert_eq!(it.live().next().unwrap().former.len(), 8);
 }
 
 #[test]

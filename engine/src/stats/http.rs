@@ -78,8 +78,14 @@ impl HttpCounters {
         }
     }
 
-    /// Gives up the rows of dead nodes once they outnumber the live ones.
+    /// Gives up the rows of dead nodes once they outnumber the live ones; those of nodes that have another
+    /// identity now are theirs.
     pub fn forget_dead(&mut self, snapshot: &Snapshot) {
+        for (old, new) in snapshot.renamed() {
+            if let Some(row) = self.nodes.remove(&old) {
+                self.row(new).merge(&row);
+            }
+        }
         if self.nodes.len() < 2 * snapshot.nodes().len() + super::ROWS_SPARE {
             return;
         }
@@ -211,11 +217,13 @@ pub enum Refusal {
     Aborted,
     /// A client that went before its answer.
     ClientGone,
+    /// No connection to a node for want of descriptors, ports or memory of our own: 503.
+    Shortage,
 }
 
 impl Refusal {
     /// Every one, in numeric order.
-    pub const ALL: [Refusal; 10] = [
+    pub const ALL: [Refusal; 11] = [
         Refusal::Malformed,
         Refusal::TooLarge,
         Refusal::Slow,
@@ -226,6 +234,7 @@ impl Refusal {
         Refusal::GatewayTimeout,
         Refusal::Aborted,
         Refusal::ClientGone,
+        Refusal::Shortage,
     ];
 
     /// As metrics and log lines name it.
@@ -241,6 +250,7 @@ impl Refusal {
             Refusal::GatewayTimeout => "gateway_timeout",
             Refusal::Aborted => "aborted",
             Refusal::ClientGone => "client_gone",
+            Refusal::Shortage => "shortage",
         }
     }
 }

@@ -101,7 +101,7 @@ impl Counters {
     }
 
     /// Gives up the rows of dead nodes once they outnumber the live ones; their numbers stay in the sum
-    /// of all. Call it with each new snapshot.
+    /// of all. Those of nodes that have another identity now are theirs. Call it with each new snapshot.
     pub fn forget_dead(&mut self, snapshot: &Snapshot) {
         self.nodes.forget_dead(snapshot);
         self.http.forget_dead(snapshot);
@@ -262,7 +262,8 @@ impl Nodes {
     }
 
     fn forget_dead(&mut self, snapshot: &Snapshot) {
-        if self.rows.len() < 2 * snapshot.nodes().len() + ROWS_SPARE {
+        let is_renamed = snapshot.renamed().any(|(old, _)| self.index.contains_key(&old));
+        if !is_renamed && self.rows.len() < 2 * snapshot.nodes().len() + ROWS_SPARE {
             return;
         }
         let rows = std::mem::take(&mut self.rows);
@@ -270,7 +271,7 @@ impl Nodes {
         self.cache = Cache::default();
         for (key, counters) in rows {
             match snapshot.find(key) {
-                Some(_) => *self.row(key) = counters,
+                Some(id) => self.row(snapshot.node(id).key).merge(&counters),
                 None => self.gone.merge(&counters),
             }
         }

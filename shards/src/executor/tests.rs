@@ -175,6 +175,10 @@ impl Decide for Script {
         self.wanted.take()
     }
 
+    fn poll_aging_name(&mut self, _now: Time) -> Option<String> {
+        None
+    }
+
     fn handle_name(&mut self, _now: Time, _name: String, answer: SocketAddr) {
         self.known = Some(answer);
     }
@@ -312,6 +316,7 @@ fn node(transport: Transport, address: SocketAddr, version: i32) -> Node {
     let version = Version(version);
     Node {
         key: NodeKey::of(address.ip(), version, &ports),
+        former: Vec::new(),
         host_name: String::new(),
         ip: address.ip(),
         ports,

@@ -265,6 +265,10 @@ impl Decide for Nothing {
         None
     }
 
+    fn poll_aging_name(&mut self, _: Time) -> Option<Query> {
+        None
+    }
+
     fn handle_name(&mut self, _: Time, _: Query, _: Result<Answer, Unresolved>) {}
 
     fn poll_report(&mut self, _: Time, _: &Snapshot) -> Option<Report> {

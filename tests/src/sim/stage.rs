@@ -97,6 +97,7 @@ pub fn node(number: u16, version: i32) -> Node {
     let version = Version(version);
     Node {
         key: NodeKey::of(address.ip(), version, &ports),
+        former: Vec::new(),
         host_name: format!("node{number}"),
         ip: address.ip(),
         ports,

@@ -255,14 +255,23 @@ impl Relay {
         self.state.sightings.refused(key, way).then_some((key, way))
     }
 
-    /// A new node table is in force: forgets what was counted of nodes that are gone for long.
+    /// A new node table is in force: calls follow nodes that have another identity now; what was counted of
+    /// nodes that are gone for long is forgotten.
     pub fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+        for (old, new) in snapshot.renamed() {
+            self.switch_over(old, new);
+        }
         self.state.counters.forget_dead(snapshot);
     }
 
     /// Name that the last [`Verdict::Resolve`] waits for.
     pub fn wanted_name(&mut self) -> Option<Query> {
         self.state.wanted.take()
+    }
+
+    /// A name that is in use and soon too old to be: to be asked for again meanwhile.
+    pub fn poll_aging_name(&mut self, now: Time) -> Option<Query> {
+        self.state.names.poll_aging(now)
     }
 
     /// The resolver's answer; handle the waiting bytes again afterwards.

@@ -1,5 +1,6 @@
 //! Names of foreign next hops, resolved elsewhere and remembered here (RFC 3263; `sip.md` 2.8 [R]).
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,21 +11,51 @@ use crate::names::{Answer, Query, Target, Unresolved};
 use crate::relay::Hop;
 
 /// One shard's answers. Bounded; entries die with their time to live.
+///
+/// Names in use are asked for again before that, so that no message waits for it; and where the name servers
+/// are silent, what was true goes on being used (RFC 8767).
 #[derive(Default)]
 pub struct NameCache {
     answers: ahash::HashMap<Query, Cached>,
+    /// One of them is aging and in use.
+    is_aging: Cell<bool>,
 }
 
 struct Cached {
     /// Empty: the name leads nowhere.
     targets: Vec<Target>,
     until: Time,
+    /// To be asked for again if it is used from here on.
+    fresh_until: Time,
+    /// It was used since then.
+    is_aging: Cell<bool>,
+    /// How long this may be used where nothing better is to be had.
+    stale_until: Time,
 }
 
 impl NameCache {
     /// Where a name leads; nowhere if it is known to.
     pub(super) fn find(&self, now: Time, query: &Query) -> Option<&[Target]> {
-        self.answers.get(query).filter(|it| now < it.until).map(|it| it.targets.as_slice())
+        let it = self.answers.get(query).filter(|it| now < it.until)?;
+        if now >= it.fresh_until {
+            it.is_aging.set(true);
+            self.is_aging.set(true);
+        }
+        Some(&it.targets)
+    }
+
+    /// A name to ask for again; each once in a while.
+    pub(super) fn poll_aging(&mut self, now: Time) -> Option<Query> {
+        if !self.is_aging.get() {
+            return None;
+        }
+        let Some((query, it)) = self.answers.iter_mut().find(|(_, it)| it.is_aging.get()) else {
+            self.is_aging.set(false);
+            return None;
+        };
+        it.is_aging.set(false);
+        it.fresh_until = now + ASK_AGAIN_AFTER;
+        Some(query.clone())
     }
 
     pub(super) fn insert(&mut self, now: Time, query: Query, answer: Result<Answer, Unresolved>) {
@@ -37,9 +68,27 @@ impl NameCache {
         let (targets, ttl) = match answer {
             Ok(answer) => (answer.targets, answer.ttl),
             Err(Unresolved::NoRecords { ttl }) => (Vec::new(), ttl),
-            Err(_) => (Vec::new(), FAILURE_TTL),
+            Err(Unresolved::Timeout | Unresolved::QueueFull) => {
+                if let Some(it) = self.answers.get_mut(&query)
+                    && now < it.stale_until
+                {
+                    it.until = it.until.max(now + STALE_TTL);
+                    it.fresh_until = now + ASK_AGAIN_AFTER;
+                    return;
+                }
+                (Vec::new(), FAILURE_TTL)
+            }
+            Err(Unresolved::NotAName | Unresolved::OutOfReach) => (Vec::new(), FAILURE_TTL),
         };
-        self.answers.insert(query, Cached { targets, until: now + ttl });
+        let stale_until = if targets.is_empty() { now } else { now + ttl + STALE_MAX };
+        let cached = Cached {
+            targets,
+            until: now + ttl,
+            fresh_until: now + ttl.mul_f32(FRESH_SHARE),
+            is_aging: Cell::new(false),
+            stale_until,
+        };
+        self.answers.insert(query, cached);
     }
 
     /// The target of `failed` comes last on every list it is on: RFC 3263 §4.3.
@@ -94,3 +143,13 @@ const NAMES_MAX: usize = 10_000;
 /// How long a name server's silence is believed: long enough not to queue every retransmission behind
 /// it, short enough that the call after the next gets through.
 const FAILURE_TTL: Duration = Duration::from_secs(2);
+
+/// Share of its time to live after which an answer is asked for again while it is used.
+const FRESH_SHARE: f32 = 0.8;
+
+/// Between two questions for a name that is in use and has no new answer: longer than the resolver tries.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(8);
+
+/// How long an old answer counts, each time that none is to be had, and how long in all (RFC 8767 §5 and §6).
+const STALE_TTL: Duration = Duration::from_secs(30);
+const STALE_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -147,6 +147,7 @@ mod tests {
             let ip = std::net::IpAddr::from([10, 0, 0, last]);
             Node {
                 key: NodeKey::of(ip, Version(0), &ports),
+                former: Vec::new(),
                 host_name: String::new(),
                 ip,
                 ports,

@@ -1,5 +1,7 @@
 //! Messages that wait for a name, or do not reach their next hop.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -26,7 +28,58 @@ fn a_name_is_resolved_elsewhere_and_then_the_same_bytes_go_out() {
     assert!(datagram("192.0.2.2:5072")(world.from_node(&message)));
     world.now += std::time::Duration::from_secs(31);
     assert_eq!(world.from_node(&message), Verdict::Resolve, "the answer is too old");
-    world.relay.handle_name(world.now, query, Err(Unresolved::Timeout));
+    let ttl = Duration::from_secs(60);
+    world.relay.handle_name(world.now, query, Err(Unresolved::NoRecords { ttl }));
+    world.from_node(&message);
+    assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
+}
+
+/// RFC 8767: what was true is better than nothing, and no message waits for a question that will be asked.
+#[test]
+fn names_in_use_outlast_a_silent_name_server() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    let message = NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net");
+    let carrier = datagram("192.0.2.1:5071");
+    let answer = |host: &str| {
+        let targets = vec![at_rank(0, host)];
+        Ok(Answer { targets, ttl: Duration::from_secs(30) })
+    };
+    assert_eq!(world.from_node(&message), Verdict::Resolve);
+    let query = world.relay.wanted_name().unwrap();
+    world.relay.handle_name(world.now, query.clone(), answer("192.0.2.1:5071"));
+    // In use it is asked for before its time is over, and once.
+    world.now += Duration::from_secs(20);
+    assert!(carrier(world.from_node(&message)));
+    assert_eq!(world.relay.poll_aging_name(world.now), None, "it is fresh");
+    world.now += Duration::from_secs(5);
+    assert_eq!(world.relay.poll_aging_name(world.now), None, "nobody uses it");
+    for want in [Some(query.clone()), None] {
+        assert!(carrier(world.from_node(&message)));
+        assert_eq!(world.relay.poll_aging_name(world.now), want);
+    }
+    world.relay.handle_name(world.now, query.clone(), Err(Unresolved::Timeout));
+    // An hour of silence: whatever wants it goes out, and it is asked for again and again.
+    let (mut asked, mut silent) = (0, Err(Unresolved::Timeout));
+    for second in 0..3600 {
+        world.now += Duration::from_secs(1);
+        assert!(carrier(world.from_node(&message)), "second {second}");
+        if world.relay.poll_aging_name(world.now).is_some() {
+            asked += 1;
+            world.relay.handle_name(world.now, query.clone(), silent.clone());
+            silent = Err(Unresolved::QueueFull);
+        }
+    }
+    assert!((300..=450).contains(&asked), "{asked}");
+    // What is not in use is asked for when it is wanted; silence leads to what was known.
+    world.now += Duration::from_secs(1000);
+    assert_eq!(world.from_node(&message), Verdict::Resolve);
+    world.relay.handle_name(world.now, query.clone(), Err(Unresolved::Timeout));
+    assert!(carrier(world.from_node(&message)));
+    world.relay.handle_name(world.now, query.clone(), answer("192.0.2.2:5072"));
+    assert!(datagram("192.0.2.2:5072")(world.from_node(&message)), "the new truth");
+    // Not for ever, and not against what the servers say.
+    world.now += Duration::from_secs(25 * 3600);
+    world.relay.handle_name(world.now, query.clone(), Err(Unresolved::Timeout));
     world.from_node(&message);
     assert_eq!(world.first_line(), "SIP/2.0 503 Service Unavailable");
 }

@@ -632,3 +632,42 @@ fn a_via_with_two_places_for_the_response_is_refused() {
     assert_eq!(verdict, Verdict::Reply { hop });
     assert!(world.first_line().starts_with("SIP/2.0 400 "), "{}", world.first_line());
 }
+
+/// A connector more, or a protocol that has fallen silent: the process is the same, and so are its calls.
+#[test]
+fn calls_stay_on_a_node_whose_ports_change() {
+    let addresses = [NODE, "172.16.0.11:5080", "172.16.0.12:5080"];
+    let mut world = World::new(TWO_LEGS).with_nodes(&addresses);
+    let message = |method: &str, call: usize| {
+        let text = INVITE.replace("8f3ad1", &format!("call{call}"));
+        text.replace("z9hG4bKc1", &format!("z9hG4bKc{call}"))
+            .replace("INVITE ", &format!("{method} "))
+            .replace("1 INVITE", &format!("1 {method}"))
+    };
+    let to = |verdict: Verdict| match verdict {
+        Verdict::Forward { hop, .. } => target(hop),
+        other => panic!("{other:?}"),
+    };
+    let homes: Vec<_> = (0..30).map(|call| to(world.client(&message("INVITE", call)))).collect();
+    let calls = |world: &mut World| {
+        let counters = world.relay.counters(world.now, &world.snapshot, true);
+        let up = counters.calls_up.iter().map(|(key, it)| (*key, it.up())).collect::<Vec<_>>();
+        (up, counters.remembered_by_node.clone())
+    };
+    let (before, _) = calls(&mut world);
+    assert!(before.iter().all(|it| it.1 == 10), "{before:?}");
+    let mut nodes = world.snapshot.nodes().to_vec();
+    for it in &mut nodes {
+        it.former.push(it.key);
+        it.ports.0[Transport::Wss.index()] = None;
+        it.key = NodeKey::of(it.ip, it.version, &it.ports);
+    }
+    world.snapshot = Snapshot::new(2, nodes, &[]).after(&world.snapshot);
+    world.relay.handle_snapshot(&world.snapshot);
+    let (after, remembered) = calls(&mut world);
+    assert!(after.len() == 3 && after.iter().all(|it| it.1 == 10), "{after:?}");
+    assert!(after.iter().all(|(key, _)| remembered.get(key) == Some(&10)), "{remembered:?}");
+    for (call, home) in homes.into_iter().enumerate() {
+        assert_eq!(to(world.client(&message("CANCEL", call))), home, "call {call}");
+    }
+}

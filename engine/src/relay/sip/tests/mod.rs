@@ -144,6 +144,7 @@ fn node(text: &str) -> Node {
     let ip: IpAddr = address.ip();
     Node {
         key: NodeKey::of(ip, version, &ports),
+        former: Vec::new(),
         host_name: format!("node-{ip}"),
         ip,
         ports,
