@@ -15,7 +15,7 @@ use engine::balance::{ALGORITHMS, Shard};
 use engine::config::Config;
 use engine::names::{Answer, Target};
 use engine::relay::smpp::{PLAIN_LISTENER, Smpp, SmppSettings};
-use engine::relay::stream::{Conn, Room, Secure, StreamRelay, Wire};
+use engine::relay::stream::{Conn, Progress, Room, Secure, StreamRelay, Wire};
 use engine::relay::{Leg, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
@@ -195,6 +195,10 @@ impl Wire for Wanted {
     fn count_for(&mut self, _conn: Conn, _source: IpAddr, _most: usize) -> bool {
         true
     }
+    fn progress(&mut self, _conn: Conn) -> Progress {
+        Progress::default()
+    }
+
     fn pause(&mut self, _conn: Conn) {}
     fn resume(&mut self, _conn: Conn) {}
     fn end(&mut self, _conn: Conn) {}

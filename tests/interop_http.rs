@@ -173,7 +173,11 @@ fn wrk_loses_no_request_when_a_node_is_killed_under_load() {
     let pipelines = ["-s".to_owned(), script.display().to_string()];
     let session = "JSESSIONID=0123.one";
     for (cookie, how) in [("x=y", &[][..]), (session, &[]), (session, &pipelines)] {
-        let lb = Setup::two_entry().set("httpPort", "HTTP").set("shards", "2").start();
+        let lb = Setup::two_entry()
+            .set("httpPort", "HTTP")
+            .set("httpPipelining", "true")
+            .set("shards", "2")
+            .start();
         let (mut one, first) = nginx("one");
         let (_two, second) = nginx("two");
         let _nodes = [node_at(&lb, "one", first), node_at(&lb, "two", second)];

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::spawn;
 
 use tests::web::{Answer, Asked, WebServer, WebStream, get, ok, post};
-use tests::{Balancer, Node, PATIENCE, Setup, keys, wait_for};
+use tests::{Balancer, JsonBeats, Node, PATIENCE, Setup, keys, wait_for};
 
 const TARGET: &str = "/app?fName=Konstantin&lName=Nosach";
 const ID: &str = "ID1f2a2222772f4195948d040a2ccc648c";
@@ -234,6 +234,54 @@ fn h7_active_standby_serves_from_one_node_until_it_leaves() {
     let mut want = [1, 1];
     want[active] = 5;
     assert_eq!(counts(&nodes), want, "the one that leaves gets no more");
+}
+
+/// As the catalogue has it: the process tells that it stops.
+#[test]
+fn h7_active_standby_goes_on_with_the_other_when_its_node_stops() {
+    let lb = Setup::two_entry()
+        .algorithm("ActiveStandbyAlgorithm")
+        .set("httpPort", "HTTP")
+        .heartbeats()
+        .start();
+    let names = ["one", "two"];
+    let mut nodes: Vec<(JsonBeats, WebServer)> = names
+        .iter()
+        .map(|name| {
+            let server = WebServer::named(name);
+            let port = server.address().port().to_string();
+            let words = [("hostName", *name), ("ip", "127.0.0.1"), ("httpPort", &port)];
+            (JsonBeats::start(lb.beats(), &words), server)
+        })
+        .collect();
+    lb.wait_nodes(2);
+    let active = lb.ask(get(TARGET)).text();
+    for _ in 0..4 {
+        assert_eq!(lb.ask(get(TARGET)).text(), active);
+    }
+    let at = names.iter().position(|it| *it == active).unwrap();
+    assert!(nodes[at].0.stop());
+    lb.wait_nodes(1);
+    for _ in 0..5 {
+        assert_eq!(lb.ask(get(TARGET)).text(), names[1 - at]);
+    }
+    assert_eq!(nodes[at].1.asked().len(), 5);
+}
+
+#[test]
+fn a_node_that_the_operator_drains_keeps_its_sessions_and_gets_no_others() {
+    let lb = Setup::two_entry().set("httpPort", "HTTP").start();
+    let nodes = lb.named_nodes(&["one", "two"]);
+    lb.get("/lbdrain?node=one");
+    lb.wait_node("one that leaves", |it| it.is_leaving);
+    for _ in 0..6 {
+        assert_eq!(lb.ask(get(TARGET)).text(), "two");
+    }
+    let session = format!("GET {TARGET} HTTP/1.1\r\nHost: lb\r\nCookie: JSESSIONID=1.one\r\n\r\n");
+    assert_eq!(lb.ask(&session).text(), "one");
+    lb.get("/lbundrain?node=one");
+    wait_for("its return", || (lb.ask(get(TARGET)).text() == "one").then_some(()));
+    drop(nodes);
 }
 
 #[test]

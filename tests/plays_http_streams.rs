@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread::spawn;
+use std::time::{Duration, Instant};
 
 use tests::web::{End, WebServer, WebStream, get, ok, post};
 use tests::{Balancer, Node, Setup, wait_for};
@@ -76,7 +77,7 @@ fn pipelined_requests_of_one_session_follow_one_another_to_their_node() {
         }
         let _ = stream.rest();
     });
-    let lb = Setup::two_entry().set("httpPort", "HTTP").start();
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("httpPipelining", "true").start();
     let _one = lb.web_node("one", &server, &[("jvmRoute", "one")]);
     let others = lb.named_nodes(&["two"]);
     let mut client = WebStream::connect(lb.http());
@@ -343,6 +344,51 @@ fn read_gib_quarter(stream: &mut WebStream) {
     for at in 0..GIB / 4 / PIECE as u64 {
         assert!(stream.bytes(PIECE).unwrap() == piece, "piece {at}");
     }
+}
+
+/// Megabytes wait in the kernels: there is no room for more for longer than a body may stand still.
+#[test]
+fn who_reads_slowly_but_steadily_gets_everything() {
+    const WHOLE: usize = 24 << 20;
+    let body = pattern(0, WHOLE);
+    let server = WebServer::start(move |_| {
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {WHOLE}\r\n\r\n").into_bytes(), body.clone()]
+            .concat()
+    });
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("httpBodyTimeout", "1000").start();
+    let _node = lb.web_node("n", &server, &[]);
+    let mut client = WebStream::connect(lb.http());
+    client.send(get("/"));
+    client.head().unwrap();
+    let (mut got, start) = (0, Instant::now());
+    while start.elapsed() < Duration::from_millis(3500) {
+        let some = client.bytes(4096).unwrap();
+        assert!(some == pattern(got as u64, some.len()));
+        got += some.len();
+        std::thread::sleep(Duration::from_millis(20)); // this is the reader's speed, not a wait
+    }
+    let rest = client.bytes(WHOLE - got).unwrap();
+    assert!(rest == pattern(got as u64, rest.len()));
+    assert_eq!(lb.metric("trunkline_http_refused_total{reason=\"slow\"}"), 0.0);
+}
+
+/// Whoever has sent a request before the process was told to stop is answered.
+#[test]
+fn a_stop_answers_what_was_on_its_way() {
+    let server = WebServer::named("n");
+    let (lb, _node) = stage(&server);
+    let mut clients: Vec<WebStream> = (0..60)
+        .map(|_| {
+            let mut client = WebStream::connect(lb.http());
+            client.send(get("/"));
+            client
+        })
+        .collect();
+    lb.signal(nix::sys::signal::Signal::SIGTERM);
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "n");
+    }
+    assert!(lb.wait_exit().success());
 }
 
 #[test]

@@ -281,8 +281,8 @@ impl Driven for Http {
         Http::handle_snapshot(self, now, snapshot, wire);
     }
 
-    fn handle_stopping(&mut self, _now: Time, wire: &mut impl Wire) {
-        Http::handle_stopping(self, wire);
+    fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire) {
+        Http::handle_stopping(self, now, wire);
     }
 
     fn handle_over(&mut self, wire: &mut impl Wire) {

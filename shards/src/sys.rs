@@ -103,6 +103,18 @@ impl AsRawFd for Epoll {
     }
 }
 
+/// Bytes in the kernel that were written to a TCP socket and that its peer has not acknowledged.
+///
+/// # Errors
+///
+/// The kernel's: it is no such socket.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one `int` into a local.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
 /// Wakes whoever watches it, from any thread.
 #[derive(Debug)]
 pub struct EventFd {

@@ -50,6 +50,8 @@ pub struct HttpConfig {
     pub via: bool,
     /// Connections begin with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
+    /// Pipelined requests of a session go on to its node before the ones in front are answered.
+    pub pipelines: bool,
 }
 
 /// A regular expression that is found anywhere in a text (Java's `find`). Compared by its text.

@@ -86,6 +86,15 @@ pub struct Handover {
     pub shard: usize,
 }
 
+/// How far what was sent on a connection has come, bytes as they are on the wire.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Progress {
+    /// Acknowledged by the peer's host.
+    pub acknowledged: u64,
+    /// Still on their way.
+    pub left: u64,
+}
+
 /// Where bytes and wishes go: a shard's sockets, or a recorder in a test.
 pub trait Wire {
     /// Sends on a connection, in order, behind what is queued. Ignored if the connection is gone.
@@ -100,6 +109,11 @@ pub trait Wire {
     /// Bytes that have left on a connection since it was opened, as they are on the wire. Known until
     /// [`StreamRelay::handle_gone`] has returned; after that 0.
     fn sent_bytes(&mut self, conn: Conn) -> u64;
+
+    /// What of the bytes for a peer its host has acknowledged since the connection was opened, and how many
+    /// have not been, those that are queued here included. The kernel may hold megabytes for a peer that reads
+    /// slowly: only this tells it from one that stands still. A system call.
+    fn progress(&mut self, conn: Conn) -> Progress;
 
     /// Opens a connection to `to` under the number `conn`, which the relay has chosen. Sending is allowed
     /// at once and is queued.

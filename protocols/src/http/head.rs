@@ -13,7 +13,7 @@ use httparse::{Error, ParserConfig, Status};
 use self::lines::Lines;
 use super::Method;
 use super::body::Framing;
-use crate::bytes::{Edits, Span};
+use crate::bytes::{Edits, Span, parse_decimal, write_decimal};
 
 /// Why bytes are no head that may be passed on. The connection must be closed; [`Malformed::status`] is
 /// what the client hears first.
@@ -130,6 +130,8 @@ pub struct Request {
     pub upgrade: Option<Upgrade>,
     /// The `JSESSIONID` cookie.
     pub session_cookie: Option<Span>,
+    /// OPTIONS or TRACE that must not be passed on: its Max-Forwards is 0 (RFC 9110 §7.6.2).
+    pub is_for_us: bool,
 }
 
 /// A WebSocket handshake.
@@ -194,12 +196,25 @@ impl Request {
             expects_continue: lines.expects_continue && minor == 1,
             upgrade: None,
             session_cookie: lines.session_cookie,
+            is_for_us: false,
         };
         if it.method == Method::Connect {
             return Err(Malformed::Connect);
         }
         it.check_host(head, &lines)?;
         let version_at = it.target.end + 1;
+        if memchr::memchr(b'#', path.as_bytes()).is_some() {
+            return Err(Malformed::Syntax); // some would cut the fragment off, others not
+        }
+        if matches!(it.method, Method::Options | Method::Trace)
+            && let Some(span) = lines.max_forwards
+            && let Some(left) = parse_decimal::<u64>(span.of(head))
+        {
+            match left.checked_sub(1) {
+                Some(left) => edits.write(span, |out| write_decimal(out, left)),
+                None => it.is_for_us = true,
+            }
+        }
         it.resolve_target(head, &lines, edits)?;
         if it.is_1_0 && it.host.is_some() {
             edits.replace(Span { start: version_at, end: version_at + 8 }, b"HTTP/1.1");
@@ -297,7 +312,8 @@ impl Response {
             edits.replace(Span { start: 0, end: 8 }, b"HTTP/1.1");
         }
         if code != 101 {
-            lines.strip(head, parsed.headers, false, edits);
+            // 426 says by Upgrade which versions there are (RFC 9110 §15.5.22, RFC 6455 §4.4).
+            lines.strip(head, parsed.headers, code == 426 && lines.is_websocket, edits);
         }
         if matches!(code, 102..200 | 100 | 204) {
             // They have no body, and who believes these waits for one (RFC 9110 §8.6, RFC 9112 §6.1).

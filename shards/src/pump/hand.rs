@@ -5,11 +5,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::relay::stream::{Conn, Gone, Room, Secure, Wire};
+use engine::relay::stream::{Conn, Gone, Progress, Room, Secure, Wire};
 use protocols::time::Time;
 
 use super::lines::{
@@ -17,7 +17,7 @@ use super::lines::{
 };
 use crate::census::{Census, Most};
 use crate::layers::Layers;
-use crate::sys::Epoll;
+use crate::sys::{self, Epoll};
 use crate::tcp;
 use crate::tls::{Security, StreamProtocol};
 
@@ -70,7 +70,7 @@ impl Hand<'_, '_> {
         };
         let source = self.around.source.filter(|it| it.is_ipv4() == to.is_ipv4()).unwrap_or(any);
         let socket = tcp::connect(SocketAddr::new(source, 0), to).map_err(|it| why_not(&it))?;
-        let _ = tcp::probe_idle(&socket); // it serves without, too
+        let _ = tcp::notice_death(&socket, SERVER_SILENT_MAX); // it serves without, too
         let id = self.lines.insert(socket, to, None, Phase::Connecting, layers);
         let id = id.ok_or(Gone::Shortage)?;
         self.lines.bind(id, conn);
@@ -136,6 +136,15 @@ impl Wire for Hand<'_, '_> {
         match self.lines.gone.filter(|(it, _)| *it == conn) {
             Some((_, bytes)) => bytes,
             None => self.line(conn).map_or(0, |(_, line)| line.sent_bytes),
+        }
+    }
+
+    fn progress(&mut self, conn: Conn) -> Progress {
+        let Some((_, line)) = self.line(conn) else { return Progress::default() };
+        let inside = sys::unacknowledged(line.socket.as_fd()).unwrap_or(0);
+        Progress {
+            acknowledged: line.sent_bytes.saturating_sub(inside),
+            left: inside + line.unsent.len() as u64,
         }
     }
 
@@ -232,5 +241,8 @@ const LINE_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | lib
 const SLOW_BYTES_MIN: usize = 68 * QUEUE_BYTES_MAX;
 /// From here on a system call of its own is cheaper than a copy.
 const STRAIGHT_BYTES_MIN: usize = 16 * 1024;
+/// A server whose host acknowledges nothing, or that takes nothing, for this long is gone: no time of a relay's
+/// that waits for a server to take bytes is longer.
+const SERVER_SILENT_MAX: Duration = Duration::from_secs(120);
 /// The relays have times of their own, shorter ones; this one bounds what they forget.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);

@@ -214,6 +214,16 @@ pub(super) const HTTP: &[Key] = &[
         "true",
         Kind::Flag(|it| &mut it.config.http.proxy_protocol),
     ),
+    Key::new(
+        &["httpPipelining"],
+        &["http/httpPipelining"],
+        "false",
+        "GET, HEAD and OPTIONS requests that a client pipelines go on to their session's node at once, up to \
+         16 of them. A node that closes with requests unread may cut the answer before them short \
+         (RFC 9112, 9.6): nginx and Tomcat do not.",
+        "true",
+        Kind::Flag(|it| &mut it.config.http.pipelines),
+    ),
 ];
 
 /// Java's largest int: what an old file can say at most.

@@ -9,8 +9,8 @@ use protocols::time::Time;
 use super::Http;
 use super::peer::{Client, Exchange, Peer, Phase, SCAN};
 use super::replies::Reply;
-use super::settings::LINGER;
-use crate::relay::stream::{Conn, Gone, Room, Wire};
+use super::settings::{LINGER, SLOW_BYTES_MAX};
+use crate::relay::stream::{Conn, Gone, Progress, Room, Wire};
 use crate::snapshot::Snapshot;
 use crate::stats::Refusal;
 
@@ -226,6 +226,7 @@ impl Http {
             && let Some(client) = self.slots.client(conn)
         {
             client.is_full = true;
+            client.taken_bytes = wire.progress(conn).acknowledged;
         }
         room
     }
@@ -242,10 +243,13 @@ impl Http {
         if let Some(next) = followers.pop_front() {
             return self.next_follower(now, conn, next, followers, wire);
         }
-        let patience = self.settings.http().client_idle;
+        let http = self.settings.http();
+        let (client_idle, body_idle) = (http.client_idle, http.body_idle);
         let is_stopping = self.is_stopping;
         let Some(client) = self.slots.client(conn) else { return };
-        client.scan = SCAN;
+        (client.scan, client.is_fresh) = (SCAN, false);
+        // It is idle when it has its answer.
+        let patience = if client.is_full { body_idle } else { client_idle };
         if is_stopping && !client.has_more {
             return self.close_client(conn, wire);
         } else if client.has_more && !client.is_full {
@@ -346,13 +350,15 @@ impl Http {
     pub(super) fn client_drained(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
         let http = &self.settings.config.http;
         let (body_idle, tunnel_idle) = (http.body_idle, http.tunnel_idle);
+        let client_idle = http.client_idle;
         let Some(client) = self.slots.client(conn) else { return };
         client.is_full = false;
         let Some(exchange) = &client.exchange else {
             if client.has_more {
                 wire.resume(conn);
             }
-            return;
+            let patience = if client.phase == Phase::Lingering { LINGER } else { client_idle };
+            return self.slots.arm(conn, now + patience);
         };
         let patience = if exchange.tunnel.is_some() { tunnel_idle } else { body_idle };
         exchange.node.into_iter().for_each(|it| wire.resume(it));
@@ -374,6 +380,9 @@ impl Http {
         if client.exchange.is_some() {
             return self.exchange_timeout(now, conn, snapshot, wire);
         }
+        if is_full && self.client_takes(conn, wire) {
+            return self.slots.arm(conn, now + self.settings.http().body_idle);
+        }
         match phase {
             Phase::Requests if !is_waiting => {
                 self.counters.refused(Refusal::Slow);
@@ -389,6 +398,12 @@ impl Http {
         }
     }
 
+    /// Whether a client that has not got everything has taken something since the last look.
+    pub(super) fn client_takes(&mut self, conn: Conn, wire: &mut impl Wire) -> bool {
+        let Some(client) = self.slots.client(conn) else { return false };
+        takes(wire.progress(conn), &mut client.taken_bytes)
+    }
+
     pub(super) fn take_exchange(&mut self, conn: Conn) -> Option<Box<Exchange>> {
         self.slots.client(conn)?.exchange.take()
     }
@@ -398,4 +413,10 @@ impl Http {
             client.exchange = Some(exchange);
         }
     }
+}
+
+/// Whether a peer has taken what it must in each period.
+pub(super) fn takes(progress: Progress, taken_bytes: &mut u64) -> bool {
+    let before = std::mem::replace(taken_bytes, progress.acknowledged);
+    progress.left > 0 && progress.acknowledged >= before.saturating_add(SLOW_BYTES_MAX)
 }

@@ -7,9 +7,10 @@ use protocols::time::Time;
 
 use super::Http;
 use super::choose::Ask;
+use super::client::takes;
 use super::peer::{Exchange, Node, Peer, SCAN, Tunnel};
 use super::pool::Place;
-use super::settings::{BREAKS_MAX, TRIES_MAX, secure};
+use super::settings::{BREAKS_MAX, RETRY_AFTER_SECS, TRIES_MAX, secure};
 use crate::relay::stream::{Conn, Gone, Room, Secure, Wire};
 use crate::snapshot::{NodeId, Snapshot, way};
 use crate::stats::Refusal;
@@ -81,6 +82,7 @@ impl Http {
             self.counters.paired += 1;
         }
         let room = node.map_or(Room::Free, |it| wire.send(it, &exchange.replay));
+        exchange.taken_bytes = exchange.sent_before;
         if room == Room::Full && !exchange.request.is_done() {
             exchange.is_node_full = true;
             wire.pause(conn);
@@ -133,27 +135,45 @@ impl Http {
             _ => None,
         };
         if let Some(place) = next {
-            self.counters.retries += 1;
-            let was_full = exchange.is_node_full;
-            if exchange.place != Some(place) {
-                self.redirect_followers(now, conn, &mut exchange, snapshot);
-            }
-            self.launch(now, conn, &mut exchange, place, is_stale, wire);
-            let resumes = was_full && !exchange.is_node_full;
-            self.set_exchange(conn, exchange);
-            if resumes {
-                wire.resume(conn);
-            }
-            return;
+            return self.relaunch(now, conn, exchange, place, is_stale, snapshot, wire);
         }
         let status = match failure {
             Failure::Unreached(Gone::Shortage) => 503,
             Failure::Unreached(Gone::ConnectTimeout) => 504,
             _ => 502,
         };
-        let why = if status == 504 { Refusal::GatewayTimeout } else { Refusal::BadGateway };
+        let (why, field) = match status {
+            503 => (Refusal::Shortage, Some(("Retry-After", RETRY_AFTER_SECS))),
+            504 => (Refusal::GatewayTimeout, None),
+            _ => (Refusal::BadGateway, None),
+        };
         self.counters.refused(why);
-        self.answer(now, conn, exchange, status, None, wire);
+        self.answer(now, conn, exchange, status, field, wire);
+    }
+
+    /// Sends a request that was sent before to another place. The connection to the last is gone.
+    #[allow(clippy::too_many_arguments)] // one event with both its ends
+    pub(super) fn relaunch(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        mut exchange: Box<Exchange>,
+        place: Place,
+        is_fresh: bool,
+        snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) {
+        self.counters.retries += 1;
+        let was_full = exchange.is_node_full;
+        if exchange.place != Some(place) {
+            self.redirect_followers(now, conn, &mut exchange, snapshot);
+        }
+        self.launch(now, conn, &mut exchange, place, is_fresh, wire);
+        let resumes = was_full && !exchange.is_node_full;
+        self.set_exchange(conn, exchange);
+        if resumes {
+            wire.resume(conn);
+        }
     }
 
     /// Another node for a request that was sent before: what chooses it is in the head as it was sent.
@@ -222,7 +242,16 @@ impl Http {
         snapshot: &Snapshot,
         wire: &mut impl Wire,
     ) {
-        let Some(exchange) = self.take_exchange(conn) else { return };
+        let Some(mut exchange) = self.take_exchange(conn) else { return };
+        let http = self.settings.http();
+        let (body_idle, tunnel_idle) = (http.body_idle, http.tunnel_idle);
+        let node_takes = exchange.is_connected
+            && exchange.node.is_some_and(|it| takes(wire.progress(it), &mut exchange.taken_bytes));
+        if node_takes || self.client_takes(conn, wire) {
+            let patience = if exchange.tunnel.is_some() { tunnel_idle } else { body_idle };
+            self.slots.arm(conn, now + patience);
+            return self.set_exchange(conn, exchange);
+        }
         if exchange.tunnel.is_some() {
             self.set_exchange(conn, exchange);
             return self.end_tunnel(now, conn, wire);
@@ -252,8 +281,16 @@ impl Http {
     }
 
     /// 101 has gone to the client: from here on bytes are nobody's business.
-    pub(super) fn open_tunnel(&mut self, now: Time, conn: Conn, exchange: &mut Exchange) {
-        exchange.tunnel = Some(Tunnel::default());
+    pub(super) fn open_tunnel(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        exchange: &mut Exchange,
+        wire: &mut impl Wire,
+    ) {
+        let client_ended = self.slots.client(conn).is_some_and(|it| it.is_ended && !it.has_more);
+        exchange.tunnel = Some(Tunnel { client_ended, ..Tunnel::default() });
+        exchange.node.into_iter().filter(|_| client_ended).for_each(|it| wire.end(it));
         self.counters.tunnels += 1;
         self.counters.tunnels_open += 1;
         self.recycle(std::mem::take(&mut exchange.replay));

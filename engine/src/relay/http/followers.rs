@@ -1,4 +1,4 @@
-//! Requests that a client sends while one of its own is on its way. Those that belong on the same node
+//! Requests that a client sends while one of its own is on its way. By key, those that belong on the same node
 //! follow on the same connection and are answered in their turn (RFC 9112 §9.3.2); the others wait unread.
 //!
 //! Only what may be asked twice follows, behind its like: when the connection breaks off, or the node wants
@@ -77,7 +77,8 @@ impl Http {
         let exchange = client.exchange.as_deref().filter(|_| !client.is_full)?;
         let last = exchange.followers.back().map_or(exchange, |it| it);
         let (node, place) = (exchange.node?, exchange.place?);
-        let takes_one = exchange.is_connected
+        let takes_one = self.settings.http().pipelines
+            && exchange.is_connected
             && exchange.method.is_safe()
             && !exchange.upgrades
             && exchange.keeps_client

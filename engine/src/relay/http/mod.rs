@@ -1,9 +1,9 @@
 //! The HTTP relay: connections of clients and of nodes, requests in between. Source: `http-smpp-registry.md` 1.
 //!
 //! RFC 9112 on both sides, each by itself: clients keep their connections, connections to nodes wait in a
-//! pool, every request chooses its node. Bodies pass as they come. Pipelined requests that belong on the
-//! node that is at work for their client go on to it, the others wait unread, so that answers keep their
-//! order. After a WebSocket handshake bytes pass unread.
+//! pool, every request chooses its node. Bodies pass as they come. Pipelined requests wait unread, or by key go
+//! on to the node that is at work for their client if that is theirs, so that answers keep their order. After a
+//! WebSocket handshake bytes pass unread.
 
 mod choose;
 mod client;
@@ -29,8 +29,9 @@ use protocols::bytes::Edits;
 use protocols::time::Time;
 
 use self::choose::Chooser;
-use self::peer::{Client, Exchange, Phase};
+use self::peer::{Client, Exchange, Phase, SCAN};
 use self::pool::Pool;
+use self::settings::FRESH_TIME_MAX;
 pub use self::settings::{HttpListener, HttpSettings};
 use self::slots::Slots;
 use crate::balance::Shard;
@@ -117,6 +118,9 @@ impl Http {
     /// none that has left. Looks at all connections if one has.
     pub fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         self.counters.forget_dead(snapshot);
+        if snapshot.renamed().any(|(old, _)| self.known.contains(&old)) {
+            self.slots.rename_nodes(snapshot);
+        }
         let has_lost = self.known.iter().any(|it| snapshot.find(*it).is_none());
         self.known.clear();
         self.known.extend(snapshot.nodes().iter().map(|it| it.key));
@@ -131,15 +135,19 @@ impl Http {
         self.sightings.poll(now, snapshot)
     }
 
-    /// No new connections; idle ones close at once, the others after their answer. Tunnels stay until the
-    /// process ends.
-    pub fn handle_stopping(&mut self, wire: &mut impl Wire) {
+    /// No new connections; those that wait for another request close at once, the others after their answer:
+    /// one that has asked nothing yet may have done so in this moment. Tunnels stay until the process ends.
+    pub fn handle_stopping(&mut self, now: Time, wire: &mut impl Wire) {
         self.is_stopping = true;
         for conn in self.slots.clients() {
-            let is_idle =
-                self.slots.client(conn).is_some_and(|it| it.exchange.is_none() && !it.has_more);
-            if is_idle {
-                self.close_client(conn, wire);
+            let Some(client) = self.slots.client(conn) else { continue };
+            let is_idle = client.exchange.is_none() && !client.has_more && client.scan == SCAN;
+            match (is_idle, client.phase) {
+                (true, Phase::Requests) if client.is_fresh => {
+                    self.slots.arm(conn, now + FRESH_TIME_MAX);
+                }
+                (true, Phase::Requests) => self.close_client(conn, wire),
+                _ => {}
             }
         }
         for conn in self.pool.drain() {

@@ -96,7 +96,7 @@ impl Http {
                 self.counters.response(101);
                 self.note_response(now, &exchange, 101, snapshot);
                 self.send_client(client, head, wire);
-                self.open_tunnel(now, client, &mut exchange);
+                self.open_tunnel(now, client, &mut exchange, wire);
                 self.set_exchange(client, exchange);
                 self.resume_waiting(client, wire);
                 Step::On(length)
@@ -115,11 +115,13 @@ impl Http {
         &mut self,
         now: Time,
         client: Conn,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
         response: &Response,
         head: &[u8],
         wire: &mut impl Wire,
     ) -> Step {
+        // From here on it is the client who is waited for.
+        exchange.expects_continue &= response.status != 100;
         let http = &self.settings.config.http;
         let patience = if exchange.request.is_done() { http.response_time } else { http.body_idle };
         if !exchange.is_1_0 {
@@ -155,8 +157,8 @@ impl Http {
             && !exchange.strips_chunks
             && exchange.request.is_done() // else what comes next may be its body
             && (!self.is_stopping || !exchange.followers.is_empty());
-        exchange.keeps_node =
-            response.is_persistent.then_some(response.keeps_secs.unwrap_or(u32::MAX));
+        exchange.keeps_node = (response.is_persistent && !exchange.goes_as_1_0)
+            .then_some(response.keeps_secs.unwrap_or(u32::MAX));
         let edits = &mut self.buffers.edits;
         if exchange.is_1_0 && !matches!(response.status, 100..200 | 204) {
             response.coding.into_iter().for_each(|it| edits.remove(it));
@@ -358,7 +360,10 @@ impl Http {
     fn note_response(&mut self, now: Time, exchange: &Exchange, status: u16, snapshot: &Snapshot) {
         let Some(key) = exchange.place.and_then(|it| it.node) else { return };
         self.counters.from_node(key, status, now.since(exchange.asked));
-        if let Some(id) = snapshot.find(key) {
+        // One that fails at everything may be the shell of a server (`http-smpp-registry.md` 3.1).
+        if status < 500
+            && let Some(id) = snapshot.find(key)
+        {
             self.sightings.alive(snapshot, id);
         }
         if exchange.is_watched && (400..600).contains(&status) {
@@ -500,16 +505,19 @@ impl Http {
                 let can_repeat = it.method.is_idempotent() || !it.is_connected;
                 it.tunnel.is_none() && it.response.is_none() && it.can_replay && can_repeat
             };
-            let exchange = self.slots.client(client).and_then(|it| it.exchange.as_deref());
-            if exchange.is_some_and(is_movable)
-                && let Some(mut exchange) = self.take_exchange(client)
-            {
-                self.slots.remove(conn);
-                wire.abort(conn);
-                exchange.is_reused = false;
-                let failure = if exchange.is_connected { Failure::Broken } else { Failure::Unsent };
-                self.failed(now, client, exchange, failure, snapshot, wire);
-            }
+            let Some(exchange) = self.take_exchange(client) else { continue };
+            let another = if is_movable(&exchange) {
+                self.another(now, client, &exchange, snapshot)
+            } else {
+                None
+            };
+            let Some(place) = another else {
+                self.set_exchange(client, exchange); // it may answer yet
+                continue;
+            };
+            self.slots.remove(conn);
+            wire.abort(conn);
+            self.relaunch(now, client, exchange, place, false, snapshot, wire);
         }
         self.pool.forget_unused();
     }

@@ -35,8 +35,12 @@ pub(super) struct Client {
     pub(super) has_more: bool,
     /// It takes no more for now: nothing is read that would make more for it.
     pub(super) is_full: bool,
+    /// Bytes that it had acknowledged when that was last looked at.
+    pub(super) taken_bytes: u64,
     /// It is counted as one that a node serves.
     pub(super) is_paired: bool,
+    /// It has had no answer yet.
+    pub(super) is_fresh: bool,
 }
 
 /// What the next bytes of a client are.
@@ -61,7 +65,9 @@ impl Client {
             is_ended: false,
             has_more: false,
             is_full: false,
+            taken_bytes: 0,
             is_paired: false,
+            is_fresh: true,
         }
     }
 }
@@ -96,6 +102,8 @@ pub(super) struct Exchange {
     pub(super) keeps_client: bool,
     /// The client has said that it asks no more (RFC 9112 §9.6).
     pub(super) is_last: bool,
+    /// The request has gone as HTTP/1.0: the node closes when it has answered, whatever it says.
+    pub(super) goes_as_1_0: bool,
     /// The node's does.
     pub(super) keeps_node: Option<u32>,
     pub(super) service: Service,
@@ -136,6 +144,8 @@ pub(super) struct Exchange {
     pub(super) strips_chunks: bool,
     /// Bytes of the body since the deadline was last moved.
     pub(super) progress_bytes: u64,
+    /// Bytes that the node had acknowledged when that was last looked at.
+    pub(super) taken_bytes: u64,
     pub(super) tunnel: Option<Tunnel>,
     /// Requests that the client sent behind this one, and that went to the node behind it.
     pub(super) followers: VecDeque<Box<Exchange>>,
@@ -150,6 +160,7 @@ impl Exchange {
             is_1_0: request.is_1_0,
             keeps_client: request.is_persistent,
             is_last: !request.is_persistent,
+            goes_as_1_0: request.is_1_0 && request.host.is_none(),
             keeps_node: None,
             service: Service::Http,
             upgrades: request.upgrade.is_some(),
@@ -172,6 +183,7 @@ impl Exchange {
             response: None,
             strips_chunks: false,
             progress_bytes: 0,
+            taken_bytes: 0,
             tunnel: None,
             followers: VecDeque::new(),
         }

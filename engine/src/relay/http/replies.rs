@@ -48,6 +48,7 @@ impl Reply<'_> {
 /// Reason phrase and body.
 const fn words(status: u16) -> (&'static str, &'static str) {
     match status {
+        200 => ("OK", ""),
         302 => ("Found", ""),
         400 => ("Bad Request", "The request is not well-formed HTTP"),
         408 => ("Request Timeout", "The request took too long"),

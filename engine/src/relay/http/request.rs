@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use protocols::bytes::{Span, write_ip};
+use protocols::http::Method;
 use protocols::http::body::Framing;
 use protocols::http::head::{self, Malformed, Request};
 use protocols::time::Time;
@@ -52,6 +53,9 @@ impl Http {
             return 0;
         }
         self.counters.request(request.method);
+        if request.is_for_us {
+            return self.answer_probe(now, conn, &request, wire);
+        }
         let (mut exchange, rewritten) = match self.prepare(now, head, &request, listener, source) {
             Ok(it) => it,
             Err(why) => {
@@ -91,6 +95,21 @@ impl Http {
             None => self.unavailable(now, conn, exchange, target, wire),
         }
         bytes
+    }
+
+    /// OPTIONS or TRACE that must go no further (RFC 9110 §7.6.2). Returns 0: there is no body of interest.
+    fn answer_probe(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        request: &Request,
+        wire: &mut impl Wire,
+    ) -> usize {
+        let status = if request.method == Method::Options { 200 } else { 501 };
+        let replay = self.spare();
+        let exchange = self.boxed(Exchange::new(now, request, replay));
+        self.answer(now, conn, exchange, status, None, wire);
+        0
     }
 
     /// The request as it goes to a node, and its target if that was rewritten. The edits of its parsing are
@@ -273,6 +292,7 @@ impl Http {
         let is_blocked = node_room == Room::Full || (!exchange.is_connected && most < bytes.len());
         if is_blocked && !exchange.request.is_done() {
             exchange.is_node_full = true;
+            exchange.taken_bytes = exchange.node.map_or(0, |it| wire.progress(it).acknowledged);
             wire.pause(conn);
         }
         if exchange.request.is_done() {

@@ -98,13 +98,14 @@ fn expanded(to: &str, captures: &Captures<'_>) -> Vec<u8> {
     out
 }
 
-/// `%xx`, and `+` for a blank; what is not two hexadecimal digits stays, and so does what would mean something
+/// `%xx`, and in the query `+` for a blank; what is not two hexadecimal digits stays, and so does what would mean something
 /// else without its escape: `%26` is no `&`.
 fn decoded(target: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(target.len());
-    let mut rest = target;
+    let (mut rest, mut in_query) = (target, false);
     while let Some((byte, tail)) = rest.split_first() {
         rest = tail;
+        in_query |= *byte == b'?';
         let digit = |at: usize| tail.get(at).and_then(|it| char::from(*it).to_digit(16));
         match (byte, digit(0), digit(1)) {
             (b'%', Some(high), Some(low)) => {
@@ -116,7 +117,7 @@ fn decoded(target: &[u8]) -> Vec<u8> {
                     rest = tail.get(2..).unwrap_or_default();
                 }
             }
-            (b'+', ..) => out.push(b' '),
+            (b'+', ..) if in_query => out.push(b' '),
             _ => out.push(*byte),
         }
     }
@@ -126,7 +127,9 @@ fn decoded(target: &[u8]) -> Vec<u8> {
 /// What may not stand in a target (RFC 3986 §2, §3.3, §3.4) becomes `%xx`.
 fn encoded(text: &[u8], was_decoded: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
+    let mut in_query = false;
     for (at, byte) in text.iter().enumerate() {
+        in_query |= *byte == b'?';
         let is_escape = || {
             let digits = text.get(at + 1..at + 3);
             digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit))
@@ -136,7 +139,7 @@ fn encoded(text: &[u8], was_decoded: bool) -> Vec<u8> {
             || DELIMITERS.contains(byte)
             || match byte {
                 b'%' => !was_decoded || is_escape(),
-                b'+' => !was_decoded,
+                b'+' => !was_decoded || !in_query,
                 _ => false,
             };
         if may_stand {
@@ -196,6 +199,11 @@ mod tests {
                 company,
                 "/someCompany?Url=http%3A%2F%2Fx%3Fa%26b&appsession=7%3b1%2B%",
                 Some("/restcomm?Url=http%3A%2F%2Fx%3Fa%26b&appsession=7%3b1%2B%25"),
+            ),
+            (
+                company, // a blank in the query alone
+                "/someCompany/+4912345?to=a+b&from=%2B49",
+                Some("/restcomm/+4912345?to=a%20b&from=%2B49"),
             ),
             (two, "/a/x", Some("/x/a")),
             (two, "/a/b", Some("/c/a")),

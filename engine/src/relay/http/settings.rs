@@ -95,5 +95,8 @@ pub(super) const COALESCED_BYTES_MAX: usize = 32 * 1024;
 /// Requests of one client that wait at a node behind one that it has not answered, at most.
 pub(super) const FOLLOWERS_MAX: usize = 16;
 
-/// A client must send this much of a body in each `httpBodyTimeout`.
+/// How long a connection that has asked nothing yet may still do so when the process stops.
+pub(super) const FRESH_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A peer must send or take this much of a body in each `httpBodyTimeout`.
 pub(super) const SLOW_BYTES_MAX: u64 = 1024;

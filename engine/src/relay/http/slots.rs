@@ -9,8 +9,10 @@ use std::collections::BinaryHeap;
 use protocols::time::Time;
 
 use super::peer::{Client, Node, Peer};
+use super::pool::Place;
 use crate::node::NodeKey;
 use crate::relay::stream::Conn;
+use crate::snapshot::Snapshot;
 
 /// Connections and deadlines.
 #[derive(Debug, Default)]
@@ -137,6 +139,26 @@ impl Slots {
             .filter(|(_, it)| it.peer.as_ref().is_some_and(&is_it))
             .map(|(slot, it)| Conn { slot, generation: it.generation })
             .collect()
+    }
+
+    /// Nodes that have another identity now are known by that.
+    pub(super) fn rename_nodes(&mut self, snapshot: &Snapshot) {
+        let rename = |place: &mut Place| {
+            let id = place.node.and_then(|it| snapshot.find(it));
+            place.node = id.map(|it| snapshot.node(it).key).or(place.node);
+        };
+        for peer in self.slots.iter_mut().filter_map(|it| it.peer.as_mut()) {
+            match peer {
+                Peer::Node(node) => rename(&mut node.place),
+                Peer::Client(client) => {
+                    let mut exchange = client.exchange.as_deref_mut();
+                    if let Some(it) = &mut exchange {
+                        it.followers.iter_mut().filter_map(|it| it.place.as_mut()).for_each(rename);
+                        it.place.as_mut().into_iter().for_each(rename);
+                    }
+                }
+            }
+        }
     }
 
     /// The node of every connection that carries something.

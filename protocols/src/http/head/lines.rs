@@ -28,6 +28,7 @@ pub(super) struct Lines {
     pub(super) keeps_secs: Option<u32>,
     pub(super) expects_continue: bool,
     pub(super) session_cookie: Option<Span>,
+    pub(super) max_forwards: Option<Span>,
     /// Connection says nothing but `upgrade`.
     only_upgrades: bool,
     connections: usize,
@@ -84,6 +85,7 @@ impl Lines {
                         session::cookie(value, b"jsessionid").map(|it| span_of(head, it));
                 }
                 Known::Cookie => {}
+                Known::MaxForwards => it.max_forwards = Some(span_of(head, value)),
             }
             it.has_hop |= known.is_hop();
         }
@@ -207,6 +209,7 @@ enum Known {
     SubProtocol,
     Expect,
     Cookie,
+    MaxForwards,
     Other,
 }
 
@@ -226,6 +229,7 @@ fn known(name: &[u8]) -> Known {
         7 if is(b"upgrade") => Known::Upgrade,
         10 if is(b"connection") => Known::Connection,
         10 if is(b"keep-alive") => Known::KeepAlive,
+        12 if is(b"max-forwards") => Known::MaxForwards,
         14 if is(b"content-length") => Known::ContentLength,
         16 if is(b"proxy-connection") => Known::OneHop,
         17 if is(b"transfer-encoding") => Known::TransferEncoding,

@@ -88,6 +88,11 @@ fn lines_for_one_hop_go_and_all_others_stay() {
             Some("GET /?b HTTP/1.1\r\nHost: example.com\r\n\r\n"),
         ),
         (
+            "a probe goes one hop less far",
+            "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 10\r\n\r\n",
+            Some("OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 9\r\n\r\n"),
+        ),
+        (
             "OPTIONS of a whole server",
             "OPTIONS http://example.com HTTP/1.1\r\nHost: h\r\n\r\n",
             Some("OPTIONS * HTTP/1.1\r\nHost: example.com\r\n\r\n"),
@@ -417,4 +422,37 @@ fn fields_are_found_by_name() {
     let of_ab: Vec<_> = lines(head, b"Ab").map(|it| it.of(head)).collect();
     assert_eq!(of_ab, [&b"ab: 2\r\n"[..], b"AB:3\r\n"]);
     assert_eq!(field(head, b"abc"), None);
+}
+
+/// What versions there are is for whoever asked for one (RFC 9110 §15.5.22, RFC 6455 §4.4).
+#[test]
+fn a_426_says_what_to_upgrade_to() {
+    for (head, want) in [
+        (
+            "HTTP/1.1 426 No\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\nKeep-Alive: 1\r\n\r\n",
+            "HTTP/1.1 426 No\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 426 No\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            "HTTP/1.1 426 No\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "HTTP/1.1 200 Yes\r\n\r\n",
+        ),
+    ] {
+        let (mut edits, mut out) = (Edits::default(), Vec::new());
+        let read = Response::parse(head.as_bytes(), Method::Get, &mut edits).unwrap();
+        edits.apply(head.as_bytes(), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), want);
+        assert_eq!(read.framing, Framing::UntilClose, "{head}");
+    }
+}
+
+#[test]
+fn a_target_with_a_fragment_is_none() {
+    for target in ["/a#b", "/#", "/a?b#c", "http://h/a#b", "http://h#b"] {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(request(text.as_bytes()).is_err(), "{target}");
+    }
 }

@@ -200,6 +200,13 @@ fn h10_a_node_that_answers_badly_is_reported() {
     assert!(!reports.iter().any(is_bad), "not watched: {reports:?}");
     let is_alive = |it: &Report| matches!(it, Report::Seen { alive: true, errors: 0, .. });
     assert!(reports.iter().any(is_alive), "an answer is a life sign: {reports:?}");
+    // But not that of the shell of a server that is gone (`http-smpp-registry.md` 3.1).
+    for status in [500, 503] {
+        world.pass(Duration::from_secs(1));
+        let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
+        world.visit_with(get("/other"), |_| answer);
+        assert_eq!(world.reports(), [], "{status}");
+    }
 }
 
 #[test]

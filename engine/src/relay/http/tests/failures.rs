@@ -83,7 +83,95 @@ fn a_want_of_our_own_is_no_fault_of_the_nodes() {
     let (mut world, client) = both_unreached(Gone::Shortage);
     let text = world.take(client);
     assert_eq!(status_of(&text), 503, "{text}");
+    assert!(text.contains("\r\nRetry-After: "), "{text}");
+    assert_eq!((refused(&world, Refusal::Shortage), refused(&world, Refusal::BadGateway)), (1, 0));
     assert_eq!(world.reports(), [], "no node is suspect");
+}
+
+/// Its heartbeats are late, or it has been told to go: it may answer all the same.
+#[test]
+fn a_node_that_leaves_the_table_answers_what_nobody_else_could() {
+    let mut world = World::new("", web_nodes(1));
+    let client = world.open();
+    let node = world.ask(client, get("/"));
+    world.nodes(Vec::new());
+    assert!(!world.is_gone(node));
+    world.send(node, OK);
+    assert_eq!(world.take(client), OK);
+}
+
+#[test]
+fn a_node_that_leaves_the_table_has_not_died_of_a_request() {
+    let mut world = World::new("", web_nodes(3));
+    let client = world.open();
+    let mut node = world.ask(client, get("/"));
+    let mut left = vec![1, 2, 3];
+    let tell = |world: &World, node| world.number(node);
+    let first = tell(&world, node);
+    world.gone(node, Gone::Reset); // it may have died of it: once more, and no more
+    node = world.last_node().unwrap();
+    left.retain(|it| *it != tell(&world, node));
+    world.nodes(left.iter().map(|it| web_node(*it, "")).collect());
+    node = world.last_node().unwrap();
+    assert!(left.contains(&tell(&world, node)) && tell(&world, node) != first);
+    world.send(node, OK);
+    assert_eq!(world.take(client), OK);
+}
+
+/// Whoever takes something of what is queued in each period is waited for, though there is never room for more.
+#[test]
+fn who_takes_bytes_slowly_but_steadily_is_served() {
+    let keys = "httpBodyTimeout=1000\nhttpKeepAliveTimeout=3000\nhttpResponseTimeout=1000";
+    let period = Duration::from_millis(999);
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n";
+    for (case, body) in [("a body", 8_000), ("the tail of a body", 9_000)] {
+        for takes in [1024, 1023] {
+            let mut world = World::new(keys, web_nodes(1));
+            world.wire.queue_bytes_max = Some(10);
+            let client = world.open();
+            let node = world.ask(client, get("/"));
+            world.send(node, [head, &"x".repeat(body)].concat());
+            for _ in 0..5 {
+                if !world.is_gone(client) {
+                    world.sip(client, takes);
+                }
+                world.pass(period);
+            }
+            assert_eq!(world.is_aborted(client), takes < 1024, "{case} {takes}");
+            if takes == 1024 {
+                world.drain(client);
+                world.send(node, "x".repeat(9_000 - body));
+                assert!(world.take(client).ends_with('x') && !world.is_gone(client), "{case}");
+            }
+        }
+    }
+    for takes in [1024, 1023] {
+        let mut world = World::new(keys, web_nodes(1));
+        world.wire.queue_bytes_max = Some(1_000);
+        let client = world.open();
+        let upload = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n";
+        let node = world.ask(client, [upload, &"x".repeat(9_000)].concat());
+        for _ in 0..5 {
+            if !world.is_gone(node) {
+                world.sip(node, takes);
+            }
+            world.pass(period);
+        }
+        assert_eq!(world.is_gone(node), takes < 1024, "an upload {takes}");
+    }
+}
+
+#[test]
+fn a_client_that_says_nothing_after_its_100_is_the_one_who_was_too_late() {
+    let mut world = World::new("httpBodyTimeout=1000\nhttpResponseTimeout=1000", web_nodes(1));
+    let client = world.open();
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let node = world.ask(client, request);
+    world.send(node, "HTTP/1.1 100 Continue\r\n\r\n");
+    world.take(client);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(status_of(&world.take(client)), 408);
+    assert_eq!((refused(&world, Refusal::Slow), refused(&world, Refusal::GatewayTimeout)), (1, 0));
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn answer(body: &str) -> String {
 /// Two nodes, and a client whose session is on the first, which has answered once.
 fn world(keys: &str) -> (World, Conn, Conn) {
     let nodes = vec![web_node(1, "jvmRoute=one"), web_node(2, "jvmRoute=two")];
-    let mut world = World::new(keys, nodes);
+    let mut world = World::new(&format!("httpPipelining=true\n{keys}"), nodes);
     let client = world.open();
     let node = world.ask(client, ours("/0"));
     assert_eq!(world.number(node), 1);
@@ -106,7 +106,7 @@ fn nothing_follows_behind_the_last_request_of_a_client() {
 fn nothing_follows_on_a_connection_that_has_not_proved_itself() {
     let keeps = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
     for first in [None, Some(keeps)] {
-        let mut world = World::new("", vec![web_node(1, "jvmRoute=one")]);
+        let mut world = World::new("httpPipelining=true", vec![web_node(1, "jvmRoute=one")]);
         let client = world.open();
         if let Some(first) = first {
             let node = world.ask(client, ours("/0"));
@@ -242,7 +242,7 @@ fn a_client_that_ends_behind_followers_gets_every_answer() {
 fn what_a_stopping_balancer_has_passed_on_is_answered() {
     let (mut world, client, node) = world("");
     world.send(client, [ours("/1"), ours("/2")].concat());
-    world.http.handle_stopping(&mut world.wire);
+    world.http.handle_stopping(world.now, &mut world.wire);
     world.send(node, answer("one"));
     assert_eq!(world.take(client), answer("one"));
     world.send(node, answer("two"));
@@ -264,11 +264,21 @@ fn an_answer_too_many_ends_the_connection_to_the_node() {
 
 #[test]
 fn one_node_for_everything_is_where_every_request_belongs() {
-    let mut world = World::new("algorithmClass=ActiveStandbyAlgorithm", web_nodes(2));
+    let mut world =
+        World::new("httpPipelining=true\nalgorithmClass=ActiveStandbyAlgorithm", web_nodes(2));
     let client = world.open();
     let node = world.ask(client, get("/0"));
     world.send(node, OK);
     world.take(node);
     world.send(client, [get("/1"), get("/2")].concat());
     assert_eq!(world.take(node), [get("/1"), get("/2")].concat());
+}
+
+#[test]
+fn without_the_key_one_is_answered_after_the_other() {
+    let (mut world, client, node) = world("httpPipelining=false");
+    world.send(client, [ours("/1"), ours("/2")].concat());
+    assert_eq!(world.take(node), ours("/1"));
+    world.send(node, OK);
+    assert_eq!(world.take(node), ours("/2"));
 }

@@ -12,7 +12,7 @@ use crate::config::{Config, load};
 use crate::node::Node;
 use crate::relay::Report;
 use crate::relay::http::{Http, HttpSettings};
-use crate::relay::stream::{Conn, Gone, Room, Secure, StreamRelay, Wire};
+use crate::relay::stream::{Conn, Gone, Progress, Room, Secure, StreamRelay, Wire};
 use crate::snapshot::Snapshot;
 
 /// One connection as the wire sees it.
@@ -24,6 +24,8 @@ pub(super) struct Socket {
     pub(super) sent_bytes: u64,
     /// What of it has left.
     left_bytes: u64,
+    /// What of it the peer has read.
+    acknowledged: u64,
     /// Speaks TLS by now.
     pub(super) is_secured: bool,
     /// Whom it counts for.
@@ -86,6 +88,14 @@ impl Wire for Recorder {
 
     fn sent_bytes(&mut self, conn: Conn) -> u64 {
         self.sockets.get(&conn).map_or(0, |it| it.left_bytes)
+    }
+
+    fn progress(&mut self, conn: Conn) -> Progress {
+        let of = |it: &Socket| Progress {
+            acknowledged: it.acknowledged,
+            left: it.sent_bytes - it.acknowledged,
+        };
+        self.sockets.get(&conn).map(of).unwrap_or_default()
     }
 
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure) {
@@ -274,9 +284,14 @@ impl World {
     /// The peer reads all that is queued.
     pub(super) fn drain(&mut self, conn: Conn) {
         let it = self.wire.sockets.get_mut(&conn).unwrap();
-        it.queued = 0;
+        (it.queued, it.acknowledged) = (0, it.sent_bytes);
         self.http.handle_drained(self.now, conn, &mut self.wire);
         self.settle();
+    }
+
+    /// The peer reads some of what is queued, not so much that there would be room again.
+    pub(super) fn sip(&mut self, conn: Conn, bytes: u64) {
+        self.wire.sockets.get_mut(&conn).unwrap().acknowledged += bytes;
     }
 
     /// Lets time pass, and what is due happen when it is due.

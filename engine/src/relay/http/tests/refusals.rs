@@ -169,20 +169,55 @@ fn heads_that_drip_in_and_idle_connections_end() {
 fn stopping_ends_connections_behind_their_answers() {
     let mut world = World::new("", web_nodes(2));
     let (idle, busy, begun) = (world.open(), world.open(), world.open());
+    let (fresh, silent, halfread) = (world.open(), world.open(), world.open());
+    world.send(halfread, "GET / HT");
     let pooled = world.ask(idle, get("/"));
     world.send(pooled, OK);
     let node = world.ask(busy, get("/"));
     let halfway = world.ask(begun, get("/"));
     world.send(halfway, &OK[..OK.len() - 1]);
-    world.http.handle_stopping(&mut world.wire);
+    world.http.handle_stopping(world.now, &mut world.wire);
     assert!(world.is_gone(idle) && !world.is_gone(busy) && !world.is_gone(begun));
     world.send(halfway, "k");
     assert_eq!(world.take(begun), OK);
     assert!(world.is_gone(begun), "its answer could not say so any more");
     world.send(node, OK);
     assert!(world.take(busy).contains("\r\nConnection: close\r\n"));
+    // What was on its way when we began to stop is answered.
+    for (client, rest) in [(fresh, get("/")), (halfread, "TP/1.1\r\nHost: h\r\n\r\n".to_owned())] {
+        let node = world.ask(client, rest);
+        world.send(node, OK);
+        assert!(world.take(client).contains("\r\nConnection: close\r\n"));
+        assert!(world.is_gone(client));
+    }
+    world.pass(Duration::from_secs(1));
+    assert!(world.is_gone(silent), "nobody waits for what is never asked");
     assert!(world.is_gone(busy) && world.is_gone(node) && world.is_gone(pooled));
     assert_eq!(world.open_at(0), None);
+}
+
+/// RFC 9110 §7.6.2.
+#[test]
+fn probes_go_as_far_as_they_say() {
+    let mut world = World::new("", web_nodes(1));
+    let client = world.open();
+    let probe = |method: &str, most: &str| {
+        format!("{method} / HTTP/1.1\r\nHost: h\r\nMax-Forwards: {most}\r\n\r\n")
+    };
+    let last = |method, status| (probe(method, "0"), status);
+    for (request, status) in [last("OPTIONS", 200), last("TRACE", 501)] {
+        world.send(client, request);
+        assert_eq!(status_of(&world.take(client)), status);
+    }
+    let passed =
+        [("OPTIONS", "10", "9"), ("TRACE", "1", "0"), ("GET", "0", "0"), ("OPTIONS", "x", "x")];
+    for (method, most, left) in passed {
+        let node = world.ask(client, probe(method, most));
+        assert_eq!(world.take(node), probe(method, left));
+        world.send(node, OK);
+        world.take(client);
+    }
+    assert_eq!(world.http.counters().all_requests(), 6);
 }
 
 #[test]

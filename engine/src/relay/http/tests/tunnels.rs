@@ -184,3 +184,17 @@ fn a_handshake_that_is_refused_is_an_ordinary_answer() {
     world.send(again, OK);
     assert_eq!(world.take(client), OK);
 }
+
+#[test]
+fn a_client_that_ended_before_the_tunnel_was_open_has_ended() {
+    let mut world = World::new("", web_nodes(1));
+    let client = world.open();
+    let node = world.ask(client, handshake(""));
+    world.end(client);
+    world.send(node, SWITCHING);
+    assert!(world.wire.sockets[&node].is_ended, "the node hears it");
+    world.send(node, "last words");
+    assert!(world.take(client).ends_with("last words"));
+    world.end(node);
+    assert!(world.is_gone(client) && world.is_gone(node));
+}

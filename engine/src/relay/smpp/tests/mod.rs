@@ -18,7 +18,7 @@ use protocols::time::Time;
 use super::leg::Leg;
 use super::{PLAIN_LISTENER, Smpp, SmppSettings};
 use crate::config::Config;
-use crate::relay::stream::{Conn, Gone, Room, Secure, StreamRelay, Wire};
+use crate::relay::stream::{Conn, Gone, Progress, Room, Secure, StreamRelay, Wire};
 use crate::snapshot::Snapshot;
 
 /// What the relay did, in order.
@@ -46,6 +46,10 @@ impl Wire for Recorder {
 
     fn connect(&mut self, conn: Conn, to: SocketAddr, secure: Secure) {
         self.connecting.push((conn, to, secure));
+    }
+
+    fn progress(&mut self, _conn: Conn) -> Progress {
+        Progress::default()
     }
 
     fn pause(&mut self, conn: Conn) {
