@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::relay::{
-    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Verdict,
+    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Provisional, Verdict,
 };
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -111,12 +111,13 @@ impl<D: Decide> Shard<D> {
     ) {
         match verdict {
             Verdict::Forward { hop, node, reply } => {
-                if let Some(provisional) = out.get(..reply).filter(|it| !it.is_empty()) {
-                    self.answer(arrival, provisional);
+                let start = reply.map_or(0, |it| it.bytes);
+                if let Some(Provisional { hop, bytes }) = reply {
+                    self.answer(hop, out.get(..bytes).unwrap_or(&[]));
                 }
                 let is_for_node = node.is_some();
                 let origin = Origin { arrival, bytes, attempts, is_for_node };
-                self.send(hop, out, reply, Some(origin));
+                self.send(hop, out, start, Some(origin));
             }
             Verdict::Reply { hop } => self.send(hop, out, 0, None),
             Verdict::Resolve => self.park(arrival, bytes, attempts),
@@ -162,16 +163,15 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// Our own answer, back to where the message came from.
-    fn answer(&mut self, arrival: &Arrival, bytes: &[u8]) {
-        match arrival.flow {
-            None => {
-                if let Some(outgoing) = self.outgoing(arrival.listener) {
-                    outgoing.push_copy(bytes, arrival.source);
+    /// Our own answer, in front of a message that goes on.
+    fn answer(&mut self, hop: Hop, bytes: &[u8]) {
+        match hop {
+            Hop::Datagram { from, to } => {
+                if let Some(outgoing) = self.outgoing(from) {
+                    outgoing.push_copy(bytes, to);
                 }
             }
-            Some(flow) => {
-                let hop = Hop::Flow { flow, or: None, is_response: true };
+            Hop::Flow { .. } | Hop::Stream { .. } => {
                 self.send(hop, &mut bytes.to_vec(), 0, None);
             }
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use engine::config::Steering;
 use engine::node::{Node, NodeKey, Origin, Ports, Suspect, Version, Way};
 use engine::relay::{
-    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Report, Verdict,
+    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Provisional, Report, Verdict,
 };
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
@@ -54,7 +54,7 @@ impl Script {
             } else {
                 Hop::Datagram { from, to }
             };
-            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: 0 };
+            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: None };
             (failed != Some(hop)).then_some(verdict)
         })
     }
@@ -98,19 +98,19 @@ impl Decide for Script {
             Verdict::Forward {
                 hop: Hop::Flow { flow, or: None, is_response: true },
                 node: None,
-                reply: 0,
+                reply: None,
             }
         } else if let Some(peer) = body.strip_prefix(b"peer ") {
             let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
             let hop = Hop::Stream { from: ListenerId(self.settings.from), to };
-            Verdict::Forward { hop, node: None, reply: 0 }
+            Verdict::Forward { hop, node: None, reply: None }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
                 return Verdict::Resolve;
             };
             let hop = Hop::Datagram { from: arrival.listener, to };
-            Verdict::Forward { hop, node: None, reply: 0 }
+            Verdict::Forward { hop, node: None, reply: None }
         } else if body.starts_with(b"node") {
             self.to_node(snapshot, None).unwrap_or(Verdict::Drop(DropReason::NoNode))
         } else if body.starts_with(b"trying") {
@@ -118,7 +118,7 @@ impl Decide for Script {
             let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot, None) else {
                 return Verdict::Drop(DropReason::NoNode);
             };
-            Verdict::Forward { hop, node, reply: 4 }
+            Verdict::Forward { hop, node, reply: Some(Provisional { bytes: 4, hop: back }) }
         } else {
             Verdict::Reply { hop: back }
         }

@@ -18,7 +18,7 @@ use super::words::Words;
 use super::{Attempt, Buffers, Incoming, State};
 use crate::node::Node;
 use crate::registry::{Announcement, BeatError};
-use crate::relay::{DropReason, Hop, Leg, Verdict};
+use crate::relay::{DropReason, Hop, Leg, Provisional, Verdict};
 
 /// A request on its way: what has been found out so far.
 pub(super) struct Request<'a> {
@@ -319,7 +319,8 @@ impl State {
             self.counters.response(100, incoming.leg, incoming.transport, 0);
             self.write_answer(incoming, &answer, out);
         }
-        let reply = out.len();
+        let reply = (!out.is_empty())
+            .then(|| Provisional { bytes: out.len(), hop: answer_hop(settings, incoming) });
         self.state_length(message, hop);
         let Buffers { edits, head, .. } = &mut self.buffers;
         edits.insert(message.first_header, head);

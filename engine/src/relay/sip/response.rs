@@ -84,7 +84,7 @@ impl State {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);
         }
-        Verdict::Forward { hop, node: None, reply: 0 }
+        Verdict::Forward { hop, node: None, reply: None }
     }
 
     fn leave_node<T: Trace>(

@@ -128,7 +128,7 @@ fn what_is_decided_again_is_charged_and_counted_once() {
         Arrival { now: world.now, listener, source: CLIENT.parse().unwrap(), flow: Some(FLOW) };
     let bytes = wire(&INVITE.replace("UDP", "TCP"));
     let mut verdict = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out);
-    assert!(matches!(verdict, Verdict::Forward { reply: 1.., .. }), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Forward { reply: Some(_), .. }), "{verdict:?}");
     for turn in 1..3 {
         let Verdict::Forward { hop, .. } = verdict else { panic!("{turn}: {verdict:?}") };
         let refused = world.relay.refused(target(hop).unwrap(), Transport::Tcp, &world.snapshot);
@@ -136,7 +136,7 @@ fn what_is_decided_again_is_charged_and_counted_once() {
         world.snapshot = world.snapshot.suspecting(key, way);
         verdict =
             world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
-        assert!(matches!(verdict, Verdict::Forward { reply: 0, .. }), "{turn}: {verdict:?}");
+        assert!(matches!(verdict, Verdict::Forward { reply: None, .. }), "{turn}: {verdict:?}");
     }
     let other = world.client(&INVITE.replace("8f3ad1", "another"));
     assert_eq!(other, Verdict::Drop(DropReason::Rate));
