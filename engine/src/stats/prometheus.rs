@@ -8,7 +8,7 @@ use protocols::sip::message::Method;
 
 use super::{HttpCounters, HttpNode, LATENCY_BOUNDS, RESIDENCE_BOUNDS, Refusal, Scrape};
 use crate::node::Node;
-use crate::registry::{CHANGES, Health};
+use crate::registry::{CHANGES, Health, REFUSALS};
 use crate::relay::{DropReason, Leg};
 use crate::stats::smpp::SmppDrop;
 
@@ -231,10 +231,13 @@ fn heartbeats(page: &mut Page, scrape: &Scrape<'_>) {
     page.family(
         "trunkline_heartbeats_refused_total",
         "counter",
-        "Connections to the heartbeat ports that were cut off, by reason.",
+        "Connections to the heartbeat ports that were cut off, and nodes not believed, by reason.",
     );
     page.row(&[("reason", "malformed")], it.malformed);
     page.row(&[("reason", "refused")], it.refused);
+    for reason in REFUSALS {
+        page.row(&[("reason", reason)], scrape.registry.refusals(reason));
+    }
     page.family("trunkline_heartbeat_connections_total", "counter", "Connections of nodes.");
     page.row(&[], it.accepted);
     page.family("trunkline_heartbeat_connections", "gauge", "Open connections of nodes.");

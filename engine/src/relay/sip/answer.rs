@@ -29,6 +29,9 @@ impl Answer<'_> {
     }
 }
 
+/// It would come back (RFC 3261 §16.3(4)).
+pub(super) const LOOP: Answer<'_> = Answer::plain(482, "Loop Detected", DropReason::Loop);
+
 impl State {
     /// Nobody is there to take it.
     pub(super) fn no_node(

@@ -9,7 +9,7 @@ use protocols::sip::message::Method;
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::{Scheme, Uri};
 
-use super::answer::Answer;
+use super::answer::{Answer, LOOP};
 use super::explain::Trace;
 use super::flow::{self, Token};
 use super::head::{HeadLines, Record, opens_dialog};
@@ -83,8 +83,7 @@ impl State {
             if T::ON {
                 trace.say(format_args!("next hop is this balancer: loop"));
             }
-            let answer = Answer::plain(482, "Loop Detected", DropReason::Loop);
-            return self.answer(settings, incoming, request.method, &answer, out);
+            return self.answer(settings, incoming, request.method, &LOOP, out);
         }
         let search = Search {
             now: arrival.now,

@@ -7,7 +7,7 @@ use protocols::sip::message::{Message, Start, remove_values};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
-use super::answer::{Answer, answer_hop};
+use super::answer::{Answer, LOOP, answer_hop};
 use super::contact::{self, Real};
 use super::explain::Trace;
 use super::flow::Token;
@@ -80,6 +80,12 @@ impl State {
         let Start::Request { uri: uri_span, .. } = message.start else {
             return Verdict::Drop(DropReason::Malformed);
         };
+        if is_from_us(settings, incoming) {
+            if T::ON {
+                trace.say(format_args!("sender is this balancer: loop"));
+            }
+            return self.answer(settings, incoming, method, &LOOP, out);
+        }
         let mut request = Request {
             method,
             uri: message.request_uri,
@@ -330,6 +336,14 @@ impl State {
         }
         Verdict::Forward { hop, node: node.map(|it| it.key), reply }
     }
+}
+
+/// Whether we have sent it ourselves (RFC 3261 §16.3(4)). Balancers of other networks may have our address:
+/// the sender's must be one of ours, too.
+fn is_from_us(settings: &Settings, incoming: &Incoming<'_>) -> bool {
+    let source = incoming.arrival.source.ip();
+    via::is_ours(&incoming.via, settings)
+        && (incoming.via.via.host_ip() == Some(source) || settings.is_my_ip(source))
 }
 
 /// Where the request comes from. Two-entry: the leg says it. Single-entry: the source must be a node's or

@@ -191,6 +191,35 @@ fn a_loop_is_answered_482_and_an_ack_in_a_loop_is_dropped() {
     assert_eq!(world.from_node(&ack), Verdict::Drop(DropReason::Loop));
 }
 
+/// A node that is this balancer itself, on either of its legs, or on the only one.
+#[test]
+fn what_we_sent_to_ourselves_is_answered_482_on_every_leg() {
+    const ONE_LEG: &str = "host=10.0.0.1\nexternalPort=5060\n";
+    let cases = [
+        (TWO_LEGS, "10.0.0.1:5060", Leg::External, "172.16.0.1:5065"),
+        (TWO_LEGS, "172.16.0.1:5065", Leg::Internal, "172.16.0.1:5065"),
+        (ONE_LEG, "10.0.0.1:5060", Leg::External, "10.0.0.1:5060"),
+    ];
+    for (legs, node, leg, from) in cases {
+        for method in ["INVITE", "MESSAGE"] {
+            let mut world = World::new(legs).with_nodes(&[node]);
+            let verdict = world.client(&INVITE.replace("INVITE", method));
+            assert!(datagram(node)(verdict), "{node}: {verdict:?}");
+            let looped = String::from_utf8(world.out.clone()).unwrap().replace("\r\n", "\n");
+            world.send(leg, Transport::Udp, from, &looped);
+            assert_eq!(world.first_line(), "SIP/2.0 482 Loop Detected", "{node} {method}");
+            // The same from a balancer that has our address in another network.
+            if leg == Leg::External {
+                let verdict = world.send(leg, Transport::Udp, "203.0.113.77:5060", &looped);
+                assert!(datagram(node)(verdict), "{node} {method}: {verdict:?}");
+            }
+            let ack = looped.replace(method, "ACK");
+            let verdict = world.send(leg, Transport::Udp, from, &ack);
+            assert_eq!(verdict, Verdict::Drop(DropReason::Loop), "{node} {method}");
+        }
+    }
+}
+
 #[test]
 fn strict_routers_on_either_side_are_served() {
     // RFC 3261 §16.4: before us, our Record-Route came as Request-URI.
