@@ -46,6 +46,14 @@ pub(crate) struct Home {
     pub(crate) ip: Option<IpAddr>,
 }
 
+/// A call that was stored.
+pub(crate) struct Kept<'m, T> {
+    /// What it carries.
+    pub(crate) more: &'m mut T,
+    /// It was not known to live there.
+    pub(crate) is_new: bool,
+}
+
 /// Index of an entry plus one; 0 is none, so that unused memory is zero and costs nothing.
 type Link = u32;
 
@@ -128,7 +136,7 @@ impl<T: Copy + Default> Memory<T> {
     }
 
     /// As [`Memory::store`]; what the call carries is the caller's to change. `None`: nothing is kept.
-    pub(crate) fn keep(&mut self, now: Time, hash: u64, node: &Node) -> Option<&mut T> {
+    pub(crate) fn keep(&mut self, now: Time, hash: u64, node: &Node) -> Option<Kept<'_, T>> {
         self.expire(now);
         if self.calls_max == 0 {
             return None;
@@ -137,13 +145,16 @@ impl<T: Copy + Default> Memory<T> {
         self.owners[owner as usize].calls += 1;
         if let Some(at) = self.lookup(hash) {
             let entry = &mut self.entries[at];
-            self.owners[entry.owner as usize].calls -= 1;
+            let before = &mut self.owners[entry.owner as usize];
+            before.calls -= 1;
+            let mut is_new = before.home.node != node.key;
             entry.owner = owner;
             if now.since(entry.seen) > self.idle {
                 entry.more = T::default(); // another call that has the old one's name
+                is_new = true;
             }
             entry.seen = now;
-            return Some(&mut entry.more);
+            return Some(Kept { more: &mut entry.more, is_new });
         }
         if self.calls == self.calls_max {
             self.evict();
@@ -167,7 +178,7 @@ impl<T: Copy + Default> Memory<T> {
         self.places[place] = link(at);
         self.file(at);
         self.calls += 1;
-        Some(&mut self.entries[at].more)
+        Some(Kept { more: &mut self.entries[at].more, is_new: true })
     }
 
     /// What a remembered call carries. It is in use from now on.

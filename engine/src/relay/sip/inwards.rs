@@ -210,8 +210,8 @@ impl State {
         if request.method != Method::Ack {
             self.sightings.asked(snapshot, id);
         }
-        self.calls.handle_request(incoming.arrival.now, request, message, node);
-        self.counters.to_node(node.key, query.is_first && request.method == Method::Invite);
+        let begins = self.calls.handle_request(incoming.arrival.now, request, message, node);
+        self.counters.to_node(node.key, begins);
         let hop = next_hop::hop(out_place, towards, to);
         self.forward(settings, incoming, request, hop, Some(node), out)
     }

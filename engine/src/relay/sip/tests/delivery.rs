@@ -159,6 +159,34 @@ fn what_is_decided_again_is_charged_and_counted_once() {
 }
 
 #[test]
+fn a_call_is_counted_once_on_each_node_that_was_given_it() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let keys: Vec<NodeKey> = world.snapshot.nodes().iter().map(|it| it.key).collect();
+    let calls = |world: &mut World| -> Vec<u64> {
+        let counters = world.relay.counters(world.now, &world.snapshot, false);
+        keys.iter().map(|it| counters.node(*it).calls).collect()
+    };
+    let again = INVITE.replace("CSeq: 1", "CSeq: 2").replace("z9hG4bKc1", "z9hG4bKc2");
+    for (case, message) in [
+        ("the first", INVITE.to_owned()),
+        ("a retransmission", INVITE.to_owned()),
+        ("with credentials", again.clone()),
+        ("its retransmission", again),
+        ("in the dialog", in_dialog("INVITE", "", "sip:bob@172.16.0.10:5080")),
+    ] {
+        assert!(datagram(NODE)(world.client(&message)), "{case}");
+        assert_eq!(calls(&mut world), [1, 0], "{case}");
+    }
+    world.client(&INVITE.replace("8f3ad1", "another"));
+    assert_eq!(calls(&mut world), [1, 1], "another call");
+    world.set_nodes(&["172.16.0.11:5080"], &[NODE]);
+    for case in ["to the heir", "its retransmission"] {
+        assert!(datagram("172.16.0.11:5080")(world.client(INVITE)), "{case}");
+        assert_eq!(calls(&mut world), [1, 2], "{case}");
+    }
+}
+
+#[test]
 fn a_node_that_has_too_much_to_read_keeps_its_dialogs_and_gets_no_new_ones() {
     let slow = |hop| Failure { reason: DropReason::SlowPeer, ..gone(hop) };
     let routes = format!("Route: {OUTER_ROUTE}\nRoute: {INNER_ROUTE}\n");
