@@ -92,6 +92,11 @@ impl Calls {
         begins
     }
 
+    /// The node that the INVITE of this message's call went to.
+    pub(super) fn node_of(&mut self, now: Time, message: &Message<'_>) -> Option<NodeKey> {
+        self.0.find(now, key_of(message.text(message.call_id))).map(|it| it.node)
+    }
+
     /// A response comes from a node or goes to it.
     pub(super) fn handle_response(
         &mut self,

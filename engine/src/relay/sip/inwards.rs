@@ -119,7 +119,8 @@ impl State {
                 Some(chosen)
             }
             None => {
-                let picked = self.algorithm.pick(&query, snapshot);
+                let followed = self.followed(incoming, request, routes).filter(serves);
+                let picked = followed.or_else(|| self.algorithm.pick(&query, snapshot));
                 if T::ON {
                     if !query.is_first && self.algorithm.active_calls().is_some() {
                         trace.say(format_args!(
@@ -214,6 +215,25 @@ impl State {
         self.counters.to_node(node.key, begins);
         let hop = next_hop::hop(out_place, towards, to);
         self.forward(settings, incoming, request, hop, Some(node), out)
+    }
+
+    /// The node of the INVITE that a CANCEL or the ACK of a failure belongs to (RFC 3261 §9.1, §17.1.1.3):
+    /// the algorithm may choose another by now, such as when the node is leaving.
+    fn followed(
+        &mut self,
+        incoming: &Incoming<'_>,
+        request: &Request<'_>,
+        routes: &Stripped,
+    ) -> Option<NodeId> {
+        let follows = match request.method {
+            Method::Cancel => true,
+            Method::Ack => !routes.named,
+            _ => false,
+        };
+        let node = follows
+            .then(|| self.calls.node_of(incoming.arrival.now, incoming.message))
+            .flatten()?;
+        incoming.snapshot.find(node)
     }
 
     /// Puts the node in as next hop: a Route on top, or the Request-URI where that was us.
