@@ -14,6 +14,7 @@ use crate::census::{Full, Most, Place};
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::Layers;
+use crate::logs;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
 use crate::tcp::{
@@ -28,20 +29,25 @@ impl<D: Decide> Shard<D> {
             match sys::accept(fd) {
                 Ok((socket, Some(peer))) => self.on_accepted(listener, socket.into(), peer),
                 Ok((_, None)) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return,
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        // The kernel would report the listener again at once, for ever.
-                        self.epoll.remove(fd);
-                        let resume = self.now + ACCEPT_PAUSE;
-                        self.wheel.arm(TimerId(u32::from(listener.0)), resume);
-                        return;
-                    }
-                    // That connection is gone; the next may be well.
-                    _ => {}
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if sys::is_exhaustion(&error) => {
+                    self.lack(&error, "Nobody is accepted on SIP");
+                    // The kernel would report the listener again at once, for ever.
+                    self.epoll.remove(fd);
+                    let resume = self.now + ACCEPT_PAUSE;
+                    self.wheel.arm(TimerId(u32::from(listener.0)), resume);
+                    return;
+                }
+                // That connection is gone; the next may be well.
+                Err(_) => {}
             }
         }
+    }
+
+    /// A connection cannot be had for a want of ours.
+    fn lack(&mut self, error: &io::Error, what: &str) {
+        self.figures.streams.shortages += 1;
+        logs::shortage(self.now, what, error);
     }
 
     fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
@@ -89,7 +95,9 @@ impl<D: Decide> Shard<D> {
             Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers, place),
             Err(error) => {
                 // A want of descriptors or ports is ours, no fault of the node's.
-                if !tcp::is_shortage(&error) {
+                if tcp::is_shortage(&error) {
+                    self.lack(&error, "Nobody is called on SIP");
+                } else {
                     self.refused(to, transport);
                 }
                 None

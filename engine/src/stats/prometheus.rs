@@ -370,7 +370,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         }
     }
     type StreamRow = (&'static str, fn(&super::Streams) -> u64);
-    let events: [StreamRow; 13] = [
+    let events: [StreamRow; 14] = [
         ("refused_source", |it| it.refused_source),
         ("tls_handshake", |it| it.tls_handshakes),
         ("tls_resumed", |it| it.tls_resumed),
@@ -383,6 +383,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         ("slow_closed", |it| it.slow_closed),
         ("idle_closed", |it| it.idle_closed),
         ("lost", |it| it.lost),
+        ("shortage", |it| it.shortages),
         ("panic", |it| it.panicked),
     ];
     page.family(
