@@ -226,7 +226,7 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Closes a connection that the peer has ended.
-    fn close_ended(&mut self, flow: Flow) {
+    pub(crate) fn close_ended(&mut self, flow: Flow) {
         self.wheel.cancel(timer_of(flow));
         self.streams.remove(flow, End::Peers, &mut self.failed);
     }
@@ -255,7 +255,7 @@ impl<D: Decide> Shard<D> {
                 }
                 Ok(count) => {
                     let is_plain = connection.layers.is_none();
-                    let was_partial = !connection.partial.is_empty();
+                    let was_partial = connection.is_within_message();
                     let before = self.figures.stream_messages;
                     let came = scratch.get_mut(..count).unwrap_or(&mut []);
                     let goes_on = if is_plain {
@@ -313,7 +313,7 @@ impl<D: Decide> Shard<D> {
             return;
         }
         let idle = self.view.current().tuning.stream_idle;
-        let is_partial = !it.partial.is_empty();
+        let is_partial = it.is_within_message();
         if is_partial && !is_new {
             return; // whoever sends it byte by byte gains no time
         }

@@ -71,6 +71,18 @@ pub struct Connection {
     pub(crate) place: Option<Place>,
 }
 
+impl Connection {
+    /// Whether part of a message has come, and not its end.
+    pub(crate) fn is_within_message(&self) -> bool {
+        !self.partial.is_empty() || self.layers.as_ref().is_some_and(|it| it.is_within_message())
+    }
+
+    /// Whether messages wait to leave.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 /// The life of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
