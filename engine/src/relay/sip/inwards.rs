@@ -81,7 +81,7 @@ impl State {
         let left = message.routes.len()
             - routes.count.min(message.routes.len())
             - usize::from(request.route_moved);
-        let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
+        let top = (left > 0).then(|| message.route(routes.count)).flatten();
         let top_text = top.map(|it| message.text(it.span));
         let top_uri = top_text.and_then(NameAddr::parse).and_then(|it| Uri::parse(it.uri));
 

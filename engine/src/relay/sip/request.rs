@@ -3,7 +3,7 @@
 use protocols::bytes::{Span, parse_decimal, write_decimal};
 use protocols::sip::Transport;
 use protocols::sip::message::Method;
-use protocols::sip::message::{Message, Start, remove_values};
+use protocols::sip::message::{Message, Start};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
@@ -203,15 +203,17 @@ impl State {
         count: usize,
     ) {
         let edits = &mut self.buffers.edits;
-        let routes = message.routes.as_slice();
-        let Some((last, before)) = routes.split_last().filter(|_| request.route_moved) else {
-            return remove_values(&message.routes, count, edits);
-        };
-        if count >= before.len() {
-            return remove_values(&message.routes, routes.len(), edits);
+        let at_last = message.routes.len().saturating_sub(1);
+        if !request.route_moved {
+            return message.remove_routes(count, edits);
         }
-        remove_values(&message.routes, count, edits);
-        match before.last().filter(|it| it.line == last.line) {
+        if count >= at_last {
+            return message.remove_routes(at_last + 1, edits);
+        }
+        message.remove_routes(count, edits);
+        let mut ends = message.all_routes().skip(at_last - 1);
+        let (Some(previous), Some(last)) = (ends.next(), ends.next()) else { return };
+        match Some(previous).filter(|it| it.line == last.line) {
             Some(previous) => {
                 edits.remove(Span { start: previous.span.end, end: last.span.end });
             }
@@ -232,11 +234,7 @@ impl State {
         if uri.param("lr").is_none() || uri.param("node_host").is_none() {
             return;
         }
-        // More Routes than the index keeps: the last one is out of sight, and nobody writes that many.
-        let routes = message.routes.as_slice();
-        let Some(value) = routes.last().filter(|_| routes.len() == message.routes.len()) else {
-            return;
-        };
+        let Some(value) = message.all_routes().last() else { return };
         let Some(route) = NameAddr::parse(value.span.of(message.bytes)) else { return };
         let is_ours = |it: &Uri<'_>| settings.is_my_uri(it) || settings.is_my_route_name(it.host);
         let Some(target) = Uri::parse(route.uri).filter(|it| !is_ours(it)) else {
