@@ -756,6 +756,35 @@ fn out_of_files_the_statistics_port_waits_says_so_once_and_comes_back() {
 }
 
 #[test]
+fn out_of_files_sip_says_so_and_takes_clients_in_again() {
+    let lb = Setup::two_entry().start();
+    let _nodes = lb.answering_nodes(1);
+    lb.limit_files(5);
+    let caller = lb.caller_over(Transport::Tcp, "waits");
+    caller.send(&caller.request("OPTIONS", "sip:bob@example.com"));
+    lb.wait_log("Nobody is accepted on SIP for now");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let lines = lb.log().matches("Nobody is accepted on SIP for now").count();
+    assert!(lines <= 2, "{lines} lines in half a second");
+    lb.limit_files(1_000);
+    caller.expect("200 OPTIONS");
+    assert!(lb.event("shortage") >= 3, "each time that somebody waits");
+}
+
+#[test]
+fn what_is_dropped_is_in_the_log_with_its_source() {
+    let lb = Setup::two_entry().start();
+    let stranger = Peer::bind("stranger");
+    for _ in 0..100 {
+        stranger.send_bytes(lb.external, b"SIP/2.0 200 OK\r\n\r\n");
+    }
+    lb.wait_dropped("malformed", 100);
+    let line = format!("drop reason=malformed source={}", stranger.address());
+    lb.wait_log(&line);
+    assert_eq!(lb.log().matches(&line).count(), 3, "{}", lb.log());
+}
+
+#[test]
 fn a_message_to_a_name_on_the_packet_path_delays_nobody() {
     // A node calls out to names that do not resolve; others must cross meanwhile.
     let lb = Setup::two_entry().start();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::relay::{
-    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Verdict,
+    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, Listener, ListenerId, Provisional, Verdict,
 };
 use protocols::sip::Transport;
 use protocols::time::Time;
@@ -19,6 +19,7 @@ use protocols::time::Time;
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::is_websocket;
+use crate::logs::Whose;
 use crate::mesh::{Delivery, Mail, Notice, Search};
 use crate::shard::{Listening, PARKED_TIMER, Parked, Shard};
 use crate::tcp::{Carried, Phase};
@@ -96,7 +97,7 @@ impl<D: Decide> Shard<D> {
         // worse than stale after a panic half way.
         match catch_unwind(AssertUnwindSafe(|| decide(relay, snapshot, &mut out))) {
             Ok(verdict) => self.carry_out(arrival, bytes, attempts, verdict, &mut out),
-            Err(_) => self.relay.dropped(DropReason::Panic),
+            Err(_) => self.drop_of(arrival.source, DropReason::Panic),
         }
         self.out = out;
     }
@@ -111,17 +112,27 @@ impl<D: Decide> Shard<D> {
     ) {
         match verdict {
             Verdict::Forward { hop, node, reply } => {
-                if let Some(provisional) = out.get(..reply).filter(|it| !it.is_empty()) {
-                    self.answer(arrival, provisional);
+                let start = reply.map_or(0, |it| it.bytes);
+                if let Some(Provisional { hop, bytes }) = reply {
+                    self.answer(hop, out.get(..bytes).unwrap_or(&[]));
                 }
                 let is_for_node = node.is_some();
                 let origin = Origin { arrival, bytes, attempts, is_for_node };
-                self.send(hop, out, reply, Some(origin));
+                self.send(hop, out, start, Some(origin));
             }
             Verdict::Reply { hop } => self.send(hop, out, 0, None),
             Verdict::Resolve => self.park(arrival, bytes, attempts),
-            Verdict::Drop(_) => {}
+            // The relay has counted it.
+            Verdict::Drop(reason) => {
+                self.drops.note(self.now, reason, Whose::Source(arrival.source));
+            }
         }
+    }
+
+    /// Counts and logs a message that went nowhere.
+    fn drop_of(&mut self, source: SocketAddr, reason: DropReason) {
+        self.relay.dropped(reason);
+        self.drops.note(self.now, reason, Whose::Source(source));
     }
 
     /// Queues `out[start..]` for its hop. May take `out` over and leave another buffer for it.
@@ -135,7 +146,10 @@ impl<D: Decide> Shard<D> {
                 let source = origin.map(|it| it.arrival.source);
                 match self.outgoing(from) {
                     Some(outgoing) => outgoing.push(out, start, to, source),
-                    None => self.relay.dropped(DropReason::NoListener),
+                    None => {
+                        self.relay.dropped(DropReason::NoListener);
+                        self.drops.note(self.now, DropReason::NoListener, Whose::Receiver(to));
+                    }
                 }
             }
             Hop::Flow { flow, .. } if flow.shard != self.id => {
@@ -162,16 +176,15 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// Our own answer, back to where the message came from.
-    fn answer(&mut self, arrival: &Arrival, bytes: &[u8]) {
-        match arrival.flow {
-            None => {
-                if let Some(outgoing) = self.outgoing(arrival.listener) {
-                    outgoing.push_copy(bytes, arrival.source);
+    /// Our own answer, in front of a message that goes on.
+    fn answer(&mut self, hop: Hop, bytes: &[u8]) {
+        match hop {
+            Hop::Datagram { from, to } => {
+                if let Some(outgoing) = self.outgoing(from) {
+                    outgoing.push_copy(bytes, to);
                 }
             }
-            Some(flow) => {
-                let hop = Hop::Flow { flow, or: None, is_response: true };
+            Hop::Flow { .. } | Hop::Stream { .. } => {
                 self.send(hop, &mut bytes.to_vec(), 0, None);
             }
         }
@@ -450,7 +463,13 @@ impl<D: Decide> Shard<D> {
         // Letters whose destination cannot be reached at all; rare.
         let mut unreachable: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let may_couple = self.view.current().tuning.couples_datagrams;
-        let relay = &mut self.relay;
+        let (relay, drops, now) = (&mut self.relay, &mut self.drops, self.now);
+        let mut drop_letter = |letter: &Letter, reason| {
+            relay.dropped(reason);
+            if let Some(to) = letter.to() {
+                drops.note(now, reason, Whose::Receiver(to));
+            }
+        };
         let sent =
             outgoing.send(socket.as_raw_fd(), may_couple, |letter: &Letter, error, failures| {
                 has_errors = true;
@@ -458,17 +477,17 @@ impl<D: Decide> Shard<D> {
                 match code {
                     libc::EINTR => Next::Again,
                     libc::EAGAIN | libc::ENOBUFS => {
-                        relay.dropped(DropReason::SendFull);
+                        drop_letter(letter, DropReason::SendFull);
                         Next::Skip
                     }
                     libc::EMSGSIZE => {
-                        relay.dropped(DropReason::TooLarge);
+                        drop_letter(letter, DropReason::TooLarge);
                         Next::Skip
                     }
                     // Told of an earlier datagram, or of this one if it is told again and again.
                     _ if is_refusal(code) && failures < REFUSALS_MAX => Next::Again,
                     _ => {
-                        relay.dropped(DropReason::SendError);
+                        drop_letter(letter, DropReason::SendError);
                         if is_refusal(code) {
                             unreachable
                                 .extend(letter.to().map(|to| (to, letter.payload().to_vec())));
@@ -491,10 +510,10 @@ impl<D: Decide> Shard<D> {
     /// Sets a message aside until its name is resolved.
     fn park(&mut self, arrival: &Arrival, bytes: &[u8], attempts: u8) {
         let Some(name) = self.relay.wanted_name() else {
-            return self.relay.dropped(DropReason::Unresolved);
+            return self.drop_of(arrival.source, DropReason::Unresolved);
         };
         if self.parked.len() >= PARKED_MAX || attempts >= NAME_ATTEMPTS_MAX {
-            return self.relay.dropped(DropReason::Unresolved);
+            return self.drop_of(arrival.source, DropReason::Unresolved);
         }
         // An answer that a full mailbox has lost is asked for again.
         let now = self.now;
@@ -502,7 +521,7 @@ impl<D: Decide> Shard<D> {
         let is_asked = self.parked.iter().any(|it| it.name == name && was_asked(it));
         let notice = || Notice::Resolve { shard: self.id, name: name.clone() };
         if !is_asked && !self.outbox.send(notice()) {
-            return self.relay.dropped(DropReason::QueueFull);
+            return self.drop_of(arrival.source, DropReason::QueueFull);
         }
         let bytes = self.streams.copy(bytes);
         let (arrival, since) = (*arrival, self.now);
@@ -529,10 +548,9 @@ impl<D: Decide> Shard<D> {
     pub(crate) fn give_parked_up(&mut self) {
         let now = self.now;
         let is_late = |it: &Parked<D::Name>| it.since + PARKED_TIME_MAX <= now;
-        let before = self.parked.len();
-        self.parked.retain(|it| !is_late(it));
-        for _ in self.parked.len()..before {
-            self.relay.dropped(DropReason::Unresolved);
+        let late: Vec<_> = self.parked.extract_if(.., |it| is_late(it)).collect();
+        for it in late {
+            self.drop_of(it.arrival.source, DropReason::Unresolved);
         }
         if let Some(oldest) = self.parked.iter().map(|it| it.since).min() {
             self.wheel.arm(TimerId(PARKED_TIMER), oldest + PARKED_TIME_MAX);

@@ -159,6 +159,13 @@ impl<D: Decide> Shard<D> {
                     }
                 }
                 Event::Close { code } => {
+                    // A node that has said goodbye heeds nothing more (RFC 6455 §5.5.1): what was about to
+                    // leave goes by another connection.
+                    let has_waiting = |it: &mut Connection| it.is_ours && it.has_waiting();
+                    if self.streams.find(flow).is_some_and(has_waiting) {
+                        self.close_ended(flow);
+                        return false;
+                    }
                     let code = echo(code);
                     self.streams.say(flow, |layers, _, out| layers.farewell(code, out));
                     return false;

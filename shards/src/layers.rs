@@ -314,6 +314,11 @@ impl Layers {
         upgraded
     }
 
+    /// Whether fragments of a message have come, and not its last one.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.ws.as_ref().is_some_and(|it| it.reader.is_within_message())
+    }
+
     /// Lends the reader of frames, so that messages can be handled while it is in use; give it back by
     /// [`Layers::put_reader`].
     pub(crate) fn take_reader(&mut self) -> Option<Reader> {

@@ -5,10 +5,10 @@
 
 mod rolling;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -133,18 +133,20 @@ struct Window {
 
 impl DropLog {
     /// Logs one dropped message, or counts it.
-    pub fn note(&mut self, now: Time, reason: DropReason, source: SocketAddr) {
+    pub fn note(&mut self, now: Time, reason: DropReason, whose: Whose) {
         if let Some(suppressed) = self.admit(now, reason) {
-            // Keep-alives are the normal case, not an event.
             let level = match reason {
+                // Keep-alives are the normal case, not an event.
                 DropReason::KeepAlive => log::Level::Trace,
+                // The operator wants it so.
+                DropReason::Blocked => log::Level::Debug,
                 _ => log::Level::Warn,
             };
             let reason = reason.as_str();
             if suppressed == 0 {
-                log::log!(level, "drop reason={reason} source={source}");
+                log::log!(level, "drop reason={reason} {whose}");
             } else {
-                log::log!(level, "drop reason={reason} source={source} suppressed={suppressed}");
+                log::log!(level, "drop reason={reason} {whose} suppressed={suppressed}");
             }
         }
     }
@@ -163,6 +165,39 @@ impl DropLog {
         Some(std::mem::take(&mut window.suppressed))
     }
 }
+
+/// Whose message was dropped, as far as it is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whose {
+    /// It came from there.
+    Source(SocketAddr),
+    /// It was to go there.
+    Receiver(SocketAddr),
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whose::Source(address) => write!(f, "source={address}"),
+            Whose::Receiver(address) => write!(f, "to={address}"),
+        }
+    }
+}
+
+/// Says that nobody can be taken in or called for want of descriptors, memory or ports: once a second at
+/// most, all shards together. `what` is what goes on without.
+pub fn shortage(now: Time, what: &str, error: &std::io::Error) {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let (millis, next) = (now.as_millis(), NEXT.load(Ordering::Relaxed));
+    let then = millis + SHORTAGE_LOG_PERIOD_MS;
+    let is_due = millis >= next
+        && NEXT.compare_exchange(next, then, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    if is_due {
+        log::warn!("{what} for now: {error}. The limit of open files may be too low (LimitNOFILE)");
+    }
+}
+
+const SHORTAGE_LOG_PERIOD_MS: u64 = 1_000;
 
 /// Enough to see who it is; at this rate a flood cannot fill a disk.
 const DROP_LINES_MAX: u32 = 3;

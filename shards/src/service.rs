@@ -416,6 +416,7 @@ fn load(of: &Statistics<Counters>, age: Duration) -> Load {
         streams.tls_handshakes += pump.tls_handshakes;
         streams.tls_failed += pump.tls_failed;
         streams.panicked += pump.panics;
+        streams.shortages += pump.shortages;
         refused += pump.refused;
     }
     Load {

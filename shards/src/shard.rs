@@ -18,6 +18,7 @@ use socket2::Socket;
 use crate::census::Census;
 use crate::clock::{Clock, TimerId, Wheel};
 use crate::decide::Decide;
+use crate::logs::DropLog;
 use crate::mesh::{Figures, Mail, Mailbox, Notice, Outbox, Post, Statistics};
 use crate::publish::{Subscription, Tuning, View, WIND_UP};
 use crate::pump::{Lent, Pumped};
@@ -75,6 +76,7 @@ pub struct Shard<D: Decide> {
     /// Messages that did not reach their next hop, to be decided again.
     pub(crate) failed: VecDeque<Carried>,
     pub(crate) parked: Vec<Parked<D::Name>>,
+    pub(crate) drops: DropLog,
     pub(crate) epoll: Epoll,
     pub(crate) wheel: Wheel,
     pub(crate) post: Post<D>,
@@ -181,6 +183,7 @@ impl<D: Decide> Shard<D> {
             unread: Vec::new(),
             failed: VecDeque::new(),
             parked: Vec::new(),
+            drops: DropLog::default(),
             epoll,
             wheel: Wheel::default(),
             post,

@@ -14,6 +14,7 @@ use crate::census::{Full, Most, Place};
 use crate::clock::TimerId;
 use crate::decide::Decide;
 use crate::layers::Layers;
+use crate::logs;
 use crate::publish::Tuning;
 use crate::shard::{STREAM_TIMERS, Shard, Token};
 use crate::sys;
@@ -29,20 +30,25 @@ impl<D: Decide> Shard<D> {
             match sys::accept(fd) {
                 Ok((socket, Some(peer))) => self.on_accepted(listener, socket.into(), peer),
                 Ok((_, None)) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return,
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        // The kernel would report the listener again at once, for ever.
-                        self.epoll.remove(fd);
-                        let resume = self.now + ACCEPT_PAUSE;
-                        self.wheel.arm(TimerId(u32::from(listener.0)), resume);
-                        return;
-                    }
-                    // That connection is gone; the next may be well.
-                    _ => {}
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if sys::is_exhaustion(&error) => {
+                    self.lack(&error, "Nobody is accepted on SIP");
+                    // The kernel would report the listener again at once, for ever.
+                    self.epoll.remove(fd);
+                    let resume = self.now + ACCEPT_PAUSE;
+                    self.wheel.arm(TimerId(u32::from(listener.0)), resume);
+                    return;
+                }
+                // That connection is gone; the next may be well.
+                Err(_) => {}
             }
         }
+    }
+
+    /// A connection cannot be had for a want of ours.
+    fn lack(&mut self, error: &io::Error, what: &str) {
+        self.figures.streams.shortages += 1;
+        logs::shortage(self.now, what, error);
     }
 
     fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
@@ -90,7 +96,9 @@ impl<D: Decide> Shard<D> {
             Ok(socket) => self.open(from, socket, to, Phase::Connecting, layers, place),
             Err(error) => {
                 // A want of descriptors or ports is ours, no fault of the node's.
-                if !tcp::is_shortage(&error) {
+                if tcp::is_shortage(&error) {
+                    self.lack(&error, "Nobody is called on SIP");
+                } else {
                     self.refused(to, transport);
                 }
                 None
@@ -219,7 +227,7 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Closes a connection that the peer has ended.
-    fn close_ended(&mut self, flow: Flow) {
+    pub(crate) fn close_ended(&mut self, flow: Flow) {
         self.wheel.cancel(timer_of(flow));
         self.streams.remove(flow, End::Peers, &mut self.failed);
     }
@@ -248,7 +256,7 @@ impl<D: Decide> Shard<D> {
                 }
                 Ok(count) => {
                     let is_plain = connection.layers.is_none();
-                    let had_begun = holds_message(&connection.partial);
+                    let had_begun = connection.is_within_message();
                     let before = self.figures.stream_messages;
                     let came = scratch.get_mut(..count).unwrap_or(&mut []);
                     let goes_on = if is_plain {
@@ -306,7 +314,7 @@ impl<D: Decide> Shard<D> {
             return;
         }
         let Tuning { stream_idle: idle, message_time, .. } = self.view.current().tuning;
-        let has_begun = holds_message(&it.partial);
+        let has_begun = it.is_within_message();
         if has_begun && !is_new {
             return; // whoever sends it byte by byte gains no time
         }
@@ -474,11 +482,6 @@ impl<D: Decide> Shard<D> {
             }
         }
     }
-}
-
-/// Whether this is the beginning of a message: line ends in front of one, or half a keep-alive, are not.
-fn holds_message(partial: &[u8]) -> bool {
-    partial.iter().any(|it| !matches!(it, b'\r' | b'\n'))
 }
 
 pub(crate) fn timer_of(flow: Flow) -> TimerId {

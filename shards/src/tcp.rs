@@ -71,6 +71,20 @@ pub struct Connection {
     pub(crate) place: Option<Place>,
 }
 
+impl Connection {
+    /// Whether part of a message has come, and not its end. Line ends in front of one, or half a keep-alive,
+    /// are none.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.partial.iter().any(|it| !matches!(it, b'\r' | b'\n'))
+            || self.layers.as_ref().is_some_and(|it| it.is_within_message())
+    }
+
+    /// Whether messages wait to leave.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 /// The life of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {

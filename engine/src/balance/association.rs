@@ -20,6 +20,8 @@ pub(crate) struct Association {
     ramp_up: Option<RampUp>,
     group_failover: bool,
     scattered: bool,
+    /// There is no other shard that may have begun what we hear of.
+    alone: bool,
 }
 
 impl Association {
@@ -31,6 +33,7 @@ impl Association {
             ramp_up: config.ramp_up,
             group_failover: config.group_failover,
             scattered: shard.scattered,
+            alone: config.shards == 1,
         }
     }
 
@@ -67,7 +70,7 @@ impl Association {
                 None => self.fail_over(query, key, snapshot, home, &heirs)?,
             },
         };
-        self.memory.store(query.now, key, snapshot.node(id));
+        self.store(query, key, snapshot.node(id));
         Some(id)
     }
 
@@ -83,7 +86,17 @@ impl Association {
 
     /// The association lives on this node, as the message itself says.
     pub(crate) fn learn(&mut self, query: &Query<'_>, key: u64, node: &Node) {
-        self.memory.store(query.now, key, node);
+        self.store(query, key, node);
+    }
+
+    /// An association counts on the shard that it began on: both sides of a call know it, and may be of
+    /// different shards.
+    fn store(&mut self, query: &Query<'_>, key: u64, node: &Node) {
+        if query.is_first || self.alone {
+            self.memory.store(query.now, key, node);
+        } else {
+            self.memory.store_shared(query.now, key, node);
+        }
     }
 
     /// All associations of one node move to another (`sip.md` 5.8).
@@ -91,7 +104,7 @@ impl Association {
         self.memory.move_all(from, to, None);
     }
 
-    /// Remembered associations.
+    /// Remembered associations that count here.
     pub(crate) fn len(&self) -> usize {
         self.memory.len()
     }

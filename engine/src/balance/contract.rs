@@ -354,6 +354,34 @@ fn memory_is_bounded() {
     }
 }
 
+/// Both sides of a call, and retransmissions where one source meets every shard, make other shards know it.
+#[test]
+fn a_call_counts_on_the_shard_that_it_began_on_and_no_other() {
+    let table = snapshot(1, vec![node(1), node(2)]);
+    let config = Config { shards: 2, ..config() };
+    for entry in ALGORITHMS {
+        for scattered in [false, true] {
+            let [mut here, mut there] =
+                [0, 1].map(|index| (entry.build)(&config, Shard { index, scattered }));
+            for call in 0..10u32 {
+                let text = call.to_be_bytes();
+                let id = here.pick(&query(&text), &table).unwrap();
+                for it in [&mut here, &mut there] {
+                    it.pick(&cancel(&text), &table);
+                    it.pick(&in_dialog(&text), &table);
+                    it.learn(&in_dialog(&text), &table, id);
+                }
+            }
+            if let (Some(ours), Some(theirs)) = (here.active_calls(), there.active_calls()) {
+                assert_eq!((ours, theirs), (10, 0), "{} {scattered}", entry.name);
+                let by_node = |it: &dyn Algorithm| it.calls_by_node().values().sum::<u64>();
+                assert_eq!(by_node(&*here), 10, "{}", entry.name);
+                assert_eq!(by_node(&*there), 0, "{}", entry.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn names_are_unique_and_speak() {
     let names: BTreeSet<_> = ALGORITHMS.iter().map(|it| it.name).collect();

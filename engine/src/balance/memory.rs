@@ -28,6 +28,8 @@ pub(crate) struct Memory<T = ()> {
     oldest: Link,
     newest: Link,
     calls: usize,
+    /// Those of them that count.
+    counted: usize,
     owners: Vec<Owner>,
     /// The owner that new calls of a node get.
     current: ahash::HashMap<NodeKey, u32>,
@@ -46,6 +48,14 @@ pub(crate) struct Home {
     pub(crate) ip: Option<IpAddr>,
 }
 
+/// A call that was stored.
+pub(crate) struct Kept<'m, T> {
+    /// What it carries.
+    pub(crate) more: &'m mut T,
+    /// It was not known to live there.
+    pub(crate) is_new: bool,
+}
+
 /// Index of an entry plus one; 0 is none, so that unused memory is zero and costs nothing.
 type Link = u32;
 
@@ -59,6 +69,8 @@ struct Entry<T> {
     newer: Link,
     /// Whether it is a call, and not free for one.
     used: bool,
+    /// Whether it counts here, and not on the shard that it began on.
+    counts: bool,
     more: T,
 }
 
@@ -67,6 +79,8 @@ struct Entry<T> {
 struct Owner {
     home: Home,
     calls: usize,
+    /// Those of them that count.
+    counted: usize,
 }
 
 #[allow(clippy::indexing_slicing)] // links and owners are made here, never by a peer
@@ -81,6 +95,7 @@ impl<T: Copy + Default> Memory<T> {
             oldest: 0,
             newest: 0,
             calls: 0,
+            counted: 0,
             owners: Vec::new(),
             current: ahash::HashMap::default(),
             spread: ahash::RandomState::new(),
@@ -111,9 +126,9 @@ impl<T: Copy + Default> Memory<T> {
         }
     }
 
-    /// Calls in the table; those that fell idle leave it as messages come.
+    /// Calls in the table that count; those that fell idle leave it as messages come.
     pub(crate) fn len(&self) -> usize {
-        self.calls
+        self.counted
     }
 
     /// Where the call lives. It is in use from now on.
@@ -124,11 +139,21 @@ impl<T: Copy + Default> Memory<T> {
 
     /// The call lives on this node from now on. Past the limit the oldest call is forgotten.
     pub(crate) fn store(&mut self, now: Time, hash: u64, node: &Node) {
-        self.keep(now, hash, node);
+        self.put(now, hash, node, true);
+    }
+
+    /// As [`Memory::store`], for a call that another shard may have begun: it counts there, unless it has
+    /// been counted here.
+    pub(crate) fn store_shared(&mut self, now: Time, hash: u64, node: &Node) {
+        self.put(now, hash, node, false);
     }
 
     /// As [`Memory::store`]; what the call carries is the caller's to change. `None`: nothing is kept.
-    pub(crate) fn keep(&mut self, now: Time, hash: u64, node: &Node) -> Option<&mut T> {
+    pub(crate) fn keep(&mut self, now: Time, hash: u64, node: &Node) -> Option<Kept<'_, T>> {
+        self.put(now, hash, node, true)
+    }
+
+    fn put(&mut self, now: Time, hash: u64, node: &Node, mut counts: bool) -> Option<Kept<'_, T>> {
         self.expire(now);
         if self.calls_max == 0 {
             return None;
@@ -137,20 +162,31 @@ impl<T: Copy + Default> Memory<T> {
         self.owners[owner as usize].calls += 1;
         if let Some(at) = self.lookup(hash) {
             let entry = &mut self.entries[at];
-            self.owners[entry.owner as usize].calls -= 1;
-            entry.owner = owner;
+            let before = &mut self.owners[entry.owner as usize];
+            before.calls -= 1;
+            before.counted -= usize::from(entry.counts);
+            self.counted -= usize::from(entry.counts);
+            let mut is_new = before.home.node != node.key;
             if now.since(entry.seen) > self.idle {
                 entry.more = T::default(); // another call that has the old one's name
+                is_new = true;
+            } else {
+                counts |= entry.counts;
             }
-            entry.seen = now;
-            return Some(&mut entry.more);
+            (entry.owner, entry.seen, entry.counts) = (owner, now, counts);
+            self.owners[owner as usize].counted += usize::from(counts);
+            self.counted += usize::from(counts);
+            return Some(Kept { more: &mut entry.more, is_new });
         }
         if self.calls == self.calls_max {
             self.evict();
         }
         let more = T::default();
         let (seen, filed, next_in_place, newer) = (now, now, 0, 0);
-        let entry = Entry { hash, seen, filed, owner, next_in_place, newer, used: true, more };
+        self.owners[owner as usize].counted += usize::from(counts);
+        self.counted += usize::from(counts);
+        let entry =
+            Entry { hash, seen, filed, owner, next_in_place, newer, used: true, counts, more };
         let at = match index(self.free) {
             Some(at) => {
                 self.free = self.entries[at].newer;
@@ -167,7 +203,7 @@ impl<T: Copy + Default> Memory<T> {
         self.places[place] = link(at);
         self.file(at);
         self.calls += 1;
-        Some(&mut self.entries[at].more)
+        Some(Kept { more: &mut self.entries[at].more, is_new: true })
     }
 
     /// What a remembered call carries. It is in use from now on.
@@ -190,11 +226,11 @@ impl<T: Copy + Default> Memory<T> {
         self.owners.iter().filter(|it| it.home.node == node).map(|it| it.calls).sum()
     }
 
-    /// Nodes that calls live on, and how many on each.
+    /// Nodes that calls live on, and how many count on each.
     pub(crate) fn calls_by_node(&self) -> BTreeMap<NodeKey, u64> {
         let mut calls = BTreeMap::new();
-        for owner in self.owners.iter().filter(|it| it.calls > 0) {
-            *calls.entry(owner.home.node).or_default() += owner.calls as u64;
+        for owner in self.owners.iter().filter(|it| it.counted > 0) {
+            *calls.entry(owner.home.node).or_default() += owner.counted as u64;
         }
         calls
     }
@@ -266,7 +302,7 @@ impl<T: Copy + Default> Memory<T> {
 
     /// Drops an entry that is out of the order.
     fn forget(&mut self, at: usize) {
-        let Entry { hash, owner, next_in_place, .. } = self.entries[at];
+        let Entry { hash, owner, next_in_place, counts, .. } = self.entries[at];
         let place = self.place(hash);
         if self.places[place] == link(at) {
             self.places[place] = next_in_place;
@@ -281,6 +317,8 @@ impl<T: Copy + Default> Memory<T> {
             }
         }
         self.owners[owner as usize].calls -= 1;
+        self.owners[owner as usize].counted -= usize::from(counts);
+        self.counted -= usize::from(counts);
         self.entries[at].used = false;
         self.entries[at].newer = self.free;
         self.free = link(at);
@@ -320,7 +358,8 @@ impl<T: Copy + Default> Memory<T> {
         if let Some(owner) = self.current.get(&node.key) {
             return *owner;
         }
-        let fresh = Owner { home: Home { node: node.key, ip: Some(node.ip) }, calls: 0 };
+        let fresh =
+            Owner { home: Home { node: node.key, ip: Some(node.ip) }, calls: 0, counted: 0 };
         // Nodes that came and went leave owners behind: use those again before there are too many.
         let unused = (self.owners.len() >= OWNERS_MAX)
             .then(|| self.owners.iter().position(|it| it.calls == 0))

@@ -173,7 +173,7 @@ pub trait Algorithm: Send {
         named.or_else(|| self.pick(query, snapshot))
     }
 
-    /// Remembered calls, where there is such a thing.
+    /// Remembered calls that began here, or all where there are no other shards; `None`: there is no such thing.
     fn active_calls(&self) -> Option<usize> {
         None
     }

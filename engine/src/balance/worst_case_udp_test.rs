@@ -11,7 +11,7 @@ use super::rendezvous::{choose, key_of};
 use super::rotation::Rotation;
 use super::{Algorithm, Entry, Promises, Query};
 use crate::config::Config;
-use crate::node::NodeKey;
+use crate::node::{Node, NodeKey};
 use crate::snapshot::{Candidates, NodeId, Snapshot, Standing};
 
 /// The row.
@@ -24,6 +24,7 @@ pub(crate) const ENTRY: Entry = Entry {
             calls: Memory::new(config.calls_max, config.call_idle),
             rotation: Rotation::new(None, shard),
             early_dialogs: config.early_dialog_worst_case,
+            alone: config.shards == 1,
         })
     },
 };
@@ -32,6 +33,8 @@ struct WorstCase {
     calls: Memory,
     rotation: Rotation,
     early_dialogs: bool,
+    /// There is no other shard that may have begun what we hear of.
+    alone: bool,
 }
 
 impl WorstCase {
@@ -55,8 +58,16 @@ impl WorstCase {
             id = self.rotation.next(query, eligible);
         }
         let id = id.filter(|it| query.fits(snapshot, *it)).or(last)?;
-        self.calls.store(query.now, key, snapshot.node(id));
+        self.store(query, key, snapshot.node(id));
         Some(id)
+    }
+
+    fn store(&mut self, query: &Query<'_>, key: u64, node: &Node) {
+        if query.is_first || self.alone {
+            self.calls.store(query.now, key, node);
+        } else {
+            self.calls.store_shared(query.now, key, node);
+        }
     }
 
     /// Where the call is, decided by arithmetic if nobody knows.
@@ -65,7 +76,7 @@ impl WorstCase {
             return Some(last);
         }
         let id = choose(key, query.candidates(snapshot))?;
-        self.calls.store(query.now, key, snapshot.node(id));
+        self.store(query, key, snapshot.node(id));
         Some(id)
     }
 }

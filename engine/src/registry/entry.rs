@@ -23,7 +23,10 @@ pub(super) struct Entry {
     missed: bool,
     /// A static node answers 503 to probes.
     full: bool,
-    /// It said that it is leaving.
+    /// It said that it is leaving. Nothing takes that back but another `sessionId` or another way into the
+    /// table: of all that heartbeats carry, it alone changes with each start. A beat without the flag is no
+    /// such sign, since of a node's protocols some never tell it; so that a node that names no session, and is
+    /// back within `nodeTimeout`, has to be removed by hand to be new.
     leaving: bool,
     /// What the operator wants of it.
     ordered: Option<Ordered>,

@@ -94,6 +94,11 @@ pub enum Event {
         /// The node.
         node: NodeText,
     },
+    /// A node of `extraServerNodes` or `staticNodes` is this balancer itself.
+    Own {
+        /// What was to be a node.
+        node: NodeText,
+    },
     /// A node names no node in its heartbeats: it has no connector that we could use.
     EmptyHeartbeat {
         /// Where it is.
@@ -280,6 +285,7 @@ impl Event {
             | Event::EmptyHeartbeat { .. }
             | Event::OddVersion { .. }
             | Event::HeartbeatRefused { .. }
+            | Event::Own { .. }
             | Event::NoRoom { .. } => log::Level::Warn,
             _ => log::Level::Info,
         }
@@ -355,6 +361,9 @@ impl fmt::Display for Event {
             }
             Event::ExtraNodes => f.write_str("Extra Servers registered as active nodes!"),
             Event::NoRoom { node } => write!(f, "{TASK}[{node}] not added: the node table is full"),
+            Event::Own { node } => {
+                write!(f, "{TASK}[{node}] not added: it is this balancer itself")
+            }
             Event::EmptyHeartbeat { from } => write!(
                 f,
                 "Heartbeat from {from} without any node: it has no connector that we could use"

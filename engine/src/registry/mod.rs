@@ -29,7 +29,8 @@ pub use self::event::{CHANGES, Difference, Disbelief, Event, NodeText, Removal};
 use self::orders::Order;
 pub use self::orders::{NotNamed, ORDERS_MAX, Ordered};
 use self::remembered::Remembered;
-pub use self::rules::Rules;
+use self::rules::Configured;
+pub use self::rules::{Own, Rules};
 pub use self::sessions::SessionWord;
 pub use self::words::Heard;
 use crate::lifecycle::Pulse;
@@ -50,6 +51,10 @@ pub struct Registry {
     remembered: Remembered,
     /// What the operator has ordered; no two are about one address.
     orders: Vec<Order>,
+    /// Configured nodes that are ourselves.
+    own: BTreeSet<NodeKey>,
+    /// Announcements that were not believed, by [`Refused::as_str`].
+    refusals: BTreeMap<&'static str, u64>,
     /// Who has sent heartbeats without any node.
     empty: BTreeSet<IpAddr>,
     /// When a heartbeat was last refused aloud.
@@ -84,9 +89,31 @@ pub enum Refused {
     },
     /// [`NODES_MAX`] nodes are known already.
     NoRoom,
+    /// It is where we listen: what went there would come back until its Max-Forwards are used up.
+    Own {
+        /// The address that is ours.
+        address: SocketAddr,
+    },
     /// The operator has taken it out. That is no news.
     Out,
 }
+
+impl Refused {
+    /// As figures name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refused::Address { .. } => "address",
+            Refused::NoPorts => "no_ports",
+            Refused::TooLong { .. } => "too_long",
+            Refused::NoRoom => "no_room",
+            Refused::Own { .. } => "own_address",
+            Refused::Out => "out",
+        }
+    }
+}
+
+/// [`Refused::as_str`] of every reason that is counted.
+pub const REFUSALS: [&str; 5] = ["address", "no_ports", "too_long", "no_room", "own_address"];
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,6 +124,7 @@ impl fmt::Display for Refused {
                 write!(f, "{bytes} bytes of properties, at most {ANNOUNCEMENT_BYTES_MAX}")
             }
             Refused::NoRoom => write!(f, "{NODES_MAX} nodes are known already"),
+            Refused::Own { address } => write!(f, "{address} is this balancer itself"),
             Refused::Out => f.write_str("the operator has taken it out"),
         }
     }
@@ -116,6 +144,8 @@ impl Registry {
             sessions: BTreeMap::new(),
             remembered: Remembered::default(),
             orders: Vec::new(),
+            own: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             empty: BTreeSet::new(),
             refused: None,
             servers: Vec::new(),
@@ -135,7 +165,7 @@ impl Registry {
     /// is left out until the next call. Call again when a name resolves differently.
     pub fn configure(&mut self, now: Time, rules: Rules, names: &BTreeMap<String, Vec<IpAddr>>) {
         self.rules = rules;
-        let (servers, wanted) = rules::configured(&self.rules, names);
+        let Configured { servers, nodes: wanted, own } = rules::configured(&self.rules, names);
         self.changed |= self.servers != servers;
         self.servers = servers;
         let gone: Vec<NodeKey> = self
@@ -153,6 +183,16 @@ impl Registry {
             self.remove(now, key, Removal::Unconfigured);
         }
         let mut extra = false;
+        let own: BTreeMap<NodeKey, Node> = own
+            .into_iter()
+            .map(|(origin, it)| (it.key(), Entry::new(now, origin, it).node))
+            .collect();
+        for (key, node) in &own {
+            if !self.own.contains(key) {
+                self.tell(Event::Own { node: NodeText::of(node) });
+            }
+        }
+        self.own = own.into_keys().collect();
         for (origin, announcement) in wanted {
             let key = announcement.key();
             let is_out = self.ordered(&announcement).is_some_and(|it| it.is_out);
@@ -194,9 +234,17 @@ impl Registry {
     pub fn handle_announcement(
         &mut self,
         now: Time,
-        mut announcement: Announcement,
+        announcement: Announcement,
     ) -> Result<(), Refused> {
-        check(&announcement)?;
+        let heard = self.believe(now, announcement);
+        if let Err(refused) = heard {
+            *self.refusals.entry(refused.as_str()).or_default() += 1;
+        }
+        heard
+    }
+
+    fn believe(&mut self, now: Time, mut announcement: Announcement) -> Result<(), Refused> {
+        self.rules.check(&announcement)?;
         if let Some(version) = self.version_elsewhere(&announcement) {
             announcement.version = version;
         }
@@ -410,6 +458,11 @@ impl Registry {
     /// How often something happened to a node since the start: one of [`CHANGES`].
     pub fn changes(&self, change: (&'static str, &'static str)) -> u64 {
         self.changes.get(&change).copied().unwrap_or(0)
+    }
+
+    /// How many announcements were not believed since the start, for one of [`REFUSALS`].
+    pub fn refusals(&self, reason: &str) -> u64 {
+        self.refusals.get(reason).copied().unwrap_or(0)
     }
 
     /// Whether [`Registry::snapshot`] would give one.

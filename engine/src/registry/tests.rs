@@ -19,6 +19,7 @@ fn rules() -> Rules {
         extra: Vec::new(),
         extra_are_nodes: false,
         fixed: Vec::new(),
+        own: std::collections::BTreeSet::new(),
     }
 }
 
@@ -284,6 +285,47 @@ fn impossible_nodes_are_refused() {
         let mut it = registry();
         assert_eq!(it.handle_announcement(at(0), said), Err(want), "{want}");
         assert_eq!(it.live().count(), 0, "{want}");
+    }
+}
+
+/// Traffic for such a node would come back until its Max-Forwards are used up.
+#[test]
+fn the_balancer_itself_is_no_node_whoever_says_so() {
+    let listens = "host=10.0.0.1\nexternalPort=5060\nexternalWsPort=5062\npublic-ip=203.0.113.9\n\
+        internalHost=0.0.0.0\ninternalPort=5065\nexternalIpLoadBalancerAddress=192.0.2.1\n\
+        externalIpLoadBalancerUdpPort=5070\n";
+    let rules = |more: &str| {
+        let loaded = crate::config::load("t", format!("{listens}{more}").as_bytes(), &[]);
+        Rules::from(&loaded.config)
+    };
+    let cases = [
+        ("ip=10.0.0.1 udpPort=5060", Some("10.0.0.1:5060")),
+        ("ip=10.0.0.1 udpPort=5080 tlsPort=5060", Some("10.0.0.1:5060")),
+        ("ip=10.0.0.1 tcpPort=5062", Some("10.0.0.1:5062")),
+        ("ip=127.0.0.1 udpPort=5065", Some("127.0.0.1:5065")),
+        ("ip=203.0.113.9 tcpPort=5060", Some("203.0.113.9:5060")),
+        ("ip=192.0.2.1 udpPort=5070", Some("192.0.2.1:5070")),
+        ("ip=10.0.0.1 udpPort=5080", None),
+        ("ip=10.0.0.1 udpPort=5062", None),
+        ("ip=10.0.0.2 udpPort=5060", None),
+    ];
+    for (said, own) in cases {
+        let mut it = Registry::new(at(0), rules(""), &BTreeMap::new());
+        let want = own.map_or(Ok(()), |it| Err(Refused::Own { address: it.parse().unwrap() }));
+        assert_eq!(it.handle_announcement(at(0), beat(said)), want, "{said}");
+        assert_eq!(it.refusals("own_address"), u64::from(own.is_some()), "{said}");
+    }
+    assert!(cases.iter().any(|(_, own)| own.is_some()));
+    for named in [
+        "staticNodes=10.0.0.1:5060,10.0.0.2:5060\n",
+        "extraServerNodes=10.0.0.1:5060,10.0.0.2:5060\nperformanceTestingMode=true\n",
+    ] {
+        let mut it = Registry::new(at(0), rules(named), &BTreeMap::new());
+        let kept: Vec<_> = it.entries.values().map(|it| it.node.ip.to_string()).collect();
+        assert_eq!(kept, ["10.0.0.2"], "{named}");
+        assert_eq!(events(&mut it).iter().filter(|it| *it == "Own").count(), 1, "{named}");
+        it.configure(at(1), rules(named), &BTreeMap::new());
+        assert!(!events(&mut it).contains(&"Own".to_owned()), "once is enough: {named}");
     }
 }
 

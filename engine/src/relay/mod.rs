@@ -118,14 +118,14 @@ pub enum Again {
 /// What to do with one message. The bytes are in `out`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// `out[..reply]` goes back where the message came from (our 100), `out[reply..]` goes to `hop`.
+    /// `out` goes to `hop`, but for our own reply in front of it.
     Forward {
         /// Next hop.
         hop: Hop,
         /// Node it goes to, for requests to nodes.
         node: Option<NodeKey>,
-        /// Bytes of our own provisional reply in front; usually 0.
-        reply: usize,
+        /// Our 100, in front; usually none.
+        reply: Option<Provisional>,
     },
     /// `out` goes to this hop: our own answer.
     Reply {
@@ -137,6 +137,15 @@ pub enum Verdict {
     Resolve,
     /// Nothing is sent.
     Drop(DropReason),
+}
+
+/// A provisional reply of our own, in front of the message that goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Provisional {
+    /// Its length.
+    pub bytes: usize,
+    /// Where it goes.
+    pub hop: Hop,
 }
 
 /// Every way to say nothing. Counted by reason; a drop is never silent to the operator.

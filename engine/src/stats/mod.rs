@@ -341,6 +341,8 @@ pub struct Streams {
     pub idle_closed: u64,
     /// Their peers had gone without a word: nothing was acknowledged any more.
     pub lost: u64,
+    /// How often nobody could be taken in or called for want of descriptors, memory or ports of ours.
+    pub shortages: u64,
     /// HTTP and SMPP connections that went because we stumbled over them: a fault of ours.
     pub panicked: u64,
 }

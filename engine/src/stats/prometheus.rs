@@ -8,7 +8,7 @@ use protocols::sip::message::Method;
 
 use super::{HttpCounters, HttpNode, LATENCY_BOUNDS, RESIDENCE_BOUNDS, Refusal, Scrape};
 use crate::node::Node;
-use crate::registry::{CHANGES, Health};
+use crate::registry::{CHANGES, Health, REFUSALS};
 use crate::relay::{DropReason, Leg};
 use crate::stats::smpp::SmppDrop;
 
@@ -231,10 +231,13 @@ fn heartbeats(page: &mut Page, scrape: &Scrape<'_>) {
     page.family(
         "trunkline_heartbeats_refused_total",
         "counter",
-        "Connections to the heartbeat ports that were cut off, by reason.",
+        "Connections to the heartbeat ports that were cut off, and nodes not believed, by reason.",
     );
     page.row(&[("reason", "malformed")], it.malformed);
     page.row(&[("reason", "refused")], it.refused);
+    for reason in REFUSALS {
+        page.row(&[("reason", reason)], scrape.registry.refusals(reason));
+    }
     page.family("trunkline_heartbeat_connections_total", "counter", "Connections of nodes.");
     page.row(&[], it.accepted);
     page.family("trunkline_heartbeat_connections", "gauge", "Open connections of nodes.");
@@ -367,7 +370,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         }
     }
     type StreamRow = (&'static str, fn(&super::Streams) -> u64);
-    let events: [StreamRow; 13] = [
+    let events: [StreamRow; 14] = [
         ("refused_source", |it| it.refused_source),
         ("tls_handshake", |it| it.tls_handshakes),
         ("tls_resumed", |it| it.tls_resumed),
@@ -380,6 +383,7 @@ fn shards(page: &mut Page, scrape: &Scrape<'_>) {
         ("slow_closed", |it| it.slow_closed),
         ("idle_closed", |it| it.idle_closed),
         ("lost", |it| it.lost),
+        ("shortage", |it| it.shortages),
         ("panic", |it| it.panicked),
     ];
     page.family(

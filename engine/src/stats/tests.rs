@@ -16,6 +16,7 @@ fn registry() -> Registry {
         extra: Vec::new(),
         extra_are_nodes: false,
         fixed: Vec::new(),
+        own: std::collections::BTreeSet::new(),
     };
     Registry::new(Time::ZERO, rules, &BTreeMap::new())
 }

@@ -14,8 +14,9 @@ use super::route::NameAddr;
 use super::scan::first_is;
 use super::uri::Uri;
 pub use super::values::{HeaderLines, Value, Values, remove_values};
+use super::values::{list, remove};
 use super::via::Via;
-use crate::bytes::{Span, offset, parse_decimal};
+use crate::bytes::{Edits, Span, offset, parse_decimal};
 
 /// A request or response, indexed. All spans are ranges into [`Message::bytes`].
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ pub struct Message<'m> {
     pub via: Via<'m>,
     /// Via, top first. At least one.
     pub vias: Values<4>,
-    /// Route, top first.
+    /// Route, top first; [`Message::route`] and its like know those that are not kept, too.
     pub routes: Values<6>,
     /// Record-Route, top first.
     pub record_routes: Values<2>,
@@ -173,6 +174,29 @@ impl<'m> Message<'m> {
     pub fn header_by_name(&self, name: &str) -> Option<Span> {
         let wanted = Wanted::new(name.as_bytes());
         self.lines().find_map(|line| wanted.is(line.name).then_some(line.value()))
+    }
+
+    /// Every Route, top first, however many there are: those that are not kept are looked for again.
+    pub fn all_routes(&self) -> impl Iterator<Item = Value> + '_ {
+        let kept = self.routes.as_slice();
+        let more = (self.routes.len() > kept.len()).then(|| self.routes_again().skip(kept.len()));
+        kept.iter().copied().chain(more.into_iter().flatten())
+    }
+
+    /// The Route at that position, 0 at the top.
+    pub fn route(&self, at: usize) -> Option<Value> {
+        let is_kept = at < self.routes.as_slice().len() || at >= self.routes.len();
+        if is_kept { self.routes.get(at) } else { self.all_routes().nth(at) }
+    }
+
+    /// Cuts the first `count` Routes, as [`remove_values`] does.
+    pub fn remove_routes(&self, count: usize, edits: &mut Edits) {
+        remove(self.all_routes().take(count), edits);
+    }
+
+    fn routes_again(&self) -> impl Iterator<Item = Value> + '_ {
+        let lines = self.lines().filter(|it| it.kind == Name::Route);
+        lines.flat_map(|line| list(self.bytes, line.value(), line.span))
     }
 
     /// All header lines again, in order.

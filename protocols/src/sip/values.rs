@@ -1,7 +1,7 @@
 //! What a message has more than one of: comma-joined values and repeated lines, kept by position.
 
-use super::header::split_list;
-use crate::bytes::{Edits, Span};
+use super::header::{list_element, split_list, trim_span};
+use crate::bytes::{Edits, Span, offset};
 
 /// One value of a comma-joined header.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -61,22 +61,65 @@ impl<const N: usize> Values<N> {
     }
 }
 
+/// The values of the list `value` in the header `line`, one after the other. Only Via has comments, and
+/// is not read like this.
+pub(crate) fn list(bytes: &[u8], value: Span, line: Span) -> impl Iterator<Item = Value> + '_ {
+    let mut from = value.start;
+    let mut element = move || {
+        loop {
+            let rest = Span { start: from, end: value.end }.of(bytes);
+            if rest.is_empty() {
+                return None;
+            }
+            let start = from as usize;
+            let end = start + list_element(rest, false);
+            from = offset(end + 1).min(value.end);
+            let span = trim_span(bytes, start, end);
+            if !span.is_empty() {
+                return Some(span);
+            }
+        }
+    };
+    let mut ahead = element();
+    core::iter::from_fn(move || {
+        let span = ahead?;
+        ahead = element();
+        Some(Value { span, line, next: ahead.map_or(line.end, |it| it.start) })
+    })
+}
+
 /// Cuts the first `count` values: lines that empty go whole, else each value with its comma. Lines of
 /// other headers in between stay. At most the `N` kept are cut.
 pub fn remove_values<const N: usize>(values: &Values<N>, count: usize, edits: &mut Edits) {
-    let all = values.as_slice();
-    let cut = all.get(..count).unwrap_or(all);
-    let mut cut = cut.iter().peekable();
+    remove(values.as_slice().iter().copied().take(count), edits);
+}
+
+/// Cuts the values that stand in front of all others of their header.
+pub(crate) fn remove(cut: impl Iterator<Item = Value>, edits: &mut Edits) {
+    let mut cut = cut.peekable();
+    // Lines that stand together go in one piece: there are more of them than edits.
+    let mut run: Option<Span> = None;
     while let Some(first) = cut.next() {
         let mut last = first;
         while let Some(more) = cut.next_if(|it| it.line == first.line) {
             last = more;
         }
-        if last.next == first.line.end {
-            edits.remove(first.line);
+        let span = if last.next == first.line.end {
+            first.line
         } else {
-            edits.remove(Span { start: first.span.start, end: last.next });
+            Span { start: first.span.start, end: last.next }
+        };
+        match &mut run {
+            Some(run) if run.end == span.start => run.end = span.end,
+            _ => {
+                if let Some(run) = run.replace(span) {
+                    edits.remove(run);
+                }
+            }
         }
+    }
+    if let Some(run) = run {
+        edits.remove(run);
     }
 }
 
@@ -161,5 +204,49 @@ mod tests {
         assert_eq!(texts.concat(), b"<1><2><3><4><5><6>");
         assert_eq!(routes.get(5).unwrap().line.of(&input), b"Route: <4>,<5>,<6>,<7>\r\n");
         assert_eq!(routes.get(6), None);
+    }
+
+    #[test]
+    fn every_route_is_found_and_cut_whether_it_is_kept_or_not() {
+        let lines = "Route: <1>, <2>,,<3>\r\nX: 1\r\nRoute: <4>,<5> ,<6>\r\n , <7>;x=\",\" ,<8>,\r\nroute: <9>\r\n";
+        let input = with_routes(lines.as_bytes());
+        let message = Message::parse(&input, None).unwrap();
+        let texts: Vec<_> = message.all_routes().map(|it| message.text(it.span)).collect();
+        let want = "<1> <2> <3> <4> <5> <6> <7>;x=\",\" <8> <9>";
+        assert_eq!(texts.join(&b' '), want.as_bytes());
+        for (at, text) in texts.iter().enumerate() {
+            assert_eq!(message.route(at).map(|it| message.text(it.span)), Some(*text), "{at}");
+        }
+        assert_eq!((message.route(9), message.routes.len()), (None, 9));
+        let lines = |from: &str| with_routes(from.as_bytes());
+        for (count, want) in [
+            (6, lines("X: 1\r\nRoute: <7>;x=\",\" ,<8>,\r\nroute: <9>\r\n")),
+            (7, lines("X: 1\r\nRoute: <8>,\r\nroute: <9>\r\n")),
+            (8, lines("X: 1\r\nroute: <9>\r\n")),
+            (9, lines("X: 1\r\n")),
+        ] {
+            let mut edits = Edits::new();
+            message.remove_routes(count, &mut edits);
+            let mut out = Vec::new();
+            edits.apply(message.bytes, &mut out).unwrap();
+            assert_eq!(out, want, "{count}: {}", out.escape_ascii());
+        }
+    }
+
+    /// What is read again is what was read first.
+    #[test]
+    fn lists_are_split_alike_both_ways() {
+        let mut random = crate::testing::Random::new(7);
+        for round in 0..20_000 {
+            let alphabet = b"<>\",;\\ a(";
+            let text: Vec<u8> =
+                (0..round % 40).map(|_| alphabet[random.below(alphabet.len())]).collect();
+            let whole = Span::new(0, text.len());
+            let value = trim_span(&text, 0, text.len());
+            let mut want = Values::<40>::NONE;
+            want.note(&text, value, whole, false);
+            let got: Vec<_> = list(&text, value, whole).collect();
+            assert_eq!(got, want.as_slice(), "{}", text.escape_ascii());
+        }
     }
 }

@@ -206,6 +206,11 @@ impl Reader {
         Ok((to, event))
     }
 
+    /// Whether fragments of a message have come, and not its last one.
+    pub const fn is_within_message(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     /// The start of the message that [`Violation::TooBig`] refused, as far as it is there: the frame at the
     /// front of `stream`, unmasked in place, behind the fragments before it.
     pub fn refused<'s>(&'s mut self, stream: &'s mut [u8]) -> &'s [u8] {

@@ -7,11 +7,13 @@ use std::time::Instant;
 use engine::config::Steering;
 use engine::node::{Node, NodeKey, Origin, Ports, Suspect, Version, Way};
 use engine::relay::{
-    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Report, Verdict,
+    Again, Arrival, DropReason, Failure, Flow, Hop, Leg, ListenerId, Provisional, Report, Verdict,
 };
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
+use protocols::ws::frame::apply_mask;
+use protocols::ws::handshake;
 
 use super::*;
 use crate::listeners::{SocketOptions, bound, open_listeners};
@@ -45,7 +47,11 @@ struct Counted {
 impl Script {
     /// To the first node that did not fail just now.
     fn to_node(&self, snapshot: &Snapshot, failed: Option<Hop>) -> Option<Verdict> {
-        let transport = if self.settings.is_stream { Transport::Tcp } else { Transport::Udp };
+        let transport = match (self.settings.is_stream, self.settings.from) {
+            (false, _) => Transport::Udp,
+            (true, 2) => Transport::Ws,
+            (true, _) => Transport::Tcp,
+        };
         let from = ListenerId(self.settings.from);
         snapshot.nodes().iter().filter(|it| it.is_eligible()).find_map(|node| {
             let to = SocketAddr::new(node.ip, node.ports.of(transport)?);
@@ -54,7 +60,7 @@ impl Script {
             } else {
                 Hop::Datagram { from, to }
             };
-            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: 0 };
+            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: None };
             (failed != Some(hop)).then_some(verdict)
         })
     }
@@ -98,19 +104,19 @@ impl Decide for Script {
             Verdict::Forward {
                 hop: Hop::Flow { flow, or: None, is_response: true },
                 node: None,
-                reply: 0,
+                reply: None,
             }
         } else if let Some(peer) = body.strip_prefix(b"peer ") {
             let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
             let hop = Hop::Stream { from: ListenerId(self.settings.from), to };
-            Verdict::Forward { hop, node: None, reply: 0 }
+            Verdict::Forward { hop, node: None, reply: None }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
                 return Verdict::Resolve;
             };
             let hop = Hop::Datagram { from: arrival.listener, to };
-            Verdict::Forward { hop, node: None, reply: 0 }
+            Verdict::Forward { hop, node: None, reply: None }
         } else if body.starts_with(b"node") {
             self.to_node(snapshot, None).unwrap_or(Verdict::Drop(DropReason::NoNode))
         } else if body.starts_with(b"trying") {
@@ -118,7 +124,7 @@ impl Decide for Script {
             let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot, None) else {
                 return Verdict::Drop(DropReason::NoNode);
             };
-            Verdict::Forward { hop, node, reply: 4 }
+            Verdict::Forward { hop, node, reply: Some(Provisional { bytes: 4, hop: back }) }
         } else {
             Verdict::Reply { hop: back }
         }
@@ -269,6 +275,19 @@ impl Rig {
     fn tcp(&self) -> TcpStream {
         let stream = TcpStream::connect(self.listeners[1].address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// A client on WebSocket that has shaken hands.
+    fn websocket(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.listeners[2].address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let key = [7; 16];
+        let mut head = Vec::new();
+        handshake::request(b"x", key, &mut head);
+        stream.write_all(&head).unwrap();
+        let answer = read_some(&mut stream);
+        assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", answer.escape_ascii());
         stream
     }
 
@@ -538,6 +557,38 @@ fn the_request_of_the_moment_in_which_a_node_closes_an_idle_connection_goes_by_a
         assert_eq!(&buffer[..count], b"503", "reset {is_reset}");
         assert_eq!(it.shard.figures().retried, 3, "once there, and once to find nobody else");
     }
+}
+
+#[test]
+fn the_request_of_the_moment_in_which_a_node_says_goodbye_on_websocket_goes_by_another() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let alone = vec![node(Transport::Ws, there.local_addr().unwrap(), 0)];
+    let mut it = Still::new(1, alone, Routes { from: 2, is_stream: true });
+    let (caller, mut buffer) = (it.caller(), [0; 100]);
+    let mut last: Option<TcpStream> = None;
+    for request in [b"node 1", b"node 2"] {
+        caller.send(request).unwrap();
+        if let Some(stream) = &mut last {
+            // The next turn finds both: the request first, then the goodbye.
+            stream.write_all(b"\x88\0").unwrap();
+        }
+        let (mut stream, mut head) = it.called(&there);
+        while !head.ends_with("\r\n\r\n") {
+            let count = it.until(|| stream.read(&mut buffer).ok());
+            head.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+        }
+        let mut answer = Vec::new();
+        handshake::accept(head.as_bytes(), &mut answer);
+        stream.write_all(&answer).unwrap();
+        let count = it.until(|| stream.read(&mut buffer).ok());
+        let (frame, mask) = (&mut buffer[..count], 6);
+        let key = frame[2..mask].try_into().unwrap();
+        apply_mask(&mut frame[mask..], key);
+        assert_eq!(&frame[mask..], request);
+        last = Some(stream);
+    }
+    assert!(caller.recv(&mut buffer).is_err(), "answered, too");
+    assert_eq!(it.shard.figures().retried, 1);
 }
 
 #[test]
@@ -889,6 +940,32 @@ fn a_line_end_is_not_the_beginning_of_a_message() {
         stream.write_all(&sip("next")).unwrap();
         assert_eq!(read_some(stream), sip("next"));
     }
+    rig.stop();
+}
+
+#[test]
+fn fragments_that_trickle_in_for_ever_end_their_connection() {
+    let tuning = Tuning { message_time: Duration::from_millis(200), ..TUNING };
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let mut stream = rig.websocket();
+    let frame = |first: u8, text: &[u8]| {
+        let length = u8::try_from(text.len()).unwrap();
+        [&[first, 0x80 | length, 0, 0, 0, 0], text].concat()
+    };
+    // Whole ones keep it up, in fragments or not.
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(100));
+        stream.write_all(&frame(0x01, b"who")).unwrap();
+        stream.write_all(&frame(0x80, b"le")).unwrap();
+        assert_eq!(read_some(&mut stream), b"\x81\x05whole");
+    }
+    stream.write_all(&frame(0x01, b"OPTIONS")).unwrap();
+    let start = Instant::now();
+    while rig.statistics(0).figures.connections > 0 {
+        assert!(start.elapsed() < PATIENCE, "it goes on");
+        let _ = stream.write_all(&frame(0x00, b"x")); // the last one meets a closed connection
+    }
+    assert_eq!(rig.statistics(0).figures.streams.idle_closed, 1);
     rig.stop();
 }
 

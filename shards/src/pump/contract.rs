@@ -67,6 +67,8 @@ pub struct PumpFigures {
     pub tls_handshakes: u64,
     /// TLS handshakes that failed or took too long, and records that could not be read.
     pub tls_failed: u64,
+    /// How often nobody could be taken in for want of descriptors or memory.
+    pub shortages: u64,
     /// Events over which the relay panicked; the connection went, if it was one's.
     pub panics: u64,
 }

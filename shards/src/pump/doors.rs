@@ -1,5 +1,6 @@
 //! The listeners of a pump: who comes in, within limits, and how the relay hears of it.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::{DOOR, Driven, Lent, Pump};
 use crate::census::Most;
 use crate::clock::TimerId;
 use crate::layers::Layers;
+use crate::logs;
 use crate::sys;
 
 /// A listener of a pump on one shard.
@@ -61,21 +63,21 @@ impl<R: Driven> Pump<R> {
             match sys::accept(fd) {
                 Ok((socket, Some(peer))) => self.welcome(lent, door, socket.into(), peer),
                 Ok((_, None)) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {
-                        if let Some(it) = self.doors.get_mut(usize::from(door)) {
-                            it.rhythm.found_nobody();
-                        }
-                        return;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(it) = self.doors.get_mut(usize::from(door)) {
+                        it.rhythm.found_nobody();
                     }
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        // The kernel would report the listener again at once, for ever.
-                        lent.epoll.remove(fd);
-                        self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
-                        return;
-                    }
-                    _ => {}
-                },
+                    return;
+                }
+                Err(error) if sys::is_exhaustion(&error) => {
+                    self.figures.shortages += 1;
+                    logs::shortage(lent.now, "Nobody is accepted on HTTP or SMPP", &error);
+                    // The kernel would report the listener again at once, for ever.
+                    lent.epoll.remove(fd);
+                    self.lines.wheel.arm(TimerId(door.into()), lent.now + ACCEPT_PAUSE);
+                    return;
+                }
+                Err(_) => {}
             }
         }
         if let Some(it) = self.doors.get_mut(usize::from(door)) {

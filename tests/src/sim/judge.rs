@@ -131,7 +131,7 @@ impl Judge {
                 ensure(to == it.arrival.source, "an answer of ours goes to a third party")?;
                 return self.replied(it, &message);
             }
-            Verdict::Forward { hop: Hop::Datagram { from, to }, reply: 0, .. } => (from, to),
+            Verdict::Forward { hop: Hop::Datagram { from, to }, reply: None, .. } => (from, to),
             other => return Err(format!("no datagram: {other:?}")),
         };
         if self.two_legs {

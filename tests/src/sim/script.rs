@@ -50,7 +50,7 @@ impl Script {
             let bytes = call.write(kind, home);
             let verdict = relay.handle(&arrival, &bytes, snapshot, &mut out);
             let Verdict::Forward { reply, .. } = verdict else { panic!("{kind:?}: {verdict:?}") };
-            call.sent(kind, &out[reply..]);
+            call.sent(kind, &out[reply.map_or(0, |it| it.bytes)..]);
             let marks = bytes.windows(mark.len()).enumerate();
             let marks = marks.filter(|(_, it)| *it == mark.as_bytes()).map(|(at, _)| at);
             let marks = marks.collect();

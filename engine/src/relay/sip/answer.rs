@@ -1,10 +1,11 @@
 //! Answers of our own, stateless (RFC 3261 §8.2.6, §8.2.7; `sip.md` 2.10, 2.13).
 
-use protocols::bytes::write_decimal;
+use protocols::bytes::{Span, write_decimal};
 use protocols::sip::Transport;
 use protocols::sip::message::Method;
 use protocols::sip::message::{Malformed, Message, salvage};
 use protocols::sip::reply;
+use protocols::sip::via::Via;
 
 use super::settings::Settings;
 use super::via::{self, TopVia};
@@ -27,6 +28,9 @@ impl Answer<'_> {
         Answer { status, reason, extra: b"", otherwise }
     }
 }
+
+/// It would come back (RFC 3261 §16.3(4)).
+pub(super) const LOOP: Answer<'_> = Answer::plain(482, "Loop Detected", DropReason::Loop);
 
 impl State {
     /// Nobody is there to take it.
@@ -173,30 +177,44 @@ impl State {
             return Verdict::Drop(DropReason::Malformed);
         };
         out.clear();
+        let via = Via::parse(salvage.via).map(|via| TopVia {
+            text: via.text,
+            span: Span::default(),
+            via,
+        });
+        self.buffers.via.clear();
+        let is_amended = via.as_ref().is_some_and(|it| {
+            via::amend(it, arrival, listener.transport, settings, &mut self.buffers.via)
+        });
+        let top = if is_amended { self.buffers.via.as_slice() } else { salvage.via };
         let reason = match status {
             505 => "Version Not Supported".to_owned(),
             513 => "Message Too Large".to_owned(),
             _ => format!("Bad Request ({malformed})"),
         };
-        reply::reply_to_malformed(&salvage, status, &reason, salvage.via, out);
+        reply::reply_to_malformed(&salvage, status, &reason, top, out);
         self.counters.response(status, listener.leg, listener.transport, 0);
         self.counters.dropped(DropReason::Malformed);
-        let hop = match arrival.flow {
-            Some(flow) => Hop::Flow { flow, or: None, is_response: true },
-            None => Hop::Datagram { from: arrival.listener, to: arrival.source },
-        };
-        Verdict::Reply { hop }
+        Verdict::Reply { hop: hop_back(settings, arrival, via.as_ref()) }
     }
 }
 
-/// Where our answer goes: back on the connection, or to the address that the top Via stands for.
+/// Where our answer goes.
 pub(super) fn answer_hop(settings: &Settings, incoming: &Incoming<'_>) -> Hop {
-    let arrival = incoming.arrival;
+    hop_back(settings, incoming.arrival, Some(&incoming.via))
+}
+
+/// Back on the connection, or to the address that the top Via stands for: the sender's where it cannot be
+/// read.
+fn hop_back(settings: &Settings, arrival: &Arrival, top: Option<&TopVia<'_>>) -> Hop {
+    let Arrival { listener: from, source, .. } = *arrival;
     match arrival.flow {
         Some(flow) => Hop::Flow { flow, or: None, is_response: true },
         None => Hop::Datagram {
-            from: arrival.listener,
-            to: via::answer_address(&incoming.via, arrival.source, incoming.transport, settings),
+            from,
+            to: top.map_or(source, |it| {
+                via::answer_address(it, source, settings.listener(from).transport, settings)
+            }),
         },
     }
 }

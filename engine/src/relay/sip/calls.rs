@@ -11,7 +11,7 @@ use protocols::sip::message::{Message, Method};
 use protocols::time::Time;
 
 use super::request::Request;
-use crate::balance::memory::Memory;
+use crate::balance::memory::{Kept, Memory};
 use crate::balance::rendezvous::key_of;
 use crate::config::Config;
 use crate::node::{Node, NodeKey};
@@ -57,34 +57,44 @@ impl Calls {
         self.0.configure(config.calls_max, config.call_idle);
     }
 
-    /// A request goes to a node or comes from it.
+    /// A request goes to a node or comes from it. Whether a call begins there by it: retransmissions, other
+    /// attempts with credentials and dialogs that are up begin none.
     pub(super) fn handle_request(
         &mut self,
         now: Time,
         request: &Request<'_>,
         message: &Message<'_>,
         node: &Node,
-    ) {
+    ) -> bool {
         let Request { method, is_subsequent, .. } = *request;
         if method != Method::Invite && !is_subsequent {
-            return;
+            return false;
         }
         let call = key_of(message.text(message.call_id));
         if method != Method::Invite {
             // In use, whichever node has it now.
-            let Some(news) = self.0.find_more(now, call) else { return };
+            let Some(news) = self.0.find_more(now, call) else { return false };
             if method == Method::Ack && news.state == State::Begun {
                 news.state = State::Accepted;
             }
-            return;
+            return false;
         }
-        let Some(news) = self.0.keep(now, call, node) else { return };
+        let Some(Kept { more: news, is_new }) = self.0.keep(now, call, node) else {
+            return !is_subsequent;
+        };
+        let begins = !is_subsequent && (is_new || news.state == State::Ended);
         match (is_subsequent, news.state) {
             (false, _) => *news = News { at: now, state: State::Begun },
             // Up since before we came.
             (true, State::Unknown) => *news = News { at: now, state: State::Accepted },
             (true, _) => {}
         }
+        begins
+    }
+
+    /// The node that the INVITE of this message's call went to.
+    pub(super) fn node_of(&mut self, now: Time, message: &Message<'_>) -> Option<NodeKey> {
+        self.0.find(now, key_of(message.text(message.call_id))).map(|it| it.node)
     }
 
     /// A response comes from a node or goes to it.
@@ -100,7 +110,7 @@ impl Calls {
             return;
         }
         let call = key_of(message.text(message.call_id));
-        let Some(news) = self.0.keep(now, call, node) else { return };
+        let Some(Kept { more: news, .. }) = self.0.keep(now, call, node) else { return };
         let next = match (method, status, news.state) {
             // RFC 3261 §15.1.1: the dialog is over whatever the answer is, but to come again with a password.
             (Method::Bye, 401 | 407, _) => return,

@@ -124,10 +124,10 @@ pub fn explain(
     ));
     let verdict = relay.decide(Attempt::First, arrival, bytes, snapshot, &mut sent, &mut steps);
     let changed = if let Verdict::Forward { reply, .. } = verdict {
-        if reply > 0 {
+        if reply.is_some() {
             steps.say(format_args!("answers 100 Trying itself: the next hop is reliable"));
         }
-        sent.get(reply..).unwrap_or_default()
+        sent.get(reply.map_or(0, |it| it.bytes)..).unwrap_or_default()
     } else {
         &[]
     };

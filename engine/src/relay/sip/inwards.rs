@@ -81,7 +81,7 @@ impl State {
         let left = message.routes.len()
             - routes.count.min(message.routes.len())
             - usize::from(request.route_moved);
-        let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
+        let top = (left > 0).then(|| message.route(routes.count)).flatten();
         let top_text = top.map(|it| message.text(it.span));
         let top_uri = top_text.and_then(NameAddr::parse).and_then(|it| Uri::parse(it.uri));
 
@@ -119,7 +119,8 @@ impl State {
                 Some(chosen)
             }
             None => {
-                let picked = self.algorithm.pick(&query, snapshot);
+                let followed = self.followed(incoming, request, routes).filter(serves);
+                let picked = followed.or_else(|| self.algorithm.pick(&query, snapshot));
                 if T::ON {
                     if !query.is_first && self.algorithm.active_calls().is_some() {
                         trace.say(format_args!(
@@ -210,10 +211,29 @@ impl State {
         if request.method != Method::Ack {
             self.sightings.asked(snapshot, id);
         }
-        self.calls.handle_request(incoming.arrival.now, request, message, node);
-        self.counters.to_node(node.key, query.is_first && request.method == Method::Invite);
+        let begins = self.calls.handle_request(incoming.arrival.now, request, message, node);
+        self.counters.to_node(node.key, begins);
         let hop = next_hop::hop(out_place, towards, to);
         self.forward(settings, incoming, request, hop, Some(node), out)
+    }
+
+    /// The node of the INVITE that a CANCEL or the ACK of a failure belongs to (RFC 3261 §9.1, §17.1.1.3):
+    /// the algorithm may choose another by now, such as when the node is leaving.
+    fn followed(
+        &mut self,
+        incoming: &Incoming<'_>,
+        request: &Request<'_>,
+        routes: &Stripped,
+    ) -> Option<NodeId> {
+        let follows = match request.method {
+            Method::Cancel => true,
+            Method::Ack => !routes.named,
+            _ => false,
+        };
+        let node = follows
+            .then(|| self.calls.node_of(incoming.arrival.now, incoming.message))
+            .flatten()?;
+        incoming.snapshot.find(node)
     }
 
     /// Puts the node in as next hop: a Route on top, or the Request-URI where that was us.

@@ -9,7 +9,7 @@ use protocols::sip::message::Method;
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::{Scheme, Uri};
 
-use super::answer::Answer;
+use super::answer::{Answer, LOOP};
 use super::explain::Trace;
 use super::flow::{self, Token};
 use super::head::{HeadLines, Record, opens_dialog};
@@ -72,7 +72,7 @@ impl State {
         let left = message.routes.len()
             - routes.count.min(message.routes.len())
             - usize::from(request.route_moved);
-        let top = (left > 0).then(|| message.routes.get(routes.count)).flatten();
+        let top = (left > 0).then(|| message.route(routes.count)).flatten();
         let top = top.and_then(|it| NameAddr::parse(message.text(it.span)));
         let top_uri = top.as_ref().and_then(|it| Uri::parse(it.uri));
         let Some(next) = top_uri.or(request.uri).filter(|it| !it.host.is_empty()) else {
@@ -83,8 +83,7 @@ impl State {
             if T::ON {
                 trace.say(format_args!("next hop is this balancer: loop"));
             }
-            let answer = Answer::plain(482, "Loop Detected", DropReason::Loop);
-            return self.answer(settings, incoming, request.method, &answer, out);
+            return self.answer(settings, incoming, request.method, &LOOP, out);
         }
         let search = Search {
             now: arrival.now,
@@ -173,7 +172,7 @@ impl State {
     ) {
         let edits = &mut self.buffers.edits;
         let old = request.uri.map_or(b"".as_slice(), |it| it.text);
-        let Some(last) = message.routes.as_slice().last() else { return };
+        let Some(last) = message.all_routes().last() else { return };
         edits.supersede(request.uri_span, uri);
         edits.write(Span { start: last.line.end, end: last.line.end }, |text| {
             text.extend_from_slice(b"Route: <");

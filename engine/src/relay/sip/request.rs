@@ -3,11 +3,11 @@
 use protocols::bytes::{Span, parse_decimal, write_decimal};
 use protocols::sip::Transport;
 use protocols::sip::message::Method;
-use protocols::sip::message::{Message, Start, remove_values};
+use protocols::sip::message::{Message, Start};
 use protocols::sip::route::NameAddr;
 use protocols::sip::uri::Uri;
 
-use super::answer::{Answer, answer_hop};
+use super::answer::{Answer, LOOP, answer_hop};
 use super::contact::{self, Real};
 use super::explain::Trace;
 use super::flow::Token;
@@ -18,7 +18,7 @@ use super::words::Words;
 use super::{Attempt, Buffers, Incoming, State};
 use crate::node::Node;
 use crate::registry::{Announcement, BeatError};
-use crate::relay::{DropReason, Hop, Leg, Verdict};
+use crate::relay::{DropReason, Hop, Leg, Provisional, Verdict};
 
 /// A request on its way: what has been found out so far.
 pub(super) struct Request<'a> {
@@ -80,6 +80,12 @@ impl State {
         let Start::Request { uri: uri_span, .. } = message.start else {
             return Verdict::Drop(DropReason::Malformed);
         };
+        if is_from_us(settings, incoming) {
+            if T::ON {
+                trace.say(format_args!("sender is this balancer: loop"));
+            }
+            return self.answer(settings, incoming, method, &LOOP, out);
+        }
         let mut request = Request {
             method,
             uri: message.request_uri,
@@ -197,15 +203,17 @@ impl State {
         count: usize,
     ) {
         let edits = &mut self.buffers.edits;
-        let routes = message.routes.as_slice();
-        let Some((last, before)) = routes.split_last().filter(|_| request.route_moved) else {
-            return remove_values(&message.routes, count, edits);
-        };
-        if count >= before.len() {
-            return remove_values(&message.routes, routes.len(), edits);
+        let at_last = message.routes.len().saturating_sub(1);
+        if !request.route_moved {
+            return message.remove_routes(count, edits);
         }
-        remove_values(&message.routes, count, edits);
-        match before.last().filter(|it| it.line == last.line) {
+        if count >= at_last {
+            return message.remove_routes(at_last + 1, edits);
+        }
+        message.remove_routes(count, edits);
+        let mut ends = message.all_routes().skip(at_last - 1);
+        let (Some(previous), Some(last)) = (ends.next(), ends.next()) else { return };
+        match Some(previous).filter(|it| it.line == last.line) {
             Some(previous) => {
                 edits.remove(Span { start: previous.span.end, end: last.span.end });
             }
@@ -226,11 +234,7 @@ impl State {
         if uri.param("lr").is_none() || uri.param("node_host").is_none() {
             return;
         }
-        // More Routes than the index keeps: the last one is out of sight, and nobody writes that many.
-        let routes = message.routes.as_slice();
-        let Some(value) = routes.last().filter(|_| routes.len() == message.routes.len()) else {
-            return;
-        };
+        let Some(value) = message.all_routes().last() else { return };
         let Some(route) = NameAddr::parse(value.span.of(message.bytes)) else { return };
         let is_ours = |it: &Uri<'_>| settings.is_my_uri(it) || settings.is_my_route_name(it.host);
         let Some(target) = Uri::parse(route.uri).filter(|it| !is_ours(it)) else {
@@ -319,7 +323,8 @@ impl State {
             self.counters.response(100, incoming.leg, incoming.transport, 0);
             self.write_answer(incoming, &answer, out);
         }
-        let reply = out.len();
+        let reply = (!out.is_empty())
+            .then(|| Provisional { bytes: out.len(), hop: answer_hop(settings, incoming) });
         self.state_length(message, hop);
         let Buffers { edits, head, .. } = &mut self.buffers;
         edits.insert(message.first_header, head);
@@ -329,6 +334,14 @@ impl State {
         }
         Verdict::Forward { hop, node: node.map(|it| it.key), reply }
     }
+}
+
+/// Whether we have sent it ourselves (RFC 3261 §16.3(4)). Balancers of other networks may have our address:
+/// the sender's must be one of ours, too.
+fn is_from_us(settings: &Settings, incoming: &Incoming<'_>) -> bool {
+    let source = incoming.arrival.source.ip();
+    via::is_ours(&incoming.via, settings)
+        && (incoming.via.via.host_ip() == Some(source) || settings.is_my_ip(source))
 }
 
 /// Where the request comes from. Two-entry: the leg says it. Single-entry: the source must be a node's or

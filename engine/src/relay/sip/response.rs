@@ -27,7 +27,7 @@ impl State {
     ) -> Verdict {
         let message = incoming.message;
         let snapshot = incoming.snapshot;
-        if !is_ours(&incoming.via, settings) {
+        if !via::is_ours(&incoming.via, settings) {
             return Verdict::Drop(DropReason::NotOurs);
         }
         // One of ours, or two where the legs differ; what is below belongs to others.
@@ -37,7 +37,7 @@ impl State {
         let (ours, transport, token) = if let Some(transport) = via::verbatim(below, settings) {
             (2, Some(transport), None)
         } else {
-            match TopVia::at(message, 1).filter(|it| is_ours(it, settings)) {
+            match TopVia::at(message, 1).filter(|it| via::is_ours(it, settings)) {
                 Some(second) => (2, second.via.transport, second.via.param("flow")),
                 None => (1, incoming.via.via.transport, incoming.via.via.param("flow")),
             }
@@ -84,7 +84,7 @@ impl State {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);
         }
-        Verdict::Forward { hop, node: None, reply: 0 }
+        Verdict::Forward { hop, node: None, reply: None }
     }
 
     fn leave_node<T: Trace>(
@@ -281,11 +281,4 @@ impl Next<'_> {
             None => Some(Hop::Stream { from, to: listens.unwrap_or(SocketAddr::new(ip?, port)) }),
         }
     }
-}
-
-/// Whether a Via is one that we put on.
-fn is_ours(via: &TopVia<'_>, settings: &Settings) -> bool {
-    let Some(transport) = via.via.transport else { return false };
-    let port = via.sent_by_port(transport);
-    settings.is_me(via.via.host, via.via.host_ip(), port)
 }

@@ -52,7 +52,7 @@ impl Stripped {
     ) -> Stripped {
         let mut it = Stripped::default();
         let mut by_name = false;
-        for value in message.routes.as_slice() {
+        for value in message.all_routes() {
             let text = value.span.of(message.bytes);
             let Some(route) = NameAddr::parse(text) else { break };
             let Some(route_uri) = Uri::parse(route.uri) else { break };

@@ -16,6 +16,8 @@ use crate::snapshot::{NodeId, Snapshot};
 pub(in crate::relay) struct Sightings {
     generation: u64,
     nodes: Vec<Sighting>,
+    /// Whom `nodes` are about, and since when each has run.
+    whom: Vec<(NodeKey, Time)>,
     any: bool,
     next: Time,
     sweep: usize,
@@ -80,17 +82,31 @@ impl Sightings {
     }
 
     fn note(&mut self, snapshot: &Snapshot, node: NodeId, note: impl FnOnce(&mut Sighting)) {
-        if self.generation != snapshot.generation() || self.nodes.len() != snapshot.nodes().len() {
-            // What is lost here is a fraction of a second of life signs; nodes keep sending.
-            self.nodes.clear();
-            self.nodes.resize(snapshot.nodes().len(), Sighting::default());
-            self.generation = snapshot.generation();
-            self.sweep = 0;
-        }
+        self.follow(snapshot);
         if let Some(it) = self.nodes.get_mut(usize::from(node.0)) {
             note(it);
             self.any = true;
         }
+    }
+
+    /// What was seen of nodes is told of those that are still there and have not restarted.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        if self.generation == snapshot.generation() && self.nodes.len() == snapshot.nodes().len() {
+            return;
+        }
+        let before =
+            std::mem::replace(&mut self.nodes, vec![Sighting::default(); snapshot.nodes().len()]);
+        for ((key, joined), seen) in self.whom.drain(..).zip(before) {
+            if let Some(id) = snapshot.find(key)
+                && snapshot.node(id).joined == joined
+                && let Some(it) = self.nodes.get_mut(usize::from(id.0))
+            {
+                *it = seen;
+            }
+        }
+        self.whom.extend(snapshot.nodes().iter().map(|it| (it.key, it.joined)));
+        self.generation = snapshot.generation();
+        self.sweep = 0;
     }
 
     pub(in crate::relay) fn poll(&mut self, now: Time, snapshot: &Snapshot) -> Option<Report> {
@@ -100,22 +116,15 @@ impl Sightings {
         if !self.any || now < self.next {
             return None;
         }
-        if self.generation == snapshot.generation() {
-            while let Some(it) = self.nodes.get_mut(self.sweep) {
-                let node = snapshot.nodes().get(self.sweep);
-                self.sweep += 1;
-                let Sighting { alive, answered, errors, requests } = std::mem::take(it);
-                if let Some(node) = node
-                    && (alive || answered || errors > 0 || requests > 0)
-                {
-                    return Some(Report::Seen {
-                        node: node.key,
-                        alive,
-                        errors,
-                        requests,
-                        answered,
-                    });
-                }
+        self.follow(snapshot);
+        while let Some(it) = self.nodes.get_mut(self.sweep) {
+            let node = snapshot.nodes().get(self.sweep);
+            self.sweep += 1;
+            let Sighting { alive, answered, errors, requests } = std::mem::take(it);
+            if let Some(node) = node
+                && (alive || answered || errors > 0 || requests > 0)
+            {
+                return Some(Report::Seen { node: node.key, alive, errors, requests, answered });
             }
         }
         self.sweep = 0;
@@ -141,7 +150,11 @@ mod tests {
     use crate::node::{Node, Origin, Ports, Version};
 
     fn snapshot(generation: u64, nodes: u8) -> Snapshot {
-        let nodes = (1..=nodes).map(|last| {
+        of(generation, 1..=nodes, Time::ZERO)
+    }
+
+    fn of(generation: u64, nodes: std::ops::RangeInclusive<u8>, joined: Time) -> Snapshot {
+        let nodes = nodes.map(|last| {
             let mut ports = Ports::default();
             ports.open(Transport::Udp, 5080);
             let ip = std::net::IpAddr::from([10, 0, 0, last]);
@@ -157,7 +170,7 @@ mod tests {
                 graceful: false,
                 bad: None,
                 suspect: crate::node::Suspect::default(),
-                joined: Time::ZERO,
+                joined,
                 origin: Origin::Heartbeat,
             }
         });
@@ -183,6 +196,35 @@ mod tests {
         it.asked(&nodes, NodeId(1));
         assert_eq!(it.poll(at(249), &nodes), None, "not twice in a period");
         assert_eq!(it.poll(at(250), &nodes), want(key(1), false, 0, 1));
+    }
+
+    /// Tables change with every drain or suspicion: what was seen a moment before must not be forgotten.
+    #[test]
+    fn what_was_seen_outlives_the_table_for_nodes_that_are_still_there() {
+        let (before, after) = (snapshot(1, 3), of(2, 2..=4, Time::ZERO));
+        let key = |last: u16| before.node(NodeId(last - 1)).key;
+        let want = |node, requests, errors| {
+            let alive = errors > 0;
+            Some(Report::Seen { node, alive, errors, requests, answered: alive })
+        };
+        for is_noted_after in [false, true] {
+            let mut it = Sightings::default();
+            it.answered(&before, NodeId(0), true);
+            it.answered(&before, NodeId(1), true);
+            it.asked(&before, NodeId(2));
+            if is_noted_after {
+                it.asked(&after, NodeId(1));
+            }
+            let at = Time::from_millis(1_000);
+            assert_eq!(it.poll(at, &after), want(key(2), 0, 1), "{is_noted_after}");
+            let requests = 1 + u32::from(is_noted_after);
+            assert_eq!(it.poll(at, &after), want(key(3), requests, 0), "{is_noted_after}");
+            assert_eq!(it.poll(at, &after), None, "{is_noted_after}");
+        }
+        let mut it = Sightings::default();
+        it.answered(&before, NodeId(1), true);
+        let restarted = of(2, 2..=4, Time::from_millis(1));
+        assert_eq!(it.poll(Time::from_millis(1_000), &restarted), None, "another process did it");
     }
 
     #[test]

@@ -183,6 +183,11 @@ impl Settings {
         }
     }
 
+    /// Whether we listen at this address, on whatever port.
+    pub fn is_my_ip(&self, ip: IpAddr) -> bool {
+        self.own.iter().any(|it| it.ip() == ip)
+    }
+
     /// Every way in which we write ourselves into Via: `SIP/2.0/UDP host:port`, and what it says there.
     pub fn own_vias(&self) -> &[(String, Transport)] {
         &self.own_vias

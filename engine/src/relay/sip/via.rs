@@ -207,6 +207,13 @@ pub(super) fn verbatim(value: &[u8], settings: &Settings) -> Option<Transport> {
     own.find(|(place, _)| is_whole(place)).map(|(_, transport)| *transport)
 }
 
+/// Whether a Via is one that we put on.
+pub(super) fn is_ours(via: &TopVia<'_>, settings: &Settings) -> bool {
+    let Some(transport) = via.via.transport else { return false };
+    let port = via.sent_by_port(transport);
+    settings.is_me(via.via.host, via.via.host_ip(), port)
+}
+
 /// Appends a version as the balancer writes it everywhere: a decimal integer.
 pub(super) fn push_version(version: Version, out: &mut Vec<u8>) {
     if version.0 < 0 {

@@ -181,7 +181,7 @@ fn what_is_decided_again_is_charged_and_counted_once() {
         Arrival { now: world.now, listener, source: CLIENT.parse().unwrap(), flow: Some(FLOW) };
     let bytes = wire(&INVITE.replace("UDP", "TCP"));
     let mut verdict = world.relay.handle(&arrival, &bytes, &world.snapshot, &mut world.out);
-    assert!(matches!(verdict, Verdict::Forward { reply: 1.., .. }), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Forward { reply: Some(_), .. }), "{verdict:?}");
     for turn in 1..3 {
         let Verdict::Forward { hop, .. } = verdict else { panic!("{turn}: {verdict:?}") };
         let refused = world.relay.refused(target(hop).unwrap(), Transport::Tcp, &world.snapshot);
@@ -189,7 +189,7 @@ fn what_is_decided_again_is_charged_and_counted_once() {
         world.snapshot = world.snapshot.suspecting(key, way);
         verdict =
             world.relay.undelivered(&arrival, &bytes, gone(hop), &world.snapshot, &mut world.out);
-        assert!(matches!(verdict, Verdict::Forward { reply: 0, .. }), "{turn}: {verdict:?}");
+        assert!(matches!(verdict, Verdict::Forward { reply: None, .. }), "{turn}: {verdict:?}");
     }
     let other = world.client(&INVITE.replace("8f3ad1", "another"));
     assert_eq!(other, Verdict::Drop(DropReason::Rate));
@@ -209,6 +209,34 @@ fn what_is_decided_again_is_charged_and_counted_once() {
     assert_eq!(count(Transport::Tcp, Leg::External), (1, 1), "the INVITE and our 100");
     assert_eq!(count(Transport::Udp, Leg::External), (1, 0), "too many");
     assert_eq!(count(Transport::Udp, Leg::Internal), (1, 0));
+}
+
+#[test]
+fn a_call_is_counted_once_on_each_node_that_was_given_it() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE, "172.16.0.11:5080"]);
+    let keys: Vec<NodeKey> = world.snapshot.nodes().iter().map(|it| it.key).collect();
+    let calls = |world: &mut World| -> Vec<u64> {
+        let counters = world.relay.counters(world.now, &world.snapshot, false);
+        keys.iter().map(|it| counters.node(*it).calls).collect()
+    };
+    let again = INVITE.replace("CSeq: 1", "CSeq: 2").replace("z9hG4bKc1", "z9hG4bKc2");
+    for (case, message) in [
+        ("the first", INVITE.to_owned()),
+        ("a retransmission", INVITE.to_owned()),
+        ("with credentials", again.clone()),
+        ("its retransmission", again),
+        ("in the dialog", in_dialog("INVITE", "", "sip:bob@172.16.0.10:5080")),
+    ] {
+        assert!(datagram(NODE)(world.client(&message)), "{case}");
+        assert_eq!(calls(&mut world), [1, 0], "{case}");
+    }
+    world.client(&INVITE.replace("8f3ad1", "another"));
+    assert_eq!(calls(&mut world), [1, 1], "another call");
+    world.set_nodes(&["172.16.0.11:5080"], &[NODE]);
+    for case in ["to the heir", "its retransmission"] {
+        assert!(datagram("172.16.0.11:5080")(world.client(INVITE)), "{case}");
+        assert_eq!(calls(&mut world), [1, 2], "{case}");
+    }
 }
 
 #[test]

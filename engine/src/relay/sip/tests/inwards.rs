@@ -389,6 +389,33 @@ fn calls_alternate_and_retransmissions_cancel_and_ack_follow_their_invite() {
     }
 }
 
+/// Its user's next call goes elsewhere, or every call does.
+#[test]
+fn cancel_and_ack_follow_their_invite_to_a_node_that_began_to_leave() {
+    let to = |verdict| match verdict {
+        Verdict::Forward { hop, .. } => target(hop),
+        _ => None,
+    };
+    for (entry, shards) in crate::balance::ALGORITHMS.iter().flat_map(|it| [(it, 1), (it, 4)]) {
+        let case = format!("{} on {shards} shards", entry.name);
+        let config = format!(
+            "{TWO_LEGS}algorithmClass=x.{}\nsipHeaderAffinityKey=To\nshards={shards}\n",
+            entry.name
+        );
+        let mut world = World::new(&config).with_nodes(&[NODE, "172.16.0.11:5080"]);
+        let home = to(world.client(INVITE)).unwrap();
+        let mut nodes = [NODE, "172.16.0.11:5080"].map(node);
+        nodes.iter_mut().for_each(|it| it.graceful = it.ip == home.ip());
+        world.snapshot = Snapshot::new(world.snapshot.generation() + 1, nodes.to_vec(), &[]);
+        let next = INVITE.replace("8f3ad1", "next").replace("z9hG4bKc1", "z9hG4bKc9");
+        assert_ne!(to(world.client(&next)), Some(home), "{case}");
+        let cancel = INVITE.replace("INVITE", "CANCEL");
+        assert_eq!(to(world.client(&cancel)), Some(home), "CANCEL, {case}");
+        let ack = INVITE.replace("INVITE", "ACK").replace("com>\nCall", "com>;tag=n\nCall");
+        assert_eq!(to(world.client(&ack)), Some(home), "ACK, {case}");
+    }
+}
+
 #[test]
 fn branches_tell_transactions_and_our_two_vias_apart() {
     let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);

@@ -191,6 +191,77 @@ fn a_loop_is_answered_482_and_an_ack_in_a_loop_is_dropped() {
     assert_eq!(world.from_node(&ack), Verdict::Drop(DropReason::Loop));
 }
 
+/// Our own in front of the others, which are the application's or a carrier's.
+#[test]
+fn no_route_is_one_too_many() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&["172.16.0.9:5080", NODE]);
+    let routes = |world: &World| -> Vec<String> {
+        let lines = world.lines("Route");
+        lines.iter().flat_map(|it| it.split(',')).map(|it| it.trim().to_owned()).collect()
+    };
+    for (pairs, count) in [(1, 5), (3, 1), (3, 9), (4, 0), (60, 30)] {
+        let case = format!("{pairs} pairs of ours, then {count}");
+        let ours = format!("Route: {OUTER_ROUTE}, {INNER_ROUTE}\n").repeat(pairs);
+        let lines = |last: &str| {
+            let others = (0..count).map(|it| format!("<sip:8.8.8.{it};lr>"));
+            let others: Vec<String> = others.chain([last.to_owned()]).collect();
+            (format!("{ours}Route: {}\n", others.join(", ")), others)
+        };
+        // From a node, past all of ours.
+        let (text, mut others) = lines("<sip:9.9.9.9;lr>");
+        let bye = in_dialog("BYE", &text, "sip:alice@203.0.113.5:5062");
+        let verdict = world.from_node(&bye);
+        let first = if count > 0 { "8.8.8.0:5060" } else { "9.9.9.9:5060" };
+        assert!(datagram(first)(verdict), "{case}: {verdict:?}");
+        assert_eq!(routes(&world), others, "{case}");
+        // The next one knows no loose routing: the Request-URI goes behind the last.
+        let strict = bye.replacen("8.8.8.0;lr", "8.8.8.0", 1);
+        if count > 0 {
+            world.from_node(&strict);
+            assert_eq!(world.first_line(), "BYE sip:8.8.8.0 SIP/2.0", "{case}");
+            others.remove(0);
+            others.push("<sip:alice@203.0.113.5:5062>".to_owned());
+            assert_eq!(routes(&world), others, "{case}");
+        }
+        // From a strict router: what it put last is the Request-URI.
+        let (text, mut others) = lines("<sip:alice@203.0.113.5:5062>");
+        let ours = INNER_ROUTE.trim_matches(['<', '>']);
+        world.from_node(&in_dialog("BYE", &text, ours));
+        assert_eq!(world.first_line(), "BYE sip:alice@203.0.113.5:5062 SIP/2.0", "{case}");
+        others.pop();
+        assert_eq!(routes(&world), others, "{case}");
+    }
+}
+
+/// A node that is this balancer itself, on either of its legs, or on the only one.
+#[test]
+fn what_we_sent_to_ourselves_is_answered_482_on_every_leg() {
+    const ONE_LEG: &str = "host=10.0.0.1\nexternalPort=5060\n";
+    let cases = [
+        (TWO_LEGS, "10.0.0.1:5060", Leg::External, "172.16.0.1:5065"),
+        (TWO_LEGS, "172.16.0.1:5065", Leg::Internal, "172.16.0.1:5065"),
+        (ONE_LEG, "10.0.0.1:5060", Leg::External, "10.0.0.1:5060"),
+    ];
+    for (legs, node, leg, from) in cases {
+        for method in ["INVITE", "MESSAGE"] {
+            let mut world = World::new(legs).with_nodes(&[node]);
+            let verdict = world.client(&INVITE.replace("INVITE", method));
+            assert!(datagram(node)(verdict), "{node}: {verdict:?}");
+            let looped = String::from_utf8(world.out.clone()).unwrap().replace("\r\n", "\n");
+            world.send(leg, Transport::Udp, from, &looped);
+            assert_eq!(world.first_line(), "SIP/2.0 482 Loop Detected", "{node} {method}");
+            // The same from a balancer that has our address in another network.
+            if leg == Leg::External {
+                let verdict = world.send(leg, Transport::Udp, "203.0.113.77:5060", &looped);
+                assert!(datagram(node)(verdict), "{node} {method}: {verdict:?}");
+            }
+            let ack = looped.replace(method, "ACK");
+            let verdict = world.send(leg, Transport::Udp, from, &ack);
+            assert_eq!(verdict, Verdict::Drop(DropReason::Loop), "{node} {method}");
+        }
+    }
+}
+
 #[test]
 fn strict_routers_on_either_side_are_served() {
     // RFC 3261 §16.4: before us, our Record-Route came as Request-URI.

@@ -11,7 +11,7 @@ fn stream_clients_get_a_token_and_are_found_by_it() {
         panic!("{verdict:?}")
     };
     assert_eq!(to, NODE.parse().unwrap());
-    assert!(reply > 0, "a reliable next hop: we answer 100");
+    let reply = reply.expect("a reliable next hop: we answer 100").bytes;
     assert_eq!(world.first_line(), "SIP/2.0 100 Trying");
     let forwarded = String::from_utf8(world.out[reply..].to_vec()).unwrap();
     let line = |prefix: &str| -> Vec<String> {
@@ -140,9 +140,48 @@ fn transports_are_bridged_towards_nodes_and_told_in_contact() {
         panic!("{verdict:?}")
     };
     assert_eq!(to, NODE.parse().unwrap());
-    world.out.drain(..reply);
+    world.out.drain(..reply.map_or(0, |it| it.bytes));
     assert_eq!(world.lines("Via")[0], "SIP/2.0/TCP 172.16.0.1:5065;branch=z9hG4bK#i_0");
     assert_eq!(world.lines("Via")[1], "SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bK#e_0");
     assert_eq!(world.lines("Contact"), ["<sip:alice@203.0.113.5:5062;transport=udp>"]);
     assert_eq!(world.lines("Route"), ["<sip:172.16.0.10:5080;transport=tcp;lr>"]);
+}
+
+/// RFC 3261 §18.2.2, RFC 3581 §4.
+#[test]
+fn every_answer_of_ours_to_a_datagram_goes_where_its_via_says() {
+    let config = "<load-balancer-properties><sip><external><host>10.0.0.1</host></external><internal><host>172.16.0.1</host><tcpPort>5065</tcpPort></internal><internalTransport>tcp</internalTransport></sip></load-balancer-properties>";
+    let answers = [
+        ("100", INVITE.to_owned()),
+        ("483", INVITE.replace("Max-Forwards: 70", "Max-Forwards: 0")),
+        ("400", INVITE.replace("CSeq: 1 INVITE", "CSeq: 1 BYE")),
+        ("505", INVITE.replace("SIP/2.0\nVia", "SIP/3.0\nVia")),
+        ("513", INVITE.replace("v=0", &"x".repeat(65_536))),
+    ];
+    let vias = [
+        ("203.0.113.5:5070;branch=z9hG4bKa", "203.0.113.5:5070", ""),
+        ("203.0.113.5;branch=z9hG4bKa", "203.0.113.5:5060", ""),
+        ("pc.example.com:5070;branch=z9hG4bKa", "203.0.113.5:5070", ";received=203.0.113.5"),
+        (
+            "203.0.113.5:5070;branch=z9hG4bKa;rport",
+            "203.0.113.5:5062",
+            "=5062;received=203.0.113.5",
+        ),
+    ];
+    let mut world = World::new(config).with_nodes(&[NODE]);
+    for (status, message) in &answers {
+        for (via, to, added) in vias {
+            let message = message.replace("203.0.113.5:5062;branch=z9hG4bKc1;rport", via);
+            let verdict = world.client(&message);
+            let hop = match verdict {
+                Verdict::Forward { reply: Some(it), .. } => it.hop,
+                Verdict::Reply { hop } => hop,
+                other => panic!("{status} {via}: {other:?}"),
+            };
+            assert_eq!(target(hop), to.parse().ok(), "{status} {via}");
+            assert!(world.first_line().starts_with(&format!("SIP/2.0 {status}")), "{via}");
+            let want = format!("SIP/2.0/UDP {via}{added}");
+            assert_eq!(world.lines("Via")[0], want, "{status}");
+        }
+    }
 }
