@@ -50,12 +50,7 @@ impl State {
         };
         remove_values(&message.vias, ours, &mut self.buffers.edits);
 
-        let source = incoming.arrival.source;
-        let from_node = if settings.is_two_entry(incoming.family) {
-            incoming.leg == Leg::Internal
-        } else {
-            snapshot.at(source, None, None).is_some() || snapshot.remembers(source)
-        };
+        let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side =
                 if from_node { "from a node, to a client" } else { "from outside, to a node" };
@@ -281,6 +276,22 @@ impl Next<'_> {
             None => Some(Hop::Stream { from, to: listens.unwrap_or(SocketAddr::new(ip?, port)) }),
         }
     }
+}
+
+/// Where the response comes from. Two-entry: the leg says it. Single-entry: the source is a node's own
+/// address; or another port of its host, and what is answered went to nodes (RFC 3261 §18.2.2: a server
+/// whose connection is gone opens another).
+fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
+    if settings.is_two_entry(incoming.family) {
+        return incoming.leg == Leg::Internal;
+    }
+    let (snapshot, source) = (incoming.snapshot, incoming.arrival.source);
+    if snapshot.at(source, None, None).is_some() || snapshot.remembers(source) {
+        return true;
+    }
+    let branch = incoming.via.via.branch.and_then(via::own_branch);
+    branch.is_some_and(|(_, mark)| mark == via::INNER)
+        && (snapshot.has_ip(source.ip()) || snapshot.remembers_ip(source.ip()))
 }
 
 /// Whether a Via is one that we put on.

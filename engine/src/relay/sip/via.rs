@@ -207,6 +207,16 @@ pub(super) fn verbatim(value: &[u8], settings: &Settings) -> Option<Transport> {
     own.find(|(place, _)| is_whole(place)).map(|(_, transport)| *transport)
 }
 
+/// The digits and the mark of a branch that [`push`] wrote. `None`: it is in another hand.
+pub(super) fn own_branch(branch: &[u8]) -> Option<(&[u8], u8)> {
+    let (digits, rest) = branch.strip_prefix(MAGIC_COOKIE)?.split_at_checked(BRANCH_DIGITS)?;
+    let (mark, rest) = rest.split_first()?;
+    let is_own = matches!(*mark, OUTER | INNER)
+        && rest.first() == Some(&b'_')
+        && digits.iter().fold(true, |all, it| all & it.is_ascii_hexdigit());
+    is_own.then_some((digits, *mark))
+}
+
 /// Appends a version as the balancer writes it everywhere: a decimal integer.
 pub(super) fn push_version(version: Version, out: &mut Vec<u8>) {
     if version.0 < 0 {
@@ -227,6 +237,8 @@ pub(super) fn branch_version(branch: &[u8]) -> Option<Version> {
 }
 
 const MAGIC_COOKIE: &[u8] = b"z9hG4bK";
+/// Of [`Branch::hash`] in hex.
+const BRANCH_DIGITS: usize = 16;
 
 /// Marks the Via that faces clients.
 pub(super) const OUTER: u8 = b'e';

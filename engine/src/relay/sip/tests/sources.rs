@@ -1,0 +1,60 @@
+//! Who a message comes from where its source alone does not say: nodes send from other ports than they
+//! listen on, and clients call themselves by our address.
+
+use super::*;
+
+const ONE_LEG: &str = "host=10.0.0.1\nexternalPort=5060\n";
+/// A node's own connection, or another socket of it.
+const NODE_ELSEWHERE: &str = "172.16.0.10:40000";
+
+/// The client's message, and nothing of our 100 to it.
+fn forwarded(world: &mut World, transport: Transport, message: &str) -> Verdict {
+    let message = message.replace("SIP/2.0/UDP", &format!("SIP/2.0/{}", transport.as_via()));
+    let verdict = world.send(Leg::External, transport, CLIENT, &message);
+    if let Verdict::Forward { reply, .. } = verdict {
+        world.out.drain(..reply);
+    }
+    verdict
+}
+
+fn reaches_client(verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Forward { hop: Hop::Flow { flow, is_response: true, .. }, .. } => flow == FLOW,
+        other => datagram(CLIENT)(other),
+    }
+}
+
+/// RFC 3261 §18.2.2: where the connection of its request is gone, a server opens another for its answer.
+#[test]
+fn a_nodes_answer_from_another_port_reaches_the_client_on_the_only_leg() {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        for is_dead in [false, true] {
+            let case = format!("{transport:?}, dead: {is_dead}");
+            let mut world = World::new(ONE_LEG).with_nodes(&[NODE]);
+            forwarded(&mut world, transport, INVITE);
+            let client = world.lines("Via")[1].clone();
+            let ok = callee_answer(&world, "200 OK");
+            let dead: &[&str] = if is_dead { &[NODE] } else { &[] };
+            let live = if is_dead { "172.16.0.11:5080" } else { NODE };
+            world.set_nodes(&[live], dead);
+            let verdict = world.send(Leg::External, transport, NODE_ELSEWHERE, &ok);
+            assert!(reaches_client(verdict), "{case}: {verdict:?}");
+            assert_eq!(world.lines("Via"), [client], "{case}");
+            let added = world.lines("X-Sip-Balancer-InitialRemoteAddr");
+            assert_eq!(added, Vec::<String>::new(), "{case}");
+        }
+    }
+    // A client on a node's host is none: what it answers was sent outwards.
+    let mut world = World::new(ONE_LEG).with_nodes(&[NODE]);
+    let invite = NODE_INVITE.replace("172.16.0.1:5065", "10.0.0.1:5060");
+    world.send(Leg::External, Transport::Udp, NODE, &invite);
+    let ok = callee_answer(&world, "200 OK");
+    let verdict = world.send(Leg::External, Transport::Udp, NODE_ELSEWHERE, &ok);
+    assert!(datagram(NODE)(verdict), "{verdict:?}");
+    assert_eq!(world.lines("X-Sip-Balancer-InitialRemotePort"), ["40000"]);
+    // And a mark is easily written: it makes nobody elsewhere a node.
+    forwarded(&mut world, Transport::Udp, INVITE);
+    let ok = callee_answer(&world, "200 OK");
+    let verdict = world.send(Leg::External, Transport::Udp, "203.0.113.9:5062", &ok);
+    assert!(!reaches_client(verdict), "{verdict:?}");
+}
