@@ -93,8 +93,7 @@ impl State {
         let message = incoming.message;
         let config = &settings.config;
         if self.attempt == Attempt::First
-            && let Some(node) =
-                incoming.snapshot.at(incoming.arrival.source, Some(incoming.transport), None)
+            && let Some(node) = sender(incoming)
         {
             let reason = match message.start {
                 Start::Response { reason, .. } => message.text(reason),
@@ -292,6 +291,23 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     let branch = incoming.via.via.branch.and_then(via::own_branch);
     branch.is_some_and(|(_, mark)| mark == via::INNER)
         && (snapshot.has_ip(source.ip()) || snapshot.remembers_ip(source.ip()))
+}
+
+/// The node that sends the response: by its source, else the only one on that host, or the only one there
+/// of the version that was asked.
+fn sender(incoming: &Incoming<'_>) -> Option<NodeId> {
+    let (snapshot, source) = (incoming.snapshot, incoming.arrival.source);
+    let exact = snapshot.at(source, Some(incoming.transport), None);
+    if exact.is_some() || snapshot.remembers(source) {
+        return exact;
+    }
+    let there = snapshot.on(source.ip());
+    if let [alone] = there {
+        return Some(*alone);
+    }
+    let version = incoming.via.via.branch.and_then(via::branch_version)?;
+    let mut of_version = there.iter().filter(|it| snapshot.node(**it).version == version);
+    of_version.next().filter(|_| of_version.next().is_none()).copied()
 }
 
 /// Whether a Via is one that we put on.

@@ -58,3 +58,48 @@ fn a_nodes_answer_from_another_port_reaches_the_client_on_the_only_leg() {
     let verdict = world.send(Leg::External, Transport::Udp, "203.0.113.9:5062", &ok);
     assert!(!reaches_client(verdict), "{verdict:?}");
 }
+
+#[test]
+fn a_node_that_answers_from_another_port_has_answered_and_its_calls_end() {
+    const SAME_HOST: &str = "172.16.0.10:5090,7";
+    for (config, leg) in [(TWO_LEGS, Leg::Internal), (ONE_LEG, Leg::External)] {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            for nodes in [&[NODE][..], &[NODE, SAME_HOST]] {
+                let case = format!("{leg:?} {transport:?} {nodes:?}");
+                let mut world = World::new(config).with_nodes(&[NODE]);
+                forwarded(&mut world, transport, INVITE);
+                world.set_nodes(nodes, &[]);
+                let key: NodeKey = node(NODE).key;
+                let up = |world: &World| world.relay.state.calls.of(world.now, key).up();
+                assert_eq!(up(&world), 1, "{case}");
+                let call_id = "Call-ID: 8f3ad1@203.0.113.5";
+                let ok = callee_answer(&world, "200 OK").replace("Call-ID: out1", call_id);
+                world.send(leg, transport, NODE_ELSEWHERE, &ok);
+                let told = world.relay.poll_report(world.now, &world.snapshot);
+                let Some(Report::Seen { node, alive: true, answered: true, .. }) = told else {
+                    panic!("{case}: {told:?}");
+                };
+                assert_eq!(node, key, "{case}");
+                let bye = in_dialog("BYE", "", "sip:bob@172.16.0.10:5080");
+                forwarded(&mut world, transport, &bye);
+                let ok = callee_answer(&world, "200 OK").replace("Call-ID: out1", call_id);
+                let ok = ok.replace("CSeq: 1 INVITE", "CSeq: 2 BYE");
+                world.send(leg, transport, NODE_ELSEWHERE, &ok);
+                assert_eq!(up(&world), 0, "{case}");
+            }
+        }
+    }
+    // Of two that are alike nobody knows which it was, and one that is gone speaks for no other.
+    for (live, dead, from) in [
+        (&[NODE, "172.16.0.10:5090"][..], &[][..], NODE_ELSEWHERE),
+        (&["172.16.0.10:5090"], &[NODE], NODE),
+    ] {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+        world.client(INVITE);
+        world.set_nodes(live, dead);
+        let ok = callee_answer(&world, "200 OK");
+        let verdict = world.send(Leg::Internal, Transport::Udp, from, &ok);
+        assert!(reaches_client(verdict), "{live:?}: {verdict:?}");
+        assert_eq!(world.relay.poll_report(world.now, &world.snapshot), None, "{live:?}");
+    }
+}
