@@ -332,7 +332,8 @@ impl State {
 }
 
 /// Where the request comes from. Two-entry: the leg says it. Single-entry: the source must be a node's or
-/// an extra server's own address; what a Via claims counts only from the node's IP (`sip.md` 2.2).
+/// an extra server's own address, or have its IP and name its port in Via (`sip.md` 2.2). The host there is
+/// the sender's affair: nodes write names.
 fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     if settings.is_two_entry(incoming.family) {
         return incoming.leg == Leg::Internal;
@@ -344,7 +345,6 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     if is_server(source) {
         return true;
     }
-    let via = &incoming.via;
-    let claimed = std::net::SocketAddr::new(source.ip(), via.sent_by_port(incoming.transport));
-    via.via.host_ip() == Some(source.ip()) && is_server(claimed)
+    let port = incoming.via.sent_by_port(incoming.transport);
+    is_server(std::net::SocketAddr::new(source.ip(), port))
 }

@@ -103,3 +103,29 @@ fn a_node_that_answers_from_another_port_has_answered_and_its_calls_end() {
         assert_eq!(world.relay.poll_report(world.now, &world.snapshot), None, "{live:?}");
     }
 }
+
+/// `sip.md` 2.2: the source's IP and the port of the Via say it, whatever host stands there.
+#[test]
+fn a_node_on_a_connection_of_its_own_is_known_by_the_port_of_its_via() {
+    let invite = NODE_INVITE.replace("172.16.0.1:5065", "10.0.0.1:5060");
+    let hint = ";node_host=172.16.0.10;node_port=5080";
+    let invite = invite.replace(hint, "").replace(";transport=udp", "");
+    for (sent_by, is_node) in [
+        ("172.16.0.10:5080", true),
+        ("app-1.example.net:5080", true),
+        ("192.168.7.7:5080", true),
+        ("app-1.example.net:5099", false),
+        ("app-1.example.net", false),
+    ] {
+        let mut world = World::new(ONE_LEG).with_nodes(&[NODE]);
+        let invite = invite.replace("UDP 172.16.0.10:5080", &format!("TCP {sent_by}"));
+        let verdict = world.send(Leg::External, Transport::Tcp, NODE_ELSEWHERE, &invite);
+        let Verdict::Forward { hop, .. } = verdict else { panic!("{sent_by}: {verdict:?}") };
+        let want = if is_node { "127.0.0.1:5033" } else { NODE };
+        assert_eq!(target(hop), want.parse().ok(), "{sent_by}");
+        // From elsewhere it makes nobody a node.
+        let verdict = world.send(Leg::External, Transport::Tcp, CLIENT, &invite);
+        let Verdict::Forward { hop, .. } = verdict else { panic!("{sent_by}: {verdict:?}") };
+        assert_eq!(target(hop), NODE.parse().ok(), "{sent_by}");
+    }
+}
