@@ -34,10 +34,22 @@ impl State {
         let below = message.vias.get(1).map_or(b"".as_slice(), |it| message.text(it.span));
         // The last one says where the request came in: the response goes out there, whatever transport
         // the sender wrote into its own.
-        let (ours, transport, token) = if let Some(transport) = via::verbatim(below, settings) {
+        let has_two = settings.is_two_entry(incoming.family);
+        // Without a second leg it may be a client's that has our address, behind a NAT.
+        let is_pair = |branch: Option<&[u8]>, is_received: bool| {
+            let top = incoming.via.via.branch;
+            has_two || via::is_other_leg(top, branch).unwrap_or(!is_received)
+        };
+        let (ours, transport, token) = if let Some((transport, branch)) =
+            via::verbatim(below, settings)
+            && is_pair(Some(branch), false)
+        {
             (2, Some(transport), None)
         } else {
-            match TopVia::at(message, 1).filter(|it| is_ours(it, settings)) {
+            let is_second = |it: &TopVia<'_>| {
+                is_ours(it, settings) && is_pair(it.via.branch, it.via.received.is_some())
+            };
+            match TopVia::at(message, 1).filter(is_second) {
                 Some(second) => (2, second.via.transport, second.via.param("flow")),
                 None => (1, incoming.via.via.transport, incoming.via.via.param("flow")),
             }

@@ -129,3 +129,46 @@ fn a_node_on_a_connection_of_its_own_is_known_by_the_port_of_its_via() {
         assert_eq!(target(hop), NODE.parse().ok(), "{sent_by}");
     }
 }
+
+/// A phone behind a NAT may have the private address that we have, too.
+#[test]
+fn a_client_that_calls_itself_by_our_address_hears_the_answer() {
+    let silent = "gov.nist.javax.sip.NEVER_ADD_RECEIVED_RPORT=true\n";
+    for (config, transport, ours) in [
+        (ONE_LEG.to_owned(), Transport::Udp, 1),
+        (ONE_LEG.to_owned(), Transport::Tcp, 1),
+        (format!("{ONE_LEG}{silent}"), Transport::Tcp, 1),
+        (format!("{TWO_LEGS}{silent}"), Transport::Tcp, 2),
+        (TWO_LEGS.to_owned(), Transport::Udp, 2),
+    ] {
+        let case = format!("{config}{transport:?}");
+        let mut world = World::new(&config).with_nodes(&[NODE]);
+        let invite = INVITE.replace("203.0.113.5:5062;branch", "10.0.0.1:5060;branch");
+        forwarded(&mut world, transport, &invite);
+        let vias = world.lines("Via");
+        assert_eq!(vias.len(), ours + 1, "{case}");
+        let ok = callee_answer(&world, "200 OK");
+        let leg = if ours == 2 { Leg::Internal } else { Leg::External };
+        let verdict = world.send(leg, transport, NODE, &ok);
+        assert!(reaches_client(verdict), "{case}: {verdict:?}");
+        assert_eq!(world.lines("Via"), vias[ours..], "{case}");
+    }
+    // The original marks its two another way: behind one address with it, their host and port must do.
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    world.client(INVITE);
+    let old = callee_answer(&world, "200 OK")
+        .lines()
+        .map(|it| match it.split_once(";branch=z9hG4bK") {
+            Some((ours, _)) if ours.ends_with("172.16.0.1:5065") => {
+                format!("{ours};branch=z9hG4bKc18f3adzsd_0\n")
+            }
+            Some((ours, _)) if ours.ends_with("10.0.0.1:5060") => {
+                format!("{ours};branch=z9hG4bKc18f3ad_0\n")
+            }
+            _ => format!("{it}\n"),
+        })
+        .collect::<String>();
+    let verdict = world.from_node(&old);
+    assert!(reaches_client(verdict), "{verdict:?}");
+    assert_eq!(world.lines("Via").len(), 1);
+}
