@@ -172,3 +172,24 @@ fn a_client_that_calls_itself_by_our_address_hears_the_answer() {
     assert!(reaches_client(verdict), "{verdict:?}");
     assert_eq!(world.lines("Via").len(), 1);
 }
+
+#[test]
+fn a_stream_client_at_our_address_is_reached_by_its_connection_and_by_nothing_else() {
+    let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    forwarded(&mut world, Transport::Tcp, INVITE);
+    let routes = world.lines("Record-Route");
+    let bye = NODE_INVITE
+        .replace("INVITE", "BYE")
+        .replace("sip:usera@127.0.0.1:5033", "sip:alice@10.0.0.1:5060;transport=tcp")
+        .replace(
+            "Route: <sip:lbint",
+            &format!("Route: {}\nRoute: {}\nX-Old: <sip:lbint", routes[0], routes[1]),
+        )
+        .replace("To: <sip:usera@example.com>", "To: <sip:usera@example.com>;tag=q");
+    let verdict = world.send(Leg::Internal, Transport::Tcp, NODE, &bye);
+    // Calling that address, should the connection be gone, would be calling ourselves.
+    let hop = Hop::Flow { flow: FLOW, or: None, is_response: false };
+    assert!(matches!(verdict, Verdict::Forward { hop: it, .. } if it == hop), "{verdict:?}");
+    world.send(Leg::Internal, Transport::Tcp, NODE, &bye.replace(";flow=03", ";flow=04"));
+    assert_eq!(world.first_line(), "SIP/2.0 482 Loop Detected", "a forged token names nobody");
+}
