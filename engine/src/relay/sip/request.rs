@@ -223,7 +223,11 @@ impl State {
         trace: &mut T,
     ) {
         let Some(uri) = request.uri.filter(|it| settings.is_my_uri(it)) else { return };
-        if uri.param("lr").is_none() || uri.param("node_host").is_none() {
+        // Without a stamp, since we did not know the node, it looks like what anybody may call us by: but
+        // not in a dialog, and ours has no user.
+        let is_stamped = uri.param("node_host").is_some();
+        let may_be_ours = is_stamped || (request.is_subsequent && uri.user.is_empty());
+        if uri.param("lr").is_none() || !may_be_ours {
             return;
         }
         // More Routes than the index keeps: the last one is out of sight, and nobody writes that many.
