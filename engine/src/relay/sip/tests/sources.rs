@@ -193,3 +193,28 @@ fn a_stream_client_at_our_address_is_reached_by_its_connection_and_by_nothing_el
     world.send(Leg::Internal, Transport::Tcp, NODE, &bye.replace(";flow=03", ";flow=04"));
     assert_eq!(world.first_line(), "SIP/2.0 482 Loop Detected", "a forged token names nobody");
 }
+
+/// Proxies of the callee put their own Record-Route in front of ours (RFC 3261 §16.6(4)).
+#[test]
+fn our_record_route_gets_the_callees_connection_behind_any_number_of_proxies() {
+    let proxies = ["<sip:p3.example.net;lr>", "<sip:p2.example.net;lr>", "<sip:p1.example.net;lr>"];
+    for count in 0..=proxies.len() {
+        for separator in ["\nRecord-Route: ", ", "] {
+            let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+            let invite = NODE_INVITE.replace("127.0.0.1:5033", "127.0.0.1:5033;transport=tcp");
+            let Verdict::Forward { reply, .. } = world.from_node(&invite) else { panic!() };
+            world.out.drain(..reply);
+            let ours = world.lines("Record-Route");
+            let all: Vec<&str> =
+                proxies[..count].iter().copied().chain(ours.iter().map(String::as_str)).collect();
+            let lines = format!("Record-Route: {}\nFrom:", all.join(separator));
+            let ok = callee_answer(&world, "200 OK").replacen("From:", &lines, 1);
+            world.send(Leg::External, Transport::Tcp, "127.0.0.1:5033", &ok);
+            let values = world.lines("Record-Route").join(", ");
+            let values: Vec<&str> = values.split(", ").collect();
+            let marked: Vec<bool> = values.iter().map(|it| it.contains(";flow=03")).collect();
+            let want: Vec<bool> = (0..all.len()).map(|it| it == count).collect();
+            assert_eq!(marked, want, "{count} {separator:?}: {values:?}");
+        }
+    }
+}
