@@ -2,7 +2,7 @@
 //! catalogue in `sip.md` 6.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 
 use tests::{Balancer, Dialog, Node, Peer, Setup, first_to_get, wait_for, who_got};
 
@@ -490,6 +490,27 @@ fn a_stream_that_is_refused_is_answered_503_with_the_configured_reason() {
     let reason = refusal.header("Reason");
     assert!(reason.starts_with("SIP") && reason.contains("cause=503"), "{reason}");
     assert!(reason.contains("text=\"Destination not available\""), "{reason}");
+}
+
+#[test] // RFC 3261 §16.9, §18.4
+fn a_datagram_that_nobody_outside_takes_is_answered_503() {
+    let lb = Setup::two_entry().start();
+    let nodes = lb.nodes(1);
+    let node = &nodes[0];
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let route = lb.node_route(node);
+    node.send(&node.request("OPTIONS", &format!("sip:bob@{closed}")).with("Route", &route));
+    node.expect("503 OPTIONS");
+    // An answer that nobody takes is answered by nobody.
+    let caller = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = lb.caller("alice").request("OPTIONS", "sip:bob@example.com");
+    caller.send_to(&options.to_bytes(), lb.external).unwrap();
+    let got = node.expect("OPTIONS");
+    drop(caller);
+    node.reply(&got, 200, "OK");
+    node.send(&node.request("OPTIONS", &format!("sip:bob@{closed}")).with("Route", &route));
+    node.expect("503 OPTIONS");
+    assert!(node.poll("503").is_none());
 }
 
 #[test] // decision 11

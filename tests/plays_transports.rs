@@ -258,6 +258,31 @@ fn xml(sip: &'static str) -> Setup {
     .argument("-Dshards=1")
 }
 
+#[test] // RFC 3261 §18.2.2
+fn a_node_may_answer_on_a_connection_of_its_own() {
+    let node = Node::bind("n0");
+    node.answers(|it| if it.method() == "OPTIONS" { vec![it.reply(200, "OK")] } else { vec![] });
+    let single =
+        Setup::single_entry().set("staticNodes", &format!("{}/udp+tcp", node.address())).start();
+    let double = Setup::two_entry().start();
+    let nodes = [node, double.announced(Node::bind("n1"))];
+    for (lb, node, side) in
+        [(&single, &nodes[0], single.external), (&double, &nodes[1], double.internal)]
+    {
+        lb.wait_nodes(1);
+        let caller = lb.caller("alice").over_tcp();
+        let invite = caller.request("INVITE", "sip:bob@example.com");
+        caller.send(&invite);
+        let got = node.expect("INVITE");
+        let mut own = TcpStream::connect(side).unwrap();
+        own.write_all(&got.reply(200, "OK").to_bytes()).unwrap();
+        let ok = caller.expect("200 INVITE");
+        assert_eq!(ok.vias().len(), 1);
+        caller.send(&Dialog::of_caller(&caller, &invite, &ok).ack());
+        node.expect("ACK");
+    }
+}
+
 #[test] // 58
 fn ipv6_clients_meet_ipv6_nodes_and_ipv4_clients_ipv4_nodes() {
     let lb = xml("").start();

@@ -188,6 +188,8 @@ const SWITCH_MS: usize = 80;
 /// Calls begin within this time; most of them are over long before the end.
 const SCRIPT_MS: usize = 15_000;
 const END: Time = Time::from_millis(75_000);
+/// Where every other node answers from: not where it listens (RFC 3261 §18.2.2).
+const ELSEWHERE: u16 = 40_000;
 /// Hops after the first, as the shards do it.
 const ATTEMPTS_MAX: u8 = 3;
 
@@ -481,8 +483,12 @@ impl World {
         for (delay, timer) in effects.timers {
             self.net.after(delay, Event::Timer { agent, name: it.name.clone(), timer });
         }
+        let is_odd = |it: &PretendNode| node_address(it.number) == agent && it.number % 2 == 1;
+        let strays = self.nodes.iter().any(is_odd);
         for (to, bytes) in effects.sends {
-            self.send(agent, to, bytes, None);
+            let is_answer = bytes.starts_with(b"SIP/");
+            let port = if strays && is_answer { ELSEWHERE } else { agent.port() };
+            self.send(SocketAddr::new(agent.ip(), port), to, bytes, None);
         }
     }
 

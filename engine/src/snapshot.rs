@@ -141,6 +141,7 @@ pub struct Snapshot {
     by_address: ahash::HashMap<SocketAddr, Sharers>,
     by_ip: ahash::HashMap<IpAddr, Vec<NodeId>>,
     remembered: ahash::HashSet<SocketAddr>,
+    remembered_ips: ahash::HashSet<IpAddr>,
     clusters: Vec<Cluster>,
     /// Per family and transport, for calls that may begin and for those that have: [`Snapshot::newest`].
     newest: [[[Version; 2]; 5]; 2],
@@ -166,6 +167,7 @@ impl Snapshot {
         let mut it = Snapshot {
             generation,
             remembered: remembered.iter().copied().collect(),
+            remembered_ips: remembered.iter().map(SocketAddr::ip).collect(),
             ..Snapshot::default()
         };
         for (index, node) in nodes.iter().enumerate() {
@@ -348,6 +350,11 @@ impl Snapshot {
     /// Whether a node that died lately had this address.
     pub fn remembers(&self, address: SocketAddr) -> bool {
         self.remembered.contains(&address)
+    }
+
+    /// Whether a node that died lately had this IP address.
+    pub fn remembers_ip(&self, ip: IpAddr) -> bool {
+        self.remembered_ips.contains(&ip)
     }
 
     /// Highest version with a live node.

@@ -31,7 +31,6 @@ pub(crate) struct Origin<'m> {
     arrival: &'m Arrival,
     bytes: &'m [u8],
     attempts: u8,
-    is_for_node: bool,
 }
 
 impl<D: Decide> Shard<D> {
@@ -111,14 +110,12 @@ impl<D: Decide> Shard<D> {
         out: &mut Vec<u8>,
     ) {
         match verdict {
-            Verdict::Forward { hop, node, reply } => {
+            Verdict::Forward { hop, reply, .. } => {
                 let start = reply.map_or(0, |it| it.bytes);
                 if let Some(Provisional { hop, bytes }) = reply {
                     self.answer(hop, out.get(..bytes).unwrap_or(&[]));
                 }
-                let is_for_node = node.is_some();
-                let origin = Origin { arrival, bytes, attempts, is_for_node };
-                self.send(hop, out, start, Some(origin));
+                self.send(hop, out, start, Some(Origin { arrival, bytes, attempts }));
             }
             Verdict::Reply { hop } => self.send(hop, out, 0, None),
             Verdict::Resolve => self.park(arrival, bytes, attempts),
@@ -139,8 +136,8 @@ impl<D: Decide> Shard<D> {
     fn send(&mut self, hop: Hop, out: &mut Vec<u8>, start: usize, origin: Option<Origin<'_>>) {
         match hop {
             Hop::Datagram { from, to } => {
-                if let Some(it) = origin.filter(|it| it.is_for_node) {
-                    let sent = out.get(start..).unwrap_or(&[]);
+                let sent = out.get(start..).unwrap_or(&[]);
+                if let Some(it) = origin.filter(|_| !sent.starts_with(b"SIP/")) {
                     self.recent.remember(it.arrival, it.bytes, to, sent, it.attempts);
                 }
                 let source = origin.map(|it| it.arrival.source);
@@ -287,7 +284,6 @@ impl<D: Decide> Shard<D> {
             arrival: &it.arrival,
             bytes: &it.bytes,
             attempts: it.attempts,
-            is_for_node: false,
         });
         match (found, self.listening(from).map(|it| it.listener)) {
             (Some(flow), _) => self.enqueue(flow, &search.bytes, hop, origin),
@@ -353,7 +349,6 @@ impl<D: Decide> Shard<D> {
             arrival: &it.arrival,
             bytes: &it.bytes,
             attempts: it.attempts,
-            is_for_node: false,
         });
         if matches!(hop, Hop::Flow { flow, .. } if flow.shard == self.id) {
             self.send(hop, &mut bytes, 0, origin);

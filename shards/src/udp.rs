@@ -161,7 +161,7 @@ pub fn is_refusal(error: i32) -> bool {
     matches!(error, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN)
 }
 
-/// The requests that went to nodes last, as they came in: when one is refused, the very same is decided
+/// The requests that went out last, as they came in: when one is refused, the very same is decided
 /// again. Bounded in bytes; the oldest make room.
 #[derive(Default)]
 pub struct Recent {

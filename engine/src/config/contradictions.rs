@@ -201,7 +201,9 @@ impl Search<'_> {
         for (leg, side) in [(&config.external, "external"), (&config.internal, "internal")] {
             let v4 = (&leg.balancer, &leg.balancer_ports, &leg.ports, "Ip");
             let v6 = (&leg.ipv6_balancer, &leg.ipv6_balancer_ports, &leg.ipv6_ports, "Ipv6");
-            for (addresses, ports, listening, family) in [v4, v6] {
+            let host = leg.host.as_ref().or(config.host.as_ref());
+            let ipv6_host = leg.ipv6_host.as_ref().or(config.ipv6_host.as_ref());
+            for ((addresses, ports, listening, family), host) in [(v4, host), (v6, ipv6_host)] {
                 let stem = format!("{side}{family}LoadBalancer");
                 let address = format!("{stem}Address");
                 let [port, udp, tcp] =
@@ -221,6 +223,25 @@ impl Search<'_> {
                         let text =
                             format!("no port for {via}; messages over {via} show our own address");
                         self.note(&[&address], text);
+                    }
+                    // Peers see that we are not where Via says, and answer to where we are.
+                    let others: Vec<String> = listening
+                        .iter()
+                        .filter_map(|(transport, port)| {
+                            let shown = ports.of(transport).filter(|it| *it != port)?;
+                            Some(format!("{shown} and not {port} over {}", transport.as_via()))
+                        })
+                        .collect();
+                    let is_elsewhere = addresses.first() != host;
+                    if config.ip_load_balancer_in_via && is_elsewhere && !others.is_empty() {
+                        let text = format!(
+                            "{}: answers come to our own address and the port in Via (RFC 3261 \
+                             18.2.2), {}; give it our ports, unless it puts its address into what \
+                             we send",
+                            self.spell(&address),
+                            others.join(", ")
+                        );
+                        self.warn(&["useIpLoadBalancerAddressInViaHeaders"], text);
                     }
                 }
             }

@@ -523,6 +523,13 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
             "warning: externalIpLoadBalancerPort: a port without an address",
         ),
         (
+            "useIpLoadBalancerAddressInViaHeaders=true\nexternalIpLoadBalancerAddress=192.0.2.1\n\
+             externalIpLoadBalancerUdpPort=5070\nexternalIpLoadBalancerTcpPort=5060",
+            "lb.properties:3: warning: useIpLoadBalancerAddressInViaHeaders: externalIpLoadBalancerAddress: \
+             answers come to our own address and the port in Via (RFC 3261 18.2.2), 5070 and not 5060 over \
+             UDP; give",
+        ),
+        (
             "internalPort=5065\nexternalIpLoadBalancerAddress=192.0.2.1\nexternalIpLoadBalancerUdpPort=5060",
             "lb.properties:5: error: externalIpLoadBalancerUdpPort: the node side needs such a port, too; set \
              internalIpLoadBalancerUdpPort",
@@ -621,6 +628,9 @@ fn good_files_have_nothing_to_hear() {
          externalIpLoadBalancerPort=5060\n",
         "internalPort=5065\nipv6Host=::\npublic-ipv6=2001:db8::1\nexternalIpv6UdpPort=5065\n",
         "externalIpLoadBalancerAddress=192.0.2.1\nexternalIpLoadBalancerPort=5060\n",
+        "externalIpLoadBalancerAddress=192.0.2.1\nexternalIpLoadBalancerPort=5060\n\
+         useIpLoadBalancerAddressInViaHeaders=true\n",
+        "externalIpLoadBalancerAddress=192.0.2.1\nexternalIpLoadBalancerPort=5070\n",
         "internalPort=5065\nexternalIpLoadBalancerAddress=192.0.2.1\n\
          externalIpLoadBalancerPort=5060\ninternalIpLoadBalancerAddress=192.0.2.2\n\
          internalLoadBalancerPort=5060\ninternalIpLoadBalancerPort=5060\n",

@@ -6,7 +6,7 @@
 
 use super::header::{
     Line, Lines, Name, Step, Wanted, good_lines, is_blank, is_token, line_end, list_element,
-    trim_span,
+    split_list, trim_span,
 };
 pub use super::malformed::{Field, Malformed, Salvage, salvage};
 pub use super::method::Method;
@@ -197,6 +197,17 @@ impl<'m> Message<'m> {
     fn routes_again(&self) -> impl Iterator<Item = Value> + '_ {
         let lines = self.lines().filter(|it| it.kind == Name::Route);
         lines.flat_map(|line| list(self.bytes, line.value(), line.span))
+    }
+
+    /// The first that `find` makes of a Record-Route value, kept or not: reads all lines again.
+    pub fn find_record_route<T>(&self, find: impl Fn(Span) -> Option<T>) -> Option<T> {
+        let mut found = None;
+        for line in self.lines().filter(|it| it.kind == Name::RecordRoute) {
+            split_list(self.bytes, line.value(), false, |span, _| {
+                found = found.take().or_else(|| find(span));
+            });
+        }
+        found
     }
 
     /// All header lines again, in order.

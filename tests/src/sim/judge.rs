@@ -173,8 +173,13 @@ impl Judge {
         if self.two_legs {
             return it.leg == Leg::Internal;
         }
-        let source = it.arrival.source;
-        it.snapshot.at(source, None, None).is_some() || it.snapshot.remembers(source)
+        let (snapshot, source) = (it.snapshot, it.arrival.source);
+        if snapshot.at(source, None, None).is_some() || snapshot.remembers(source) {
+            return true;
+        }
+        // Nodes answer from other ports, too, and nobody else is on their hosts.
+        let is_host = snapshot.has_ip(source.ip()) || snapshot.remembers_ip(source.ip());
+        it.bytes.starts_with(b"SIP/") && is_host
     }
 
     fn who(&self, text: &str) -> Option<Who> {

@@ -89,17 +89,21 @@ pub(super) fn mark_record_route(
     settings: &Settings,
     edits: &mut Edits,
 ) {
-    for value in message.record_routes.as_slice() {
-        let Some(address) = NameAddr::parse(message.text(value.span)) else { continue };
-        let Some(uri) = Uri::parse(address.uri).filter(|it| settings.is_my_uri(it)) else {
-            continue;
-        };
-        if uri.param("flow").is_none() {
-            let at = value.span.start + address.uri_span.start + uri.params_end;
-            let end = Span { start: at, end: at };
-            edits.write(end, |out| flow::write(token, &settings.secret, out));
-        }
-        return;
+    // Where ours ends, and whether it names a connection already.
+    let ours = |value: Span| {
+        let address = NameAddr::parse(message.text(value))?;
+        let uri = Uri::parse(address.uri).filter(|it| settings.is_my_uri(it))?;
+        let end = value.start + address.uri_span.start + uri.params_end;
+        Some((end, uri.param("flow").is_some()))
+    };
+    let kept = message.record_routes.as_slice();
+    let found = kept.iter().find_map(|it| ours(it.span)).or_else(|| {
+        // Behind that many proxies of the callee's side.
+        (message.record_routes.len() > kept.len()).then(|| message.find_record_route(ours))?
+    });
+    if let Some((at, false)) = found {
+        let end = Span { start: at, end: at };
+        edits.write(end, |out| flow::write(token, &settings.secret, out));
     }
 }
 

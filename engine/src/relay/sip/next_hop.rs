@@ -65,10 +65,12 @@ impl Search<'_> {
             let Some((transport, place)) = transport.and_then(|it| Some((it, place(it)?))) else {
                 return NextHop::Unreachable(DropReason::NoListener);
             };
+            let port = uri.effective_port(transport);
             let or = literal
                 .filter(|it| Family::of(*it) == self.family)
                 .filter(|_| !matches!(transport, Transport::Ws | Transport::Wss))
-                .map(|ip| (place.listener, SocketAddr::new(ip, uri.effective_port(transport))));
+                .filter(|it| !settings.is_me(host, Some(*it), port))
+                .map(|ip| (place.listener, SocketAddr::new(ip, port)));
             return NextHop::Found {
                 place,
                 transport,

@@ -79,7 +79,12 @@ impl State {
             let answer = Answer::plain(416, "Unsupported URI Scheme", DropReason::NoListener);
             return self.answer(settings, incoming, request.method, &answer, out);
         };
-        if settings.is_my_uri(&next) {
+        // The route set's, or that of a Contact that we put a client's connection into.
+        let token = routes
+            .token
+            .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret)));
+        // A client may have our address, behind a NAT; its connection says better where it is.
+        if token.is_none() && settings.is_my_uri(&next) {
             if T::ON {
                 trace.say(format_args!("next hop is this balancer: loop"));
             }
@@ -90,10 +95,7 @@ impl State {
             family: incoming.family,
             uri: &next,
             otherwise: routes.outer.unwrap_or(incoming.transport),
-            // The route set's, or that of a Contact that we put a client's connection into.
-            token: routes
-                .token
-                .or_else(|| next.param("flow").and_then(|it| flow::read(it, &settings.secret))),
+            token,
             key: request.hash,
         };
         let (out_place, transport, hop) = match search.run(settings, &self.names, &mut self.asked) {

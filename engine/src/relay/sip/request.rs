@@ -231,7 +231,11 @@ impl State {
         trace: &mut T,
     ) {
         let Some(uri) = request.uri.filter(|it| settings.is_my_uri(it)) else { return };
-        if uri.param("lr").is_none() || uri.param("node_host").is_none() {
+        // Without a stamp, since we did not know the node, it looks like what anybody may call us by: but
+        // not in a dialog, and ours has no user.
+        let is_stamped = uri.param("node_host").is_some();
+        let may_be_ours = is_stamped || (request.is_subsequent && uri.user.is_empty());
+        if uri.param("lr").is_none() || !may_be_ours {
             return;
         }
         let Some(value) = message.all_routes().last() else { return };
@@ -345,7 +349,8 @@ fn is_from_us(settings: &Settings, incoming: &Incoming<'_>) -> bool {
 }
 
 /// Where the request comes from. Two-entry: the leg says it. Single-entry: the source must be a node's or
-/// an extra server's own address; what a Via claims counts only from the node's IP (`sip.md` 2.2).
+/// an extra server's own address, or have its IP and name its port in Via (`sip.md` 2.2). The host there is
+/// the sender's affair: nodes write names.
 fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     if settings.is_two_entry(incoming.family) {
         return incoming.leg == Leg::Internal;
@@ -357,7 +362,6 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     if is_server(source) {
         return true;
     }
-    let via = &incoming.via;
-    let claimed = std::net::SocketAddr::new(source.ip(), via.sent_by_port(incoming.transport));
-    via.via.host_ip() == Some(source.ip()) && is_server(claimed)
+    let port = incoming.via.sent_by_port(incoming.transport);
+    is_server(std::net::SocketAddr::new(source.ip(), port))
 }

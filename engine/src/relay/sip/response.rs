@@ -34,10 +34,22 @@ impl State {
         let below = message.vias.get(1).map_or(b"".as_slice(), |it| message.text(it.span));
         // The last one says where the request came in: the response goes out there, whatever transport
         // the sender wrote into its own.
-        let (ours, transport, token) = if let Some(transport) = via::verbatim(below, settings) {
+        let has_two = settings.is_two_entry(incoming.family);
+        // Without a second leg it may be a client's that has our address, behind a NAT.
+        let is_pair = |branch: Option<&[u8]>, is_received: bool| {
+            let top = incoming.via.via.branch;
+            has_two || via::is_other_leg(top, branch).unwrap_or(!is_received)
+        };
+        let (ours, transport, token) = if let Some((transport, branch)) =
+            via::verbatim(below, settings)
+            && is_pair(Some(branch), false)
+        {
             (2, Some(transport), None)
         } else {
-            match TopVia::at(message, 1).filter(|it| via::is_ours(it, settings)) {
+            let is_second = |it: &TopVia<'_>| {
+                via::is_ours(it, settings) && is_pair(it.via.branch, it.via.received.is_some())
+            };
+            match TopVia::at(message, 1).filter(is_second) {
                 Some(second) => (2, second.via.transport, second.via.param("flow")),
                 None => (1, incoming.via.via.transport, incoming.via.via.param("flow")),
             }
@@ -50,12 +62,7 @@ impl State {
         };
         remove_values(&message.vias, ours, &mut self.buffers.edits);
 
-        let source = incoming.arrival.source;
-        let from_node = if settings.is_two_entry(incoming.family) {
-            incoming.leg == Leg::Internal
-        } else {
-            snapshot.at(source, None, None).is_some() || snapshot.remembers(source)
-        };
+        let from_node = is_from_node(settings, incoming);
         if T::ON {
             let side =
                 if from_node { "from a node, to a client" } else { "from outside, to a node" };
@@ -98,8 +105,7 @@ impl State {
         let message = incoming.message;
         let config = &settings.config;
         if self.attempt == Attempt::First
-            && let Some(node) =
-                incoming.snapshot.at(incoming.arrival.source, Some(incoming.transport), None)
+            && let Some(node) = sender(incoming)
         {
             let reason = match message.start {
                 Start::Response { reason, .. } => message.text(reason),
@@ -281,4 +287,37 @@ impl Next<'_> {
             None => Some(Hop::Stream { from, to: listens.unwrap_or(SocketAddr::new(ip?, port)) }),
         }
     }
+}
+
+/// Where the response comes from. Two-entry: the leg says it. Single-entry: the source is a node's own
+/// address; or another port of its host, and what is answered went to nodes (RFC 3261 §18.2.2: a server
+/// whose connection is gone opens another).
+fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
+    if settings.is_two_entry(incoming.family) {
+        return incoming.leg == Leg::Internal;
+    }
+    let (snapshot, source) = (incoming.snapshot, incoming.arrival.source);
+    if snapshot.at(source, None, None).is_some() || snapshot.remembers(source) {
+        return true;
+    }
+    let branch = incoming.via.via.branch.and_then(via::own_branch);
+    branch.is_some_and(|(_, mark)| mark == via::INNER)
+        && (snapshot.has_ip(source.ip()) || snapshot.remembers_ip(source.ip()))
+}
+
+/// The node that sends the response: by its source, else the only one on that host, or the only one there
+/// of the version that was asked.
+fn sender(incoming: &Incoming<'_>) -> Option<NodeId> {
+    let (snapshot, source) = (incoming.snapshot, incoming.arrival.source);
+    let exact = snapshot.at(source, Some(incoming.transport), None);
+    if exact.is_some() || snapshot.remembers(source) {
+        return exact;
+    }
+    let there = snapshot.on(source.ip());
+    if let [alone] = there {
+        return Some(*alone);
+    }
+    let version = incoming.via.via.branch.and_then(via::branch_version)?;
+    let mut of_version = there.iter().filter(|it| snapshot.node(**it).version == version);
+    of_version.next().filter(|_| of_version.next().is_none()).copied()
 }

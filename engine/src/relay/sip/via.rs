@@ -194,17 +194,35 @@ pub(super) fn push(
     out.extend_from_slice(b"\r\n");
 }
 
-/// The transport of a value that [`push`] wrote, without a flow token and untouched since: nothing more
-/// is in it than the place.
-pub(super) fn verbatim(value: &[u8], settings: &Settings) -> Option<Transport> {
+/// The transport and branch of a value that [`push`] wrote, without a flow token and untouched since:
+/// nothing more is in it than the place.
+pub(super) fn verbatim<'v>(value: &'v [u8], settings: &Settings) -> Option<(Transport, &'v [u8])> {
     let is_ours = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'i' | b'_' | b'-');
-    let is_whole = |place: &str| {
-        let params = value.strip_prefix(place.as_bytes());
-        let branch = params.and_then(|it| it.strip_prefix(b";branch=z9hG4bK"));
-        branch.is_some_and(|it| it.iter().fold(true, |all, it| all & is_ours(*it)))
+    let branch_at = |place: &str| {
+        let branch = value.strip_prefix(place.as_bytes())?.strip_prefix(b";branch=")?;
+        let rest = branch.strip_prefix(MAGIC_COOKIE)?;
+        rest.iter().fold(true, |all, it| all & is_ours(*it)).then_some(branch)
     };
     let mut own = settings.own_vias().iter();
-    own.find(|(place, _)| is_whole(place)).map(|(_, transport)| *transport)
+    own.find_map(|(place, transport)| Some((*transport, branch_at(place)?)))
+}
+
+/// The digits and the mark of a branch that [`push`] wrote. `None`: it is in another hand.
+pub(super) fn own_branch(branch: &[u8]) -> Option<(&[u8], u8)> {
+    let (digits, rest) = branch.strip_prefix(MAGIC_COOKIE)?.split_at_checked(BRANCH_DIGITS)?;
+    let (mark, rest) = rest.split_first()?;
+    let is_own = matches!(*mark, OUTER | INNER)
+        && rest.first() == Some(&b'_')
+        && digits.iter().fold(true, |all, it| all & it.is_ascii_hexdigit());
+    is_own.then_some((digits, *mark))
+}
+
+/// Whether the branch below our top one is ours, too: of the same request, for the other leg. `None`: the
+/// top one is in another hand, such as the original's behind the same address, and does not tell.
+pub(super) fn is_other_leg(top: Option<&[u8]>, below: Option<&[u8]>) -> Option<bool> {
+    let (digits, mark) = own_branch(top?)?;
+    let below = below.and_then(|it| it.strip_prefix(MAGIC_COOKIE)?.strip_prefix(digits)?.first());
+    Some(below.is_some_and(|it| matches!(*it, OUTER | INNER) && *it != mark))
 }
 
 /// Whether a Via is one that we put on.
@@ -234,6 +252,8 @@ pub(super) fn branch_version(branch: &[u8]) -> Option<Version> {
 }
 
 const MAGIC_COOKIE: &[u8] = b"z9hG4bK";
+/// Of [`Branch::hash`] in hex.
+const BRANCH_DIGITS: usize = 16;
 
 /// Marks the Via that faces clients.
 pub(super) const OUTER: u8 = b'e';

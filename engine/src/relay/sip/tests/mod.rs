@@ -6,6 +6,7 @@ mod inwards;
 mod keys;
 mod nonsense;
 mod outwards;
+mod sources;
 mod transports;
 mod websocket;
 

@@ -272,6 +272,20 @@ fn strict_routers_on_either_side_are_served() {
     assert!(datagram(NODE)(verdict), "{verdict:?}");
     assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.10:5080 SIP/2.0");
     assert_eq!(world.lines("Route"), Vec::<String>::new());
+    // Where we did not know the node, ours has no stamp.
+    let ours = "sip:10.0.0.1:5060;transport=udp;lr";
+    let routes = "Route: <sip:172.16.0.1:5065;transport=udp;lr>, <sip:bob@172.16.0.10:5080>\n";
+    let verdict = world.client(&in_dialog("BYE", routes, ours));
+    assert!(datagram(NODE)(verdict), "{verdict:?}");
+    assert_eq!(world.first_line(), "BYE sip:bob@172.16.0.10:5080 SIP/2.0");
+    assert_eq!(world.lines("Route"), Vec::<String>::new());
+    // What only looks like it, with a user or outside of any dialog, was never a Record-Route.
+    let route = "<sip:bob@172.16.0.10:5080;lr>";
+    for (uri, is_subsequent) in [("sip:bob@10.0.0.1:5060;transport=udp;lr", true), (ours, false)] {
+        let request = in_dialog("INFO", &format!("Route: {route}\n"), uri);
+        world.client(&if is_subsequent { request } else { request.replace(";tag=b1", "") });
+        assert_eq!(world.lines("Route"), [route], "{uri} {is_subsequent}");
+    }
     // RFC 3261 §16.6(6): behind us, the next Route has no lr. A node's:
     for ours in [format!("Route: {OUTER_ROUTE}\n"), String::new()] {
         let routes = format!("{ours}Route: <sip:app@172.16.0.10:5080>, <sip:8.8.8.8;lr>\n");
