@@ -2,9 +2,8 @@
 //! catalogue in `sip.md` 6.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 
-use tests::{Balancer, Dialog, Node, Peer, Setup, first_to_get, wait_for, who_got};
+use tests::{Balancer, Dialog, Node, Peer, Setup, first_to_get, free_port, wait_for, who_got};
 
 /// Calls in a row; how many each node got.
 fn deal(nodes: &[Node], caller: &Peer, calls: usize) -> Vec<usize> {
@@ -477,7 +476,7 @@ fn a_stream_that_is_refused_is_answered_503_with_the_configured_reason() {
         .set("isSend5xxResponseSatusCode", "503")
         .start();
     // It announces a port where nobody listens.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let closed = free_port().to_string();
     let mut node = Node::bind("n0").property("tcpPort", &closed).property("udpPort", "");
     node.announce(&[lb.internal]);
     lb.wait_nodes(1);

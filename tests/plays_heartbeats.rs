@@ -7,7 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tests::{Balancer, JavaNode, JsonBeats, Layout, Node, Peer, Setup, post, wait_for, who_got};
+use tests::{
+    Balancer, JavaNode, JsonBeats, Layout, Node, Peer, Setup, free_port, post, wait_for, who_got,
+};
 
 /// Announces a SIP peer by HTTP alone.
 fn json_node(lb: &Balancer, node: &Node, more: &[(&str, &str)]) -> JsonBeats {
@@ -434,7 +436,7 @@ fn nodes_hear_that_the_balancer_stops_and_deaf_ones_do_not_hold_it_up() {
     let nodes: Vec<Node> = ["n0", "n1", "n2", "n3"].map(Node::bind).into();
     let (hears, bodies) = listening(true);
     let (deaf, _silence) = listening(false);
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let ports = [hears, deaf, gone].map(|it| it.port().to_string());
     let _beats: Vec<JsonBeats> = nodes
         .iter()

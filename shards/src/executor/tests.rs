@@ -12,6 +12,7 @@ use engine::relay::{
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
+use tools::ports;
 
 use super::*;
 use crate::listeners::{SocketOptions, bound, open_listeners};
@@ -387,7 +388,7 @@ fn the_very_datagram_that_a_node_refused_reaches_another_and_the_node_is_reporte
         let rig = rig(1, Seat::Thread, host, TUNING);
         let alive = UdpSocket::bind(host).unwrap();
         alive.set_read_timeout(Some(PATIENCE)).unwrap();
-        let dead = UdpSocket::bind(host).unwrap().local_addr().unwrap();
+        let dead = SocketAddr::new(alive.local_addr().unwrap().ip(), ports::free());
         let nodes = vec![
             node(Transport::Udp, dead, 0),
             node(Transport::Udp, alive.local_addr().unwrap(), 1),
@@ -420,11 +421,7 @@ fn when_every_node_refuses_the_caller_hears_of_it() {
         let transport = if is_stream { Transport::Tcp } else { Transport::Udp };
         // More than are tried for one message.
         let nodes = (0..6).map(|version| {
-            let dead = match transport {
-                Transport::Udp => UdpSocket::bind("127.0.0.1:0").unwrap().local_addr(),
-                _ => TcpListener::bind("127.0.0.1:0").unwrap().local_addr(),
-            };
-            node(transport, dead.unwrap(), version)
+            node(transport, SocketAddr::from(([127, 0, 0, 1], ports::free())), version)
         });
         rig.publish(nodes.collect(), Routes { from: u8::from(is_stream), is_stream });
         let (socket, mut buffer) = (rig.udp(), [0; 100]);
@@ -506,7 +503,7 @@ impl Still {
 #[test]
 fn the_request_of_the_moment_in_which_a_node_closes_an_idle_connection_goes_by_another() {
     for is_reset in [false, true] {
-        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpListener::bind(("127.0.0.1", ports::free())).unwrap();
         let alone = vec![node(Transport::Tcp, there.local_addr().unwrap(), 0)];
         let mut it = Still::new(1, alone, Routes { from: 1, is_stream: true });
         let close = |stream: TcpStream| {
@@ -600,7 +597,7 @@ fn garbage_ends_its_connection_and_no_other() {
 #[test]
 fn requests_share_one_connection_to_a_node_and_move_on_when_it_refuses() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let alive = TcpListener::bind("127.0.0.1:0").unwrap();
     let nodes =
         vec![node(Transport::Tcp, dead, 0), node(Transport::Tcp, alive.local_addr().unwrap(), 1)];
@@ -873,7 +870,7 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let alive = UdpSocket::bind("127.0.0.1:0").unwrap();
     alive.set_read_timeout(Some(PATIENCE)).unwrap();
-    let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let nodes =
         vec![node(Transport::Udp, dead, 0), node(Transport::Udp, alive.local_addr().unwrap(), 1)];
     rig.publish(nodes, Routes::default());

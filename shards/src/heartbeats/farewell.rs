@@ -140,12 +140,12 @@ const AT_ONCE_MAX: usize = 256;
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use tools::ports;
 
     #[test]
     fn all_nodes_hear_it_at_once_and_dead_ones_hold_nothing_up() {
-        let (silent, gone) = (listener(), listener());
-        let mut nodes = vec![address(&silent), address(&gone)];
-        drop(gone);
+        let (silent, gone) = (listener(), SocketAddr::from(([127, 0, 0, 1], ports::free())));
+        let mut nodes = vec![address(&silent), gone];
         let listening: Vec<TcpListener> = (0..5).map(|_| listener()).collect();
         nodes.extend(listening.iter().map(address));
         let threads: Vec<_> = listening

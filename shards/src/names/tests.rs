@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Mutex;
 use std::sync::mpsc;
+use tools::ports;
 
 const V4: Reach = Reach { transports: [true, true, false, false, false], ipv4: true, ipv6: false };
 
@@ -209,7 +210,7 @@ fn a_slow_name_delays_no_other_and_many_askers_are_one_question() {
 #[test]
 fn a_dead_server_is_passed_over() {
     let (server, _) = server();
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let names = start(vec![nobody, server], "/nonexistent");
     let before = Instant::now();
     assert_eq!(resolve(&names, "a.example", Some(1)), "udp/192.0.2.1:1");

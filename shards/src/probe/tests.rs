@@ -6,6 +6,7 @@ use engine::lifecycle::Pulse;
 use nix::sys::epoll::EpollCreateFlags;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
+use tools::ports;
 
 /// The response to a request, as a SIP server makes it.
 fn answer(request: &str, status: &str) -> String {
@@ -78,7 +79,7 @@ fn nodes_are_told_alive_full_or_dead_over_udp() {
 
 #[test]
 fn nodes_are_told_alive_or_dead_over_tcp() {
-    let node = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = TcpListener::bind(("127.0.0.1", ports::free())).unwrap();
     let to = node.local_addr().unwrap();
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = node.accept().unwrap();
