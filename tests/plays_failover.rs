@@ -278,7 +278,8 @@ fn heartbeats_on_the_external_leg_register_nobody() {
 
 #[test] // 4
 fn a_node_is_its_address_and_ports_whatever_its_name() {
-    let lb = Setup::two_entry().start();
+    // Each beats once and must be there to the end.
+    let lb = Setup::two_entry().set("nodeTimeout", "600000").start();
     let sender = Peer::bind("sender");
     let announce = |body: &str| {
         let beat = sender.request("OPTIONS", "sip:x@example.com").with("Mobicents-Heartbeat", "1");
@@ -556,20 +557,20 @@ fn a_new_node_warms_up_before_it_gets_its_full_share() {
     assert_eq!(deal(&nodes, &lb.caller("alice"), 6), [3, 3]);
 
     let lb = Setup::two_entry()
-        .set("trafficRampupCyclePeriod", "2000")
+        .set("trafficRampupCyclePeriod", "5000")
         .set("trafficPercentageIncrease", "50")
         .start();
     let mut nodes = lb.answering_nodes(1);
     let caller = lb.caller("alice");
     let mark = nodes[0].beats_answered();
-    wait_for("the first node to be warm", || (nodes[0].beats_answered() > mark + 16).then_some(()));
+    wait_for("the first node to be warm", || (nodes[0].beats_answered() > mark + 36).then_some(()));
     let cold = lb.announced(Node::bind("n1"));
     cold.answers_calls();
     nodes.push(cold);
     lb.wait_nodes(2);
     assert_eq!(deal(&nodes, &caller, 6), [4, 2]);
     let mark = nodes[1].beats_answered();
-    wait_for("the second to be warm", || (nodes[1].beats_answered() > mark + 16).then_some(()));
+    wait_for("the second to be warm", || (nodes[1].beats_answered() > mark + 36).then_some(()));
     assert_eq!(deal(&nodes, &caller, 6), [3, 3]);
 }
 

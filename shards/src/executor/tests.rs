@@ -293,6 +293,18 @@ impl Rig {
         }
     }
 
+    /// Asks a shard until it says this of itself.
+    fn wait(&self, shard: u8, is_it: impl Fn(&Statistics<Counted>) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let statistics = self.statistics(shard);
+            if is_it(&statistics) {
+                return;
+            }
+            assert!(Instant::now() < end, "in vain: {:?}", statistics.figures);
+        }
+    }
+
     fn notice(&self) -> Notice<Script> {
         let aside = self.set_aside.borrow_mut().pop_front();
         aside.unwrap_or_else(|| self.body.inbox.notices.recv_timeout(PATIENCE).unwrap())
@@ -684,14 +696,14 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
     while rig.statistics(0).figures.streams.slow_closed == 0 {
         socket.send(&message).unwrap();
         sent += 1;
-        while rig.statistics(0).counters.handled < sent {}
+        rig.wait(0, |it| it.counters.handled >= sent);
         answered += answers();
     }
     assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node, .. }) if node == key));
     // Once it is believed again, it is connected to again.
     rig.publish(nodes, Routes { from: 1, is_stream: true });
     socket.send(&sip("node again")).unwrap();
-    while rig.statistics(0).figures.connections < 2 {}
+    rig.wait(0, |it| it.figures.connections >= 2);
     rig.stop();
     let (first, second) = (count(&still, length), alive.join().unwrap());
     let mut again = String::new();
@@ -780,7 +792,7 @@ fn a_message_for_another_shards_connection_takes_one_hop() {
         let at_once = Some(Duration::ZERO); // a reset, or the shard keeps it for late answers
         socket2::SockRef::from(&stream).set_linger(at_once).unwrap();
         drop(stream);
-        while rig.statistics(owner).figures.connections > 0 {}
+        rig.wait(owner, |it| it.figures.connections == 0);
         let socket = rig.udp();
         socket.send(&sip(&body)).unwrap();
         let mut answer = [0; 100];
@@ -799,7 +811,7 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
     socket.send(b"name 1").unwrap();
     socket.send(b"name 2").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
-    while rig.statistics(0).figures.parked < 2 {}
+    rig.wait(0, |it| it.figures.parked >= 2);
     assert!(rig.body.inbox.notices.is_empty(), "asked twice");
     let answer = carrier.local_addr().unwrap();
     assert!(rig.body.post.send(0, Mail::Resolved { name, answer }).is_ok());
@@ -814,19 +826,19 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
 
 #[test]
 fn silent_connections_end_and_too_many_are_refused() {
-    let tuning = Tuning { stream_idle: Duration::from_millis(300), connections_max: 2, ..TUNING };
+    let tuning = Tuning { stream_idle: Duration::from_secs(2), connections_max: 2, ..TUNING };
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let start = Instant::now();
     let mut streams = [rig.tcp(), rig.tcp()];
-    while rig.statistics(0).figures.connections < 2 {}
+    rig.wait(0, |it| it.figures.connections >= 2);
     assert_eq!(rig.tcp().read(&mut [0; 1]).unwrap_or(0), 0, "closed at once");
     assert_eq!(rig.statistics(0).figures.refused_connections, 1);
-    let start = Instant::now();
     for stream in &mut streams {
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
-    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= tuning.stream_idle / 2, "{:?}", start.elapsed());
     drop(streams); // they have read that it is over: nobody waits for them any longer
-    while rig.statistics(0).figures.connections > 0 {}
+    rig.wait(0, |it| it.figures.connections == 0);
     rig.stop();
 }
 
@@ -838,7 +850,7 @@ fn clients_that_take_all_connections_leave_the_nodes_theirs() {
     let address = there.local_addr().unwrap();
     rig.publish(vec![node(Transport::Tcp, address, 0)], Routes { from: 1, is_stream: true });
     let streams = [rig.tcp(), rig.tcp()];
-    while rig.statistics(0).figures.connections < 2 {}
+    rig.wait(0, |it| it.figures.connections >= 2);
     rig.udp().send(&sip("node 1")).unwrap();
     let mut got = vec![0; sip("node 1").len()];
     there.accept().unwrap().0.read_exact(&mut got).unwrap();
@@ -879,7 +891,7 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
     socket.send(b"name 1").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
     assert!(rig.body.post.send(0, Mail::Resolved { name, answer: dead }).is_ok());
-    while rig.statistics(0).figures.sent < 1 {}
+    rig.wait(0, |it| it.figures.sent >= 1);
     assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
     socket.send(b"node 2").unwrap();
     alive.recv(&mut buffer).unwrap();
@@ -958,14 +970,18 @@ fn waiting_for_a_batch_finds_several_and_never_delays_the_first() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
     let (socket, mut buffer) = (rig.udp(), [0; 100]);
     let sender = socket.try_clone().unwrap();
+    // Fewer on their way than a receive buffer holds, whoever of the three is held up.
+    let (begun, done) = std::sync::mpsc::sync_channel(100);
     let thread = std::thread::spawn(move || {
         for _ in 0..2_000 {
+            begun.send(()).unwrap();
             sender.send(b"burst").unwrap();
             std::thread::sleep(Duration::from_micros(100));
         }
     });
     for _ in 0..2_000 {
         socket.recv(&mut buffer).unwrap();
+        done.recv().unwrap();
     }
     thread.join().unwrap();
     let figures = rig.statistics(0).figures;
