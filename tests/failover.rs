@@ -2,10 +2,11 @@
 //! fail only inside the expiry window, established ones end at their own node or, if that is dead, at
 //! another, and nothing ever reaches a live node that is not its dialog's.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocols::time::Time;
-use tests::{Setup, wait_for};
+use tests::{Setup, free_port, wait_for};
 use tools::agent::{AgentConfig, Death, Polling, start};
 use tools::caller::{CallerConfig, Pace};
 use tools::node::NodeConfig;
@@ -15,7 +16,9 @@ use tools::report::Failure;
 fn calls_survive_a_node_that_is_killed_and_restarted_three_times() {
     let lb = Setup::two_entry().set("shards", "2").start();
     let nodes = (0..3).map(|_| {
-        let mut node = NodeConfig::new("127.0.0.1:0".parse().unwrap(), Some(lb.internal));
+        // Its port when it is back: nobody must get it meanwhile.
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut node = NodeConfig::new(address, Some(lb.internal));
         node.heartbeat_interval = Duration::from_millis(150);
         node
     });

@@ -87,11 +87,12 @@ fn a_register_reaches_exactly_one_node_under_every_algorithm() {
 fn hashes_spread_calls_over_all_nodes() {
     for algorithm in HASHES {
         let (_lb, nodes, caller) = stage(algorithm, 4);
-        for _ in 0..80 {
+        // So many that chance does not take a fair share, 50 of them, out of these bounds.
+        for _ in 0..200 {
             caller.ask("MESSAGE", "sip:bob@example.com");
         }
         let dealt: Vec<usize> = nodes.iter().map(|it| it.count("MESSAGE")).collect();
-        assert!(dealt.iter().all(|it| (5..=40).contains(it)), "{algorithm}: {dealt:?}");
+        assert!(dealt.iter().all(|it| (13..=100).contains(it)), "{algorithm}: {dealt:?}");
     }
 }
 
@@ -99,7 +100,8 @@ fn hashes_spread_calls_over_all_nodes() {
 fn a_lost_node_moves_only_its_own_keys_and_they_come_home_with_it() {
     for algorithm in HASHES {
         let (lb, mut nodes, caller) = stage(algorithm, 4);
-        let keys: Vec<String> = (0..40).map(|it| format!("key-{it}@alice")).collect();
+        // A quarter is on n2: with so many, chance does not give them all to one of the three heirs.
+        let keys: Vec<String> = (0..120).map(|it| format!("key-{it}@alice")).collect();
         let place = |nodes: &[Node]| -> Vec<String> {
             keys.iter()
                 .map(|key| {

@@ -351,7 +351,8 @@ fn whichever_shard_sees_the_end_of_a_call_it_is_over() {
     let mut calls: Vec<_> = callers.iter().map(|it| it.call("sip:bob@example.com")).collect();
     lb.get("/lbdrain?node=n0");
     lb.get("/lbdrain?node=n1");
-    let up = || ["n0", "n1"].map(|it| calls_up(&lb, it).unwrap());
+    // Control rests before it publishes the second one.
+    let up = || ["n0", "n1"].map(|it| wait_for("the drain to be seen", || calls_up(&lb, it)));
     let invited = [0, 1].map(|it: usize| nodes[it].count("INVITE") as u64);
     assert_eq!(up(), invited);
     for (caller, call) in callers.iter().zip(&mut calls) {
@@ -372,6 +373,7 @@ fn a_sip_connection_in_use_keeps_the_wait_waiting() {
         caller.send(&subscribe);
         node.expect("SUBSCRIBE");
         lb.get("/lbdrain?node=n0");
+        wait_for("the drain to be seen", || calls_up(&lb, "n0"));
         let left = info(&lb, "n0")["left"].clone();
         let seen = [&left["calls"], &left["sipConnections"], &left["sipBusy"]].map(Value::as_u64);
         assert_eq!(seen, [Some(0), Some(1), Some(1)], "{transport:?}");

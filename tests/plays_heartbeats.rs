@@ -7,7 +7,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tests::{Balancer, JavaNode, JsonBeats, Layout, Node, Peer, Setup, post, wait_for, who_got};
+use tests::{
+    Balancer, JavaNode, JsonBeats, Layout, Node, Peer, Setup, free_port, post, wait_for, who_got,
+};
+
+/// What the log says of a node that told its end.
+const STOPPED: &str = "forcibly removed due to a clean shutdown of a node";
 
 /// Announces a SIP peer by HTTP alone.
 fn json_node(lb: &Balancer, node: &Node, more: &[(&str, &str)]) -> JsonBeats {
@@ -96,8 +101,7 @@ fn every_command_by_http_is_answered_in_the_words_of_the_original() {
     ] {
         assert_eq!(say(body), (200, want.to_owned()), "{body}");
     }
-    let node = lb.wait_node("the node", |it| it.host_name == "node1");
-    assert!(node.is_leaving);
+    let node = lb.wait_node("the node", |it| it.host_name == "node1" && it.is_leaving);
     let properties = ["httpPort", "udpPort", "Restcomm-Instance-Id", "custom", "hostName", "ip"]
         .map(|it| node.property(it));
     let want = [Some("7080"), Some("4060"), Some("ID1"), Some("x"), None, None];
@@ -105,7 +109,8 @@ fn every_command_by_http_is_answered_in_the_words_of_the_original() {
     lb.wait_log("Switchover failed where fromJvmRoute=a and toJvmRoute=b");
     let stop = r#"{"stop":{"sessionId":1485157008580}}"#;
     assert_eq!(say(stop), (200, r#"{"stop":"OK"}"#.to_owned()));
-    assert_eq!(lb.known().len(), 0);
+    lb.wait_log(STOPPED);
+    lb.wait_nodes(0);
     for nonsense in ["", "{", "[]", "null", r#"{"start":{}}"#, r#"{"dance":{}}"#, "{\"a\":1}}"] {
         assert_eq!(say(nonsense).0, 400, "{nonsense}");
     }
@@ -121,8 +126,8 @@ fn nodes_by_http_live_as_long_as_they_beat() {
     lb.wait_nodes(1);
     lb.wait_log("removed. Last timestamp: ");
     assert!(beats[1].stop());
-    assert_eq!(lb.known().len(), 0, "at once");
-    lb.wait_log("forcibly removed due to a clean shutdown of a node");
+    lb.wait_log(STOPPED); // and not silent for too long
+    lb.wait_nodes(0);
 }
 
 /// As the original's own test has them: in front of its valve, that of congestion (`sip.md` 2.12).
@@ -149,7 +154,8 @@ fn whichever_valves_are_configured_who_falls_silent_is_taken_out_and_only_that_o
         }
         assert_eq!([nodes[0].count("BYE"), nodes[1].count("BYE")], [0, 2], "{valves}");
         assert!(beats[1].stop());
-        assert_eq!(lb.known().len(), 0, "{valves}");
+        lb.wait_log(STOPPED);
+        lb.wait_nodes(0);
     }
 }
 
@@ -165,7 +171,8 @@ fn a_node_that_was_forgotten_is_told_and_comes_back_by_itself() {
     lb.wait_nodes(0);
     assert!(lb.get("/lbundrain?node=n0").0.contains("200"));
     lb.wait_nodes(1);
-    assert!(beats.session() != session && beats.heard().0 >= 2, "as another session");
+    wait_for("its second start", || (beats.heard().0 >= 2).then_some(()));
+    assert_ne!(beats.session(), session);
 }
 
 #[test]
@@ -177,7 +184,10 @@ fn nodes_by_http_come_back_to_a_balancer_that_was_started_anew() {
     first.wait_exit();
     let second = Setup::two_entry().heartbeats().set("heartbeatPort", &port).start();
     second.wait_nodes(2);
-    assert!(beats.iter().all(|it| it.heard().0 == 2), "each has begun anew, once");
+    for beats in &beats {
+        wait_for("its second start", || (beats.heard().0 >= 2).then_some(()));
+        assert_eq!(beats.heard().0, 2, "it has begun anew, once");
+    }
 }
 
 /// SIGSTOP is what a pause of the virtual machine is to the process. Nodes of every protocol; that of RMI
@@ -434,7 +444,7 @@ fn nodes_hear_that_the_balancer_stops_and_deaf_ones_do_not_hold_it_up() {
     let nodes: Vec<Node> = ["n0", "n1", "n2", "n3"].map(Node::bind).into();
     let (hears, bodies) = listening(true);
     let (deaf, _silence) = listening(false);
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let ports = [hears, deaf, gone].map(|it| it.port().to_string());
     let _beats: Vec<JsonBeats> = nodes
         .iter()

@@ -203,7 +203,7 @@ fn who_drips_is_given_up() {
     let setup = Setup::two_entry()
         .set("httpHeadTimeout", "300")
         .set("httpBodyTimeout", "300")
-        .set("httpKeepAliveTimeout", "300");
+        .set("httpKeepAliveTimeout", "2000"); // from a connection to its first byte, too
     let (lb, server, _node) = stage(&setup);
     for (name, begin, drip, want) in [
         ("head", "GET / HTTP/1.1\r\nHost: h\r\n", "X: y\r\n", 408),

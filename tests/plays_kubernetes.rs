@@ -77,7 +77,7 @@ fn pods_are_nodes_from_their_first_word_to_their_end() {
     server.delete("as-0");
     server.put(&pods[2].clone().phase("Failed"));
     wait_names(&lb, "as-1 as-3 as-4");
-    assert!(lb.has_logged("forcibly removed due to a clean shutdown of a node"), "{}", lb.log());
+    lb.wait_log("forcibly removed due to a clean shutdown of a node");
     assert!(!lb.has_logged("Last timestamp"), "nobody was silent: {}", lb.log());
     assert_eq!(server.gone(), 0);
 }

@@ -422,7 +422,7 @@ fn a_changed_file_is_applied_on_sighup_or_by_itself_without_losing_a_packet() {
     });
     assert!(!is_blocked(&lb, &nodes[0], "badphone"));
     wait_for("every INFO", || (nodes[0].count("INFO") == sent).then_some(()));
-    assert!(lb.has_logged("Configuration file changed, applying changes."), "{}", lb.log());
+    lb.wait_log("Configuration file changed, applying changes.");
 
     let text = format!(
         "host=127.0.0.1\nexternalUdpPort={0}\nexternalTcpPort={0}\ninternalUdpPort={1}\ninternalTcpPort={1}\n\
@@ -450,11 +450,10 @@ fn a_broken_file_keeps_the_old_configuration_and_a_new_port_is_refused_by_name()
         ("blocked-values", "thirdphone"),
     ]);
     wait_for("the rest of the file", || is_blocked(&lb, &nodes[0], "thirdphone").then_some(()));
-    let log = lb.log();
-    assert!(
-        log.lines().any(|it| it.contains("externalUdpPort") && it.contains("restart")),
-        "{log}"
-    );
+    wait_for("the port by its name", || {
+        let is_it = |line: &str| line.contains("externalUdpPort") && line.contains("restart");
+        lb.log().lines().any(is_it).then_some(())
+    });
 }
 
 #[test] // hot reload
@@ -487,6 +486,7 @@ fn what_the_file_says_of_nodes_is_applied_while_the_process_runs() {
         .start();
     let mut nodes = lb.answering_nodes(2);
     lb.reload(&[("logLevel", "DEBUG")]);
+    lb.wait_log("Changed and applied: logLevel");
     nodes[0].set_property("load", "7");
     lb.wait_log("changed: load[] ->[7]");
 

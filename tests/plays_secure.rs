@@ -384,7 +384,6 @@ fn a_node_in_the_file_is_found_alive_on_each_transport_and_dead_when_it_is_gone(
             .set("staticNodes", &format!("{at}/{}", transport.lower()))
             .set("probeInterval", "500")
             .set("probeTimeout", "400")
-            .set("probeFall", "1")
             .start();
         lb.wait_nodes(1);
         let caller = lb.caller_over(transport, "alice");

@@ -180,7 +180,7 @@ fn those_who_are_too_many_are_refused_before_they_cost_a_handshake() {
 #[test]
 fn silent_clients_are_told_and_closed_and_keep_alives_are_no_silence() {
     let lb = Setup::every_transport()
-        .set("gov.nist.javax.sip.RELIABLE_CONNECTION_KEEP_ALIVE_TIMEOUT", "2")
+        .set("gov.nist.javax.sip.RELIABLE_CONNECTION_KEEP_ALIVE_TIMEOUT", "5")
         .start();
     for (count, (transport, code)) in (1..).zip([(Tls, None), (Ws, Some(1001)), (Wss, Some(1001))])
     {
@@ -194,7 +194,7 @@ fn silent_clients_are_told_and_closed_and_keep_alives_are_no_silence() {
             assert_eq!(socket.read().unwrap().into_text().unwrap(), "\r\n");
         }
         let beats = std::thread::spawn(move || {
-            for _ in 0..8 {
+            for _ in 0..14 {
                 std::thread::sleep(Duration::from_millis(500));
                 lively.send(b"\r\n\r\n");
             }

@@ -37,9 +37,9 @@ fn a_server_that_does_not_answer_to_a_connection_is_passed_over() {
     for is_mux in [false, true] {
         let (mute, servers) = (Mute::new(), Smsc::several::<1>());
         let list = format!("{},{}", mute.address(), servers[0].address);
-        let lb = Setup::smpp(&[]).set("remoteServers", &list).set("smppConnectTime", "300");
+        let lb = Setup::smpp(&[]).set("remoteServers", &list).set("smppConnectTime", "2000");
         // Alike, as they are by default: a bind has to outlast the server that does not answer.
-        let lb = lb.set("timeoutResponse", "300").set("muxMode", &is_mux.to_string()).start();
+        let lb = lb.set("timeoutResponse", "2000").set("muxMode", &is_mux.to_string()).start();
         let mut client = Esme::bound(lb.smpp());
         assert_eq!(client.submit().status, OK, "mux {is_mux}");
         assert_eq!(servers[0].binds(), 1, "mux {is_mux}");

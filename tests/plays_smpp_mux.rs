@@ -42,7 +42,7 @@ fn sessions_share_one_connection_to_each_server() {
 fn silence_is_asked_about_on_both_sides() {
     let servers = Smsc::several::<3>();
     let lb = Setup::smpp_mux(&servers)
-        .set("timeoutConnection", "50")
+        .set("timeoutConnection", "2000")
         .set("timeoutConnectionCheckClientSide", "500")
         .set("timeoutConnectionCheckServerSide", "500")
         .start();
@@ -112,10 +112,10 @@ fn a_server_that_refuses_is_asked_again_only_while_somebody_waits() {
         _ => Reply::Ok,
     });
     let lb = Setup::smpp_mux(&servers)
-        .set("timeoutResponse", "200")
-        .set("reconnectPeriod", "300")
-        .set("timeoutConnection", "100")
-        .set("timeoutConnectionCheckServerSide", "100")
+        .set("timeoutResponse", "2000")
+        .set("reconnectPeriod", "3000")
+        .set("timeoutConnection", "2000")
+        .set("timeoutConnectionCheckServerSide", "500")
         .start();
     let mut client = Esme::connect(lb.smpp());
     let answer = client.ask(BIND_TRANSCEIVER, &bind_body("RestComm", "password"));

@@ -190,7 +190,7 @@ fn who_does_not_close_after_its_unbind_is_disconnected() {
     for is_mux in [false, true] {
         let servers = Smsc::several::<1>();
         let lb = Setup::smpp(&servers).set("muxMode", &is_mux.to_string());
-        let lb = lb.set("timeoutConnection", "200").start();
+        let lb = lb.set("timeoutConnection", "2000").start();
         Esme::bound(lb.smpp()).unbind().wait_end();
         lb.wait_no_smpp();
     }

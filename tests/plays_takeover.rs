@@ -22,6 +22,13 @@ fn move_addresses(net: &Namespaces, from: &str, to: &str) {
         net.ip(from, &format!("link set {link} down"));
         net.ip(to, &format!("link set {link} up"));
     }
+    wait_addresses(net);
+}
+
+/// The kernel brings ports of bridges up in its own time.
+fn wait_addresses(net: &Namespaces) {
+    net.wait_reach("clients", OUTSIDE.parse::<IpAddr>().unwrap());
+    net.wait_reach("nodes", INSIDE.parse::<IpAddr>().unwrap());
 }
 
 fn requests(net: &Namespaces, host: &str, lb: &Balancer) -> i64 {
@@ -51,8 +58,7 @@ fn a_standby_that_takes_the_addresses_over_loses_no_dialog() {
     for (host, link) in [("one", "vout"), ("one", "vin"), ("clients", "eth0"), ("nodes", "eth0")] {
         net.ip(host, &format!("link set {link} up"));
     }
-    net.wait_reach("clients", OUTSIDE.parse::<IpAddr>().unwrap());
-    net.wait_reach("nodes", INSIDE.parse::<IpAddr>().unwrap());
+    wait_addresses(&net);
 
     let nodes: Vec<Node> = net.inside("nodes", || {
         (0..3).map(|it| Node::bind_ip(&format!("n{it}"), "10.77.2.10")).collect()

@@ -321,16 +321,23 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use nix::sys::epoll::EpollCreateFlags;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
 
-    /// A server that answers every command with its name, on a thread of its own until `until`.
-    fn serve(until: Duration) -> (SocketAddr, std::thread::JoinHandle<Server>) {
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server that answers every command with its name, on a thread of its own until `is_over`.
+    fn serve(
+        is_over: impl Fn(&Server) -> bool + Send + 'static,
+    ) -> (SocketAddr, std::thread::JoinHandle<Server>) {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
         let mut server = Server::bind(0, &epoll).unwrap();
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), server.address().port());
         let thread = std::thread::spawn(move || {
             let start = Instant::now();
-            while start.elapsed() < until {
+            while !is_over(&server) {
+                assert!(start.elapsed() < PATIENCE, "{:?}", server.open);
                 let mut events = [EpollEvent::empty(); 8];
                 let count = epoll.wait(&mut events, 5_u16).unwrap();
                 let now = Time::ZERO + start.elapsed();
@@ -365,7 +372,9 @@ mod tests {
 
     #[test]
     fn requests_are_answered_and_connections_closed() {
-        let (to, server) = serve(Duration::from_millis(2_500));
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let (to, server) = serve(move |it| told.load(Ordering::Relaxed) && it.open.is_empty());
         let answer = talk(to, &[b"GET /lbstat HT", b"TP/1.1\r\n\r\n"]);
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("Connection: close\r\n") && answer.ends_with("\r\n\r\nStat"));
@@ -376,19 +385,21 @@ mod tests {
         let flood = vec![b'a'; 300_000];
         let head = b"POST /lbexplain HTTP/1.1\r\nContent-Length: 300000\r\n\r\n";
         assert!(talk(to, &[head, &flood]).starts_with("HTTP/1.1 413 "));
-        let open = server.join().unwrap().open;
-        assert!(open.is_empty(), "{open:?}");
+        over.store(true, Ordering::Relaxed);
+        server.join().unwrap();
     }
 
     #[test]
     fn connections_are_few_and_short() {
-        let (to, server) = serve(Duration::from_millis(800));
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let (to, server) = serve(move |_| told.load(Ordering::Relaxed));
         let idle: Vec<TcpStream> =
             (0..CONNECTIONS_MAX + 10).map(|_| TcpStream::connect(to).unwrap()).collect();
-        std::thread::sleep(Duration::from_millis(200));
         let mut last = idle.last().unwrap();
-        last.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        last.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(last.read(&mut [0; 1]).unwrap(), 0, "one too many is closed");
+        over.store(true, Ordering::Relaxed);
         let mut server = server.join().unwrap();
         assert_eq!(server.open.len(), CONNECTIONS_MAX);
         let deadline = server.poll_timeout().unwrap();

@@ -554,6 +554,7 @@ mod tests {
     use protocols::time::Time;
     use std::io::Read as _;
     use std::net::TcpListener;
+    use tools::ports;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -726,7 +727,7 @@ mod tests {
 
     #[test]
     fn nobody_listens_is_known_at_once_or_by_the_sockets_error() {
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = SocketAddr::from(([127, 0, 0, 1], ports::free()));
         let error = match connect("127.0.0.1:0".parse().unwrap(), closed) {
             Err(error) => error,
             Ok(socket) => loop {

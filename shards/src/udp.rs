@@ -296,6 +296,7 @@ mod tests {
     use protocols::time::Time;
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
+    use tools::ports;
 
     pub(super) fn pattern(length: usize) -> Vec<u8> {
         (0..=250u8).cycle().take(length).collect()
@@ -344,8 +345,8 @@ mod tests {
     #[test]
     fn a_refused_datagram_comes_back_with_its_destination_and_its_start() {
         for host in ["127.0.0.1:0", "[::1]:0"] {
-            let closed = UdpSocket::bind(host).unwrap().local_addr().unwrap();
             let sender = UdpSocket::bind(host).unwrap();
+            let closed = SocketAddr::new(sender.local_addr().unwrap().ip(), ports::free());
             receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
             let mut outgoing = Outgoing::default();
             outgoing.push(&mut pattern(500), 100, closed, None);
@@ -396,8 +397,8 @@ mod tests {
     #[test]
     fn every_request_of_a_refused_train_is_found_by_what_came_back() {
         for host in ["127.0.0.1:0", "[::1]:0"] {
-            let closed = UdpSocket::bind(host).unwrap().local_addr().unwrap();
             let open = UdpSocket::bind(host).unwrap();
+            let closed = SocketAddr::new(open.local_addr().unwrap().ip(), ports::free());
             let sender = UdpSocket::bind(host).unwrap();
             receive_errors(sender.as_raw_fd(), closed.ip()).unwrap();
             let arrival =

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
+use tools::ports;
 
 use crate::keys::keys;
 use crate::peer::unique;
@@ -109,7 +110,8 @@ impl Pod {
 impl ApiServer {
     /// Starts without pods; `is_secure`: with TLS, by the plays' authority.
     pub fn start(is_secure: bool) -> ApiServer {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        // A port that nobody else gets while it is away.
+        let listener = TcpListener::bind(("127.0.0.1", ports::free())).unwrap();
         let shared = Arc::new(Shared {
             address: listener.local_addr().unwrap(),
             is_secure,

@@ -11,6 +11,7 @@ use std::thread::spawn;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
+use tools::ports;
 
 use crate::{Balancer, Node, PATIENCE, wait_for};
 
@@ -111,7 +112,7 @@ impl WebServer {
 
     /// As [`WebServer::start`], on the loopback address of IPv6.
     pub fn start_v6(answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> WebServer {
-        WebServer::accept_at("[::1]:0", None, polite(answer))
+        WebServer::accept_at("::1", None, polite(answer))
     }
 
     /// As [`WebServer::start`], inside TLS.
@@ -168,15 +169,16 @@ impl WebServer {
         config: Option<Arc<ServerConfig>>,
         serve: impl Fn(WebStream, usize, &Shared) + Send + Sync + 'static,
     ) -> WebServer {
-        WebServer::accept_at("127.0.0.1:0", config, serve)
+        WebServer::accept_at("127.0.0.1", config, serve)
     }
 
     fn accept_at(
-        at: &str,
+        host: &str,
         config: Option<Arc<ServerConfig>>,
         serve: impl Fn(WebStream, usize, &Shared) + Send + Sync + 'static,
     ) -> WebServer {
-        let listener = TcpListener::bind(at).unwrap();
+        // A port that nobody else gets once it is closed.
+        let listener = TcpListener::bind((host, ports::free())).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let (serve, of_thread) = (Arc::new(serve), shared.clone());

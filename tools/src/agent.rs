@@ -226,6 +226,7 @@ pub(crate) type Commands = Receiver<Command>;
 mod tests {
     use super::*;
     use crate::caller::Pace;
+    use crate::ports;
     use crate::report::Failure;
     use protocols::sip::Transport;
 
@@ -233,9 +234,14 @@ mod tests {
         "127.0.0.1:0".parse().unwrap()
     }
 
+    /// Of a node: when it is dead nobody else gets it.
+    fn own_port() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], ports::free()))
+    }
+
     fn agent(nodes: usize) -> Agent {
         start(AgentConfig {
-            nodes: (0..nodes).map(|_| NodeConfig::new(loopback(), None)).collect(),
+            nodes: (0..nodes).map(|_| NodeConfig::new(own_port(), None)).collect(),
             callers: Vec::new(),
             polling: Polling::Block,
             cpu: None,

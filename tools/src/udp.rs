@@ -284,6 +284,7 @@ const NOWHERE: SocketAddr =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports;
 
     #[test]
     fn more_than_a_batch_arrives_whole_and_in_order() {
@@ -311,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_connected_port_hears_of_refusals_and_lives_on() {
-        let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let gone = SocketAddr::from(([127, 0, 0, 1], ports::free()));
         let mut port = UdpPort::bind("127.0.0.1:0".parse().unwrap(), Some(gone)).unwrap();
         let mut outbox = Outbox::default();
         for _ in 0..3 {

@@ -14,6 +14,7 @@ use protocols::sip::Transport;
 use protocols::time::Time;
 use protocols::ws::frame::apply_mask;
 use protocols::ws::handshake;
+use tools::ports;
 
 use super::*;
 use crate::listeners::{SocketOptions, bound, open_listeners};
@@ -316,6 +317,18 @@ impl Rig {
         }
     }
 
+    /// Asks a shard until it says this of itself.
+    fn wait(&self, shard: u8, is_it: impl Fn(&Statistics<Counted>) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let statistics = self.statistics(shard);
+            if is_it(&statistics) {
+                return;
+            }
+            assert!(Instant::now() < end, "in vain: {:?}", statistics.figures);
+        }
+    }
+
     fn notice(&self) -> Notice<Script> {
         let aside = self.set_aside.borrow_mut().pop_front();
         aside.unwrap_or_else(|| self.body.inbox.notices.recv_timeout(PATIENCE).unwrap())
@@ -412,7 +425,7 @@ fn the_very_datagram_that_a_node_refused_reaches_another_and_the_node_is_reporte
         let rig = rig(1, Seat::Thread, host, TUNING);
         let alive = UdpSocket::bind(host).unwrap();
         alive.set_read_timeout(Some(PATIENCE)).unwrap();
-        let dead = UdpSocket::bind(host).unwrap().local_addr().unwrap();
+        let dead = SocketAddr::new(alive.local_addr().unwrap().ip(), ports::free());
         let nodes = vec![
             node(Transport::Udp, dead, 0),
             node(Transport::Udp, alive.local_addr().unwrap(), 1),
@@ -445,11 +458,7 @@ fn when_every_node_refuses_the_caller_hears_of_it() {
         let transport = if is_stream { Transport::Tcp } else { Transport::Udp };
         // More than are tried for one message.
         let nodes = (0..6).map(|version| {
-            let dead = match transport {
-                Transport::Udp => UdpSocket::bind("127.0.0.1:0").unwrap().local_addr(),
-                _ => TcpListener::bind("127.0.0.1:0").unwrap().local_addr(),
-            };
-            node(transport, dead.unwrap(), version)
+            node(transport, SocketAddr::from(([127, 0, 0, 1], ports::free())), version)
         });
         rig.publish(nodes.collect(), Routes { from: u8::from(is_stream), is_stream });
         let (socket, mut buffer) = (rig.udp(), [0; 100]);
@@ -531,7 +540,7 @@ impl Still {
 #[test]
 fn the_request_of_the_moment_in_which_a_node_closes_an_idle_connection_goes_by_another() {
     for is_reset in [false, true] {
-        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpListener::bind(("127.0.0.1", ports::free())).unwrap();
         let alone = vec![node(Transport::Tcp, there.local_addr().unwrap(), 0)];
         let mut it = Still::new(1, alone, Routes { from: 1, is_stream: true });
         let close = |stream: TcpStream| {
@@ -657,7 +666,7 @@ fn garbage_ends_its_connection_and_no_other() {
 #[test]
 fn requests_share_one_connection_to_a_node_and_move_on_when_it_refuses() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let alive = TcpListener::bind("127.0.0.1:0").unwrap();
     let nodes =
         vec![node(Transport::Tcp, dead, 0), node(Transport::Tcp, alive.local_addr().unwrap(), 1)];
@@ -744,14 +753,14 @@ fn a_node_that_stands_still_is_left_and_every_message_reaches_one_node_or_is_ans
     while rig.statistics(0).figures.streams.slow_closed == 0 {
         socket.send(&message).unwrap();
         sent += 1;
-        while rig.statistics(0).counters.handled < sent {}
+        rig.wait(0, |it| it.counters.handled >= sent);
         answered += answers();
     }
     assert!(matches!(rig.notice(), Notice::Report(Report::Refused { node, .. }) if node == key));
     // Once it is believed again, it is connected to again.
     rig.publish(nodes, Routes { from: 1, is_stream: true });
     socket.send(&sip("node again")).unwrap();
-    while rig.statistics(0).figures.connections < 2 {}
+    rig.wait(0, |it| it.figures.connections >= 2);
     rig.stop();
     let (first, second) = (count(&still, length), alive.join().unwrap());
     let mut again = String::new();
@@ -840,7 +849,7 @@ fn a_message_for_another_shards_connection_takes_one_hop() {
         let at_once = Some(Duration::ZERO); // a reset, or the shard keeps it for late answers
         socket2::SockRef::from(&stream).set_linger(at_once).unwrap();
         drop(stream);
-        while rig.statistics(owner).figures.connections > 0 {}
+        rig.wait(owner, |it| it.figures.connections == 0);
         let socket = rig.udp();
         socket.send(&sip(&body)).unwrap();
         let mut answer = [0; 100];
@@ -859,7 +868,7 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
     socket.send(b"name 1").unwrap();
     socket.send(b"name 2").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
-    while rig.statistics(0).figures.parked < 2 {}
+    rig.wait(0, |it| it.figures.parked >= 2);
     assert!(rig.body.inbox.notices.is_empty(), "asked twice");
     let answer = carrier.local_addr().unwrap();
     assert!(rig.body.post.send(0, Mail::Resolved { name, answer }).is_ok());
@@ -874,19 +883,19 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
 
 #[test]
 fn silent_connections_end_and_too_many_are_refused() {
-    let tuning = Tuning { stream_idle: Duration::from_millis(300), connections_max: 2, ..TUNING };
+    let tuning = Tuning { stream_idle: Duration::from_secs(2), connections_max: 2, ..TUNING };
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
+    let start = Instant::now();
     let mut streams = [rig.tcp(), rig.tcp()];
-    while rig.statistics(0).figures.connections < 2 {}
+    rig.wait(0, |it| it.figures.connections >= 2);
     assert_eq!(rig.tcp().read(&mut [0; 1]).unwrap_or(0), 0, "closed at once");
     assert_eq!(rig.statistics(0).figures.refused_connections, 1);
-    let start = Instant::now();
     for stream in &mut streams {
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
-    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= tuning.stream_idle / 2, "{:?}", start.elapsed());
     drop(streams); // they have read that it is over: nobody waits for them any longer
-    while rig.statistics(0).figures.connections > 0 {}
+    rig.wait(0, |it| it.figures.connections == 0);
     rig.stop();
 }
 
@@ -898,7 +907,7 @@ fn clients_that_take_all_connections_leave_the_nodes_theirs() {
     let address = there.local_addr().unwrap();
     rig.publish(vec![node(Transport::Tcp, address, 0)], Routes { from: 1, is_stream: true });
     let streams = [rig.tcp(), rig.tcp()];
-    while rig.statistics(0).figures.connections < 2 {}
+    rig.wait(0, |it| it.figures.connections >= 2);
     rig.udp().send(&sip("node 1")).unwrap();
     let mut got = vec![0; sip("node 1").len()];
     there.accept().unwrap().0.read_exact(&mut got).unwrap();
@@ -975,7 +984,7 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let alive = UdpSocket::bind("127.0.0.1:0").unwrap();
     alive.set_read_timeout(Some(PATIENCE)).unwrap();
-    let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let nodes =
         vec![node(Transport::Udp, dead, 0), node(Transport::Udp, alive.local_addr().unwrap(), 1)];
     rig.publish(nodes, Routes::default());
@@ -984,7 +993,7 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
     socket.send(b"name 1").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
     assert!(rig.body.post.send(0, Mail::Resolved { name, answer: dead }).is_ok());
-    while rig.statistics(0).figures.sent < 1 {}
+    rig.wait(0, |it| it.figures.sent >= 1);
     assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
     socket.send(b"node 2").unwrap();
     alive.recv(&mut buffer).unwrap();
@@ -1063,14 +1072,18 @@ fn waiting_for_a_batch_finds_several_and_never_delays_the_first() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
     let (socket, mut buffer) = (rig.udp(), [0; 100]);
     let sender = socket.try_clone().unwrap();
+    // Fewer on their way than a receive buffer holds, whoever of the three is held up.
+    let (begun, done) = std::sync::mpsc::sync_channel(100);
     let thread = std::thread::spawn(move || {
         for _ in 0..2_000 {
+            begun.send(()).unwrap();
             sender.send(b"burst").unwrap();
             std::thread::sleep(Duration::from_micros(100));
         }
     });
     for _ in 0..2_000 {
         socket.recv(&mut buffer).unwrap();
+        done.recv().unwrap();
     }
     thread.join().unwrap();
     let figures = rig.statistics(0).figures;

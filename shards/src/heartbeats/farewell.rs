@@ -140,12 +140,12 @@ const AT_ONCE_MAX: usize = 256;
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use tools::ports;
 
     #[test]
     fn all_nodes_hear_it_at_once_and_dead_ones_hold_nothing_up() {
-        let (silent, gone) = (listener(), listener());
-        let mut nodes = vec![address(&silent), address(&gone)];
-        drop(gone);
+        let (silent, gone) = (listener(), SocketAddr::from(([127, 0, 0, 1], ports::free())));
+        let mut nodes = vec![address(&silent), gone];
         let listening: Vec<TcpListener> = (0..5).map(|_| listener()).collect();
         nodes.extend(listening.iter().map(address));
         let threads: Vec<_> = listening
@@ -165,9 +165,14 @@ mod tests {
             })
             .collect();
         let own = "0.0.0.0:2610".parse().unwrap();
-        assert_eq!(tell(own, nodes, Instant::now() + Duration::from_secs(1)), 5);
-        for thread in threads {
-            let request = thread.join().unwrap();
+        // Who is silent is waited for until the end, which is when all others have heard it.
+        let requests = std::thread::spawn(move || {
+            let requests: Vec<String> = threads.into_iter().map(|it| it.join().unwrap()).collect();
+            drop(silent);
+            requests
+        });
+        assert_eq!(tell(own, nodes, Instant::now() + Duration::from_secs(10)), 5);
+        for request in requests.join().unwrap() {
             let want = "{\"stop\":{\"ipAddress\":\"127.0.0.1\",\"port\":2610}}";
             assert!(request.starts_with("POST / ") && request.ends_with(want), "{request}");
         }

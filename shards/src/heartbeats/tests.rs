@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use engine::registry::Rules;
 use nix::sys::epoll::{EpollCreateFlags, EpollTimeout};
+use tools::ports;
 
 use super::*;
 
@@ -22,7 +23,7 @@ impl Stage {
     fn open(edit: impl Fn(&mut Config)) -> Stage {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
         let mut config = Config { host: Some("127.0.0.1".to_owned()), ..Config::default() };
-        let [rmi, object, http] = [(); 3].map(|()| free_port());
+        let [rmi, object, http] = [(); 3].map(|()| ports::free());
         config.heartbeats.rmi_port = Some(rmi);
         config.heartbeats.rmi_object_port = Some(object);
         config.heartbeats.http_port = Some(http);
@@ -72,10 +73,6 @@ impl Stage {
         let request = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
         String::from_utf8(self.talk(HTTP, request.as_bytes())).unwrap()
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 const RMI: usize = 0;
@@ -216,7 +213,7 @@ fn a_written_port_must_be_free_and_a_default_gives_way() {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let free = free_port();
+    let free = ports::free();
     let mut config = Config { host: Some("127.0.0.1".to_owned()), ..Config::default() };
     config.unwritten_ports.clear();
     let ports = |config: &Config| {

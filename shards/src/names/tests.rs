@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Mutex;
 use std::sync::mpsc;
+use tools::ports;
 
 const V4: Reach = Reach { transports: [true, true, false, false, false], ipv4: true, ipv6: false };
 
@@ -74,7 +75,7 @@ fn answers(question: &[u8], by: &str, log: &Asked) -> Vec<Vec<u8>> {
     let host = |name: &'static str| Name::new_unchecked(name);
     match (kind.as_str(), name.as_str()) {
         ("A", "a.example") => reply.answers.push(record(&name, 60, a(1))),
-        ("A", "short.example") => reply.answers.push(record(&name, 1, a(2))),
+        ("A", "short.example") => reply.answers.push(record(&name, 3, a(2))),
         ("A", "alias.example") => {
             let to = RData::CNAME(CNAME(host("a.example")));
             reply.answers.push(record(&name, 60, to));
@@ -181,7 +182,7 @@ fn what_is_known_is_not_asked_again_until_it_expires() {
     }
     assert_eq!(times("udp A short.example"), 1);
     assert_eq!(times("udp A nowhere.example"), 1, "that there is nothing is known too");
-    std::thread::sleep(Duration::from_millis(1_100));
+    std::thread::sleep(Duration::from_millis(3_100));
     resolve(&names, "short.example", Some(1));
     assert_eq!(times("udp A short.example"), 2);
 }
@@ -195,9 +196,8 @@ fn a_slow_name_delays_no_other_and_many_askers_are_one_question() {
         let send = send.clone();
         names.ask(query("deaf.example", Some(1)), V4, move |_, result| send.send(result).unwrap());
     }
-    let before = Instant::now();
     assert_eq!(resolve(&names, "a.example", Some(1)), "udp/192.0.2.1:1");
-    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
+    assert_eq!(receive.try_recv(), Err(mpsc::TryRecvError::Empty), "before the slow one ends");
     for _ in 0..10 {
         let result = receive.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(result, Err(Unresolved::Timeout));
@@ -209,11 +209,11 @@ fn a_slow_name_delays_no_other_and_many_askers_are_one_question() {
 #[test]
 fn a_dead_server_is_passed_over() {
     let (server, _) = server();
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let names = start(vec![nobody, server], "/nonexistent");
     let before = Instant::now();
     assert_eq!(resolve(&names, "a.example", Some(1)), "udp/192.0.2.1:1");
-    assert!(before.elapsed() < ATTEMPT_TIME_MAX / 2, "refused at once: {:?}", before.elapsed());
+    assert!(before.elapsed() < ATTEMPT_TIME_MAX, "refused at once: {:?}", before.elapsed());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use protocols::sip::Transport;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, HandshakeKind, ServerConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
+use tools::ports;
 
 use super::*;
 use crate::census::Full;
@@ -439,7 +440,7 @@ fn what_is_not_consumed_is_offered_again_without_new_bytes() {
 
 #[test]
 fn a_server_that_refuses_is_told_and_the_client_reads_our_last_words() {
-    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = SocketAddr::from(([127, 0, 0, 1], ports::free()));
     let rig = Rig::new(1, to(refusing), None, false);
     let mut client = rig.client();
     client.write_all(&[b'x'; 10_000]).unwrap(); // unread by the relay when it closes

@@ -1,6 +1,6 @@
 //! A wire that records, nodes that answer when told to, and a clock that moves when told to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(super) struct Socket {
 /// What the relay asked for.
 #[derive(Default)]
 pub(super) struct Recorder {
-    pub(super) sockets: HashMap<Conn, Socket>,
+    pub(super) sockets: BTreeMap<Conn, Socket>,
     /// Connections that were asked for and not made yet.
     connecting: Vec<Conn>,
     resumed: Vec<Conn>,

@@ -6,7 +6,7 @@ mod mux;
 mod regular;
 mod soak;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ use crate::snapshot::Snapshot;
 /// What the relay did, in order.
 #[derive(Default)]
 pub(super) struct Recorder {
-    pub(super) received: HashMap<Conn, Vec<u8>>,
+    pub(super) received: BTreeMap<Conn, Vec<u8>>,
     pub(super) connecting: Vec<(Conn, SocketAddr, Secure)>,
     pub(super) closed: Vec<Conn>,
-    pub(super) paused: HashSet<Conn>,
+    pub(super) paused: BTreeSet<Conn>,
     pub(super) resumed: Vec<Conn>,
     /// Peers that do not read.
-    pub(super) full: HashSet<Conn>,
+    pub(super) full: BTreeSet<Conn>,
 }
 
 impl Wire for Recorder {
@@ -95,7 +95,7 @@ pub(super) struct World {
     /// Received by the shard and not consumed.
     pub(super) unread: BTreeMap<(u32, u32), Vec<u8>>,
     /// Who shut its side down.
-    ended: HashSet<Conn>,
+    ended: BTreeSet<Conn>,
 }
 
 impl World {
@@ -109,7 +109,7 @@ impl World {
             now: Time::from_millis(1000),
             snapshot: Snapshot::default(),
             unread: BTreeMap::new(),
-            ended: HashSet::new(),
+            ended: BTreeSet::new(),
         }
     }
 

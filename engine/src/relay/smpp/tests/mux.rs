@@ -780,7 +780,7 @@ fn receipts_find_their_submitter() {
 fn segments_of_one_message_stay_together() {
     let mut it = World::mux(|_| {});
     let (esmes, servers) = shared(&mut it, 4);
-    let (mut used, mut receivers) = (HashSet::new(), HashSet::new());
+    let (mut used, mut receivers) = (BTreeSet::new(), BTreeSet::new());
     for reference in 0..20_u8 {
         for segment in 1..=4 {
             let text = [5, 0, 3, reference, 4, segment, b't'];

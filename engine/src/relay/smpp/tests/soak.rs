@@ -2,8 +2,6 @@
 //! silent, throttle and unbind. The claim: every submit_sm gets exactly one response, and so does every
 //! deliver_sm whose server is still there; receipts find their submitter. `seed` replays a failure.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 const SESSIONS: usize = 200;
@@ -52,7 +50,7 @@ struct Soak {
     is_mux: bool,
     messages: u32,
     /// Messages whose clients know their id.
-    known: HashMap<String, Conn>,
+    known: BTreeMap<String, Conn>,
     receipts: usize,
     done: (usize, usize),
 }
@@ -75,7 +73,7 @@ impl Soak {
             servers: BTreeMap::new(),
             is_mux,
             messages: 0,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             receipts: 0,
             done: (0, 0),
         }
