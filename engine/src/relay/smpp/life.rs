@@ -1,24 +1,26 @@
 //! How connections begin and end, and what becomes of the requests on them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use protocols::smpp::pdu::{Frame, frame};
 use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::leg::{Leg, Link, Owner, Provider};
+use super::leg::{Leg, Link, Owner, Provider, Unbind};
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::{STOP_TIME, SecureServers, Smpp, is_bind};
 use crate::relay::stream::{Conn, Secure};
 
 impl Smpp {
-    /// The server part unbinds the ESME: BOUND or REBINDING becomes UNBINDING.
+    /// The server part unbinds the ESME: BOUND or REBINDING becomes UNBINDING. Most ESMEs answer an unbind at
+    /// once and are gone, so what they have asked is answered first.
     pub(super) fn unbind_session(&mut self, now: Time, conn: Conn) {
-        let deadline = now + self.settings.response;
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.state = ServerState::Unbinding;
-        session.deadline = Some(deadline);
+        session.unbind = Some(Unbind::Ours);
         session.reconnect = None;
         session.pulse.next = None;
         session.pulse.asked = None;
@@ -28,7 +30,45 @@ impl Smpp {
             Link::Nowhere => {}
         }
         self.wake(now, conn);
-        self.ask(now, conn, Command::UNBIND);
+        self.freed(now, conn);
+    }
+
+    /// How long an unbind waits for answers. Who owes them is a provider that is retired or has unbound us:
+    /// it keeps the time.
+    pub(super) fn patience(&self) -> Duration {
+        match self.stop {
+            None => self.settings.response,
+            Some(_) => STOP_TIME / 2, // the other half is for the unbind_resp
+        }
+    }
+
+    /// UNBINDING: all that the ESME has asked is answered, it may go.
+    fn send_unbind(&mut self, now: Time, conn: Conn, unbind: &Unbind) {
+        let deadline = now + self.settings.response;
+        match unbind {
+            Unbind::Ours => {
+                if let Some(session) = self.legs.session_mut(conn) {
+                    session.deadline = Some(deadline);
+                }
+                self.ask(now, conn, Command::UNBIND);
+            }
+            Unbind::Theirs(provider, pdu) => {
+                if let Ok(Frame::Pdu(pdu)) = frame(pdu) {
+                    self.deliver(now, *provider, conn, pdu, None);
+                }
+                self.arm(conn);
+            }
+        }
+    }
+
+    /// The ESME is going without an unbind of its provider's that waited: the provider is answered.
+    pub(super) fn answer_unbind(&mut self, unbind: &Unbind) {
+        if let Unbind::Theirs(provider, pdu) = unbind
+            && let Ok(Frame::Pdu(pdu)) = frame(pdu)
+            && self.legs.provider(*provider).is_some()
+        {
+            self.answer(*provider, Command::UNBIND, Status::OK, pdu.sequence());
+        }
     }
 
     /// A session is over on this side: what is behind it is let go, and who waits for it gets an answer.
@@ -50,6 +90,7 @@ impl Smpp {
                 self.close_provider(now, provider);
             }
         }
+        session.unbind.iter().for_each(|it| self.answer_unbind(it));
         match session.link {
             Link::Provider(provider) => self.retire(now, provider),
             Link::Space(space) => self.leave(now, space, conn),
@@ -80,11 +121,7 @@ impl Smpp {
         let is_asker =
             |it: Conn| self.legs.session(it).is_some_and(|it| it.state != ServerState::Closed);
         let is_awaited = provider.pending.iter().any(|it| it.from.is_some_and(is_asker));
-        let wait = match (is_awaited, self.stop) {
-            (false, _) => RETIRE_TIME,
-            (true, None) => self.settings.response,
-            (true, Some(_)) => STOP_TIME / 2, // the other half is for its unbind_resp
-        };
+        let wait = if is_awaited { self.patience() } else { RETIRE_TIME };
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         provider.owner = Owner::Nobody;
         if !matches!(provider.state, ClientState::Bound | ClientState::Unbinding) {
@@ -117,6 +154,15 @@ impl Smpp {
         let provider = self.legs.provider(conn).filter(|it| it.owner == Owner::Nobody);
         if provider.is_some_and(|it| it.pending.open() == 0) {
             self.let_go(now, conn);
+        }
+    }
+
+    /// A provider has had its time to answer: who waits for it gets our answer, so that none has to after its
+    /// unbind.
+    pub(super) fn turn_back_all(&mut self, now: Time, conn: Conn) {
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        for entry in provider.pending.drain() {
+            self.turn_back(now, entry);
         }
     }
 
@@ -182,6 +228,10 @@ impl Smpp {
             self.customer_unbound(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
             self.end_session(now, conn, End::Close);
+        } else if session.outstanding == 0
+            && let Some(unbind) = self.legs.session_mut(conn).and_then(|it| it.unbind.take())
+        {
+            self.send_unbind(now, conn, &unbind);
         }
     }
 
@@ -251,4 +301,4 @@ pub(super) struct Lost {
 }
 
 /// How long an SMSC connection that nobody needs waits for the answer to its unbind.
-const RETIRE_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+const RETIRE_TIME: Duration = Duration::from_secs(1);

@@ -151,19 +151,32 @@ impl Smpp {
         self.flush(now, wire);
     }
 
-    /// Ends gracefully: every session is unbound on both sides, and closed once it has answered or
-    /// [`STOP_TIME`] later. [`Smpp::is_idle`] says when all is over.
+    /// Ends gracefully: every session is unbound on both sides as soon as what it has asked is answered, in
+    /// half of [`STOP_TIME`] at most, and closed once it has answered or [`STOP_TIME`] after the stop. [`Smpp::is_idle`] says when all is over.
     pub fn stop(&mut self, now: Time, wire: &mut impl Wire) {
         self.stop = Some(now + STOP_TIME);
         let sessions: Vec<Conn> = self.conns(|it| matches!(it, Leg::Session(_)));
         for conn in sessions {
-            let Some(session) = self.legs.session(conn) else { continue };
+            let Some(session) = self.legs.session_mut(conn) else { continue };
             match session.state {
                 ServerState::Bound | ServerState::Rebinding => self.unbind_session(now, conn),
-                ServerState::Unbinding => {}
+                ServerState::Unbinding => {
+                    // It has asked for that, and the servers wait for nobody else.
+                    if let Link::Space(space) = session.link {
+                        session.link = Link::Nowhere;
+                        self.leave(now, space, conn);
+                    }
+                }
                 ServerState::Binding => self.refuse_bind(now, conn, Status::SYSTEM_ERROR),
                 _ => self.end_session(now, conn, End::Close),
             }
+        }
+        // Those that were retired before have no more time than the others.
+        for conn in self.conns(|it| matches!(it, Leg::Provider(_))) {
+            if let Some(provider) = self.legs.provider_mut(conn) {
+                provider.deadline = provider.deadline.map(|it| it.min(now + STOP_TIME / 2));
+            }
+            self.arm(conn);
         }
         self.flush(now, wire);
     }
@@ -471,7 +484,9 @@ impl StreamRelay for Smpp {
                 // What it has asked for it still gets.
                 session.has_ended = true;
                 let is_done = session.outstanding == 0 && !session.holds_bytes;
-                let is_served = session.state == ServerState::Bound || session.is_leaving();
+                let is_served = session.state == ServerState::Bound
+                    || session.is_leaving()
+                    || session.unbind.is_some();
                 if is_done || !is_served {
                     self.end_session(now, conn, End::Close);
                 } else {

@@ -107,6 +107,12 @@ impl Pending {
         self.entries.into_iter().flatten()
     }
 
+    /// Takes out every request that waits.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        self.open = 0;
+        std::mem::take(&mut self.entries).into_iter().flatten()
+    }
+
     /// How many wait that are not our own: what windows are about.
     pub(super) fn open(&self) -> u32 {
         self.open

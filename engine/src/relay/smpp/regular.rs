@@ -9,7 +9,7 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::time::Time;
 
 use super::Smpp;
-use super::leg::{Link, Owner};
+use super::leg::{Link, Owner, Unbind};
 use super::life::End;
 use super::pending::Entry;
 use crate::config::SmppToProvider;
@@ -171,19 +171,22 @@ impl Smpp {
         self.arm(at);
     }
 
-    /// BOUND: the SMSC unbinds; its ESME answers.
+    /// BOUND: the SMSC unbinds; its ESME answers, once it has the answers that the SMSC owes it.
     pub(super) fn server_unbinds(&mut self, now: Time, at: Conn, conn: Conn, pdu: Pdu<'_>) {
+        let deadline = now + self.patience();
         if let Some(provider) = self.legs.provider_mut(at) {
             provider.state = ClientState::Unbinding;
             provider.pulse.asked = None;
+            provider.deadline = Some(deadline);
         }
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.state = ServerState::Unbinding;
+        session.unbind = Some(Unbind::Theirs(at, pdu.bytes().into()));
         session.pulse.next = None;
         session.pulse.asked = None;
-        self.deliver(now, at, conn, pdu, None);
         self.wake(now, conn);
-        self.arm(conn);
+        self.freed(now, conn);
+        self.arm(at);
     }
 
     /// BOUND, once per period: both sides are asked whether they live.

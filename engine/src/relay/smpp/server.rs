@@ -32,6 +32,7 @@ impl Smpp {
         if action == Action::Bind {
             return self.bind(now, conn, pdu);
         }
+        let has_unbind = session.unbind.is_some();
         self.counters.received(command);
         match action {
             Action::Forward => self.refuse(conn, pdu, Status::INVALID_BIND_STATUS),
@@ -45,6 +46,10 @@ impl Smpp {
             Action::Unbound => return self.esme_unbound(now, conn, pdu),
             Action::Unbind if self.settings.mux => self.customer_unbinds(now, conn, sequence),
             Action::Unbind => self.session_unbinds(now, conn, pdu),
+            // It is first with an unbind of its own.
+            Action::Answer if has_unbind && command == Command::UNBIND => {
+                self.customer_unbinds(now, conn, sequence);
+            }
             Action::Answer => self.answer(conn, command, Status::OK, sequence),
             Action::AnswerAndClose => {
                 self.answer(conn, command, Status::OK, sequence);
@@ -273,11 +278,13 @@ impl Smpp {
         session.pulse.next = None;
         session.pulse.asked = None;
         let has_ended = session.has_ended;
+        let unbind = session.unbind.take();
         // CLOSED takes no more answers.
         for entry in std::mem::replace(&mut session.pending, Pending::starting_at(1)).into_entries()
         {
             self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
         }
+        unbind.iter().for_each(|it| self.answer_unbind(it));
         let Some(session) = self.legs.session_mut(conn) else { return };
         match std::mem::replace(&mut session.link, Link::Nowhere) {
             Link::Provider(provider) => self.retire(now, provider),

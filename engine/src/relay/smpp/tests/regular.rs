@@ -574,10 +574,19 @@ fn who_unbinds_and_stops_sending_still_gets_all_its_answers() {
         assert_eq!(heads, want, "{name}");
         assert!(it.is_closed(esme) && it.smpp.is_idle(), "{name}");
     }
-    // Who goes while its server unbinds it has said all it will say.
+    // Nor does it matter that the server has unbound, as long as it owes an answer.
     let mut it = World::new(|_| {});
     let (esme, smsc, _) = it.bound();
     it.say(esme, &submit(1));
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &request(Command::UNBIND, 33, b""));
+    it.end(esme);
+    it.say(smsc, &response(&sent, Status::OK, b""));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 1));
+    assert_eq!(it.heard_one(smsc).head(), (UNBIND_RESP, Status::OK, 33));
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+    // Who goes while it is unbound itself has said all it will say.
+    let (esme, smsc, _) = it.bound();
     it.say(smsc, &request(Command::UNBIND, 33, b""));
     it.end(esme);
     assert!(it.is_closed(esme));
@@ -1086,33 +1095,135 @@ fn a_stop_unbinds_first() {
     assert!(it.is_closed(rude) && it.is_closed(rude_smsc) && it.smpp.is_idle());
 }
 
+/// A session in either mode, with the one SMSC behind it.
+fn with_one_server(is_mux: bool) -> (World, Conn, Conn) {
+    let change = |it: &mut SmppSettings| it.servers.truncate(1);
+    let mut it = if is_mux { World::mux(change) } else { World::new(change) };
+    if is_mux {
+        let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
+        return (it, esme, servers[0].0);
+    }
+    let (esme, smsc, _) = it.bound();
+    (it, esme, smsc)
+}
+
 #[test]
 fn a_stop_leaves_time_for_answers() {
     for is_mux in [false, true] {
-        let change = |it: &mut SmppSettings| it.servers.truncate(1);
-        let mut it = if is_mux { World::mux(change) } else { World::new(change) };
-        let (esme, smsc) = if is_mux {
-            let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
-            (esme, servers[0].0)
-        } else {
-            let (esme, smsc, _) = it.bound();
-            (esme, smsc)
-        };
+        let (mut it, esme, smsc) = with_one_server(is_mux);
         it.say(esme, &[submit(1), submit(2)].concat());
         let sent = it.heard(smsc);
         it.smpp.stop(it.now, &mut it.wire);
-        assert_eq!(it.heard_one(esme).command, Command::UNBIND, "mux {is_mux}");
         assert!(it.heard(smsc).is_empty(), "mux {is_mux}: it still has to answer");
+        assert!(it.heard(esme).is_empty(), "mux {is_mux}: most would answer at once and go");
+        it.say(esme, &submit(3));
+        let refused = (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 3);
+        assert_eq!(it.heard_one(esme).head(), refused, "mux {is_mux}: nothing new");
         it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
         assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 1), "mux {is_mux}");
         it.pass_millis(499);
-        assert!(it.heard(smsc).is_empty(), "mux {is_mux}");
+        assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty(), "mux {is_mux}");
         it.pass_millis(1);
-        let unbind = it.heard_one(smsc);
+        let heard = it.heard(esme);
+        let [answer, unbind] = &heard[..] else { panic!("mux {is_mux}: {heard:?}") };
+        assert_eq!(answer.head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2), "mux {is_mux}");
         assert_eq!(unbind.command, Command::UNBIND, "mux {is_mux}: no longer than that");
+        it.say(esme, &response(unbind, Status::OK, b""));
+        assert!(it.is_closed(esme), "mux {is_mux}");
+        let unbind = it.heard_one(smsc);
+        assert_eq!(unbind.command, Command::UNBIND, "mux {is_mux}");
+        it.say(smsc, &response(&sent[1], Status::OK, b"late\0"));
         it.say(smsc, &response(&unbind, Status::OK, b""));
-        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2));
-        it.pass_millis(500);
+        assert!(it.smpp.is_idle(), "mux {is_mux}");
+    }
+}
+
+#[test]
+fn a_stop_unbinds_as_soon_as_all_is_answered() {
+    for is_mux in [false, true] {
+        let (mut it, esme, smsc) = with_one_server(is_mux);
+        it.say(esme, &[submit(1), submit(2)].concat());
+        let sent = it.heard(smsc);
+        it.smpp.stop(it.now, &mut it.wire);
+        it.say(smsc, &response(&sent[1], Status::OK, b"b\0"));
+        it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
+        let commands: Vec<_> = it.heard(esme).iter().map(|it| it.command).collect();
+        assert_eq!(commands, [SUBMIT_RESP, SUBMIT_RESP, Command::UNBIND], "mux {is_mux}");
+        assert_eq!(it.heard_one(smsc).command, Command::UNBIND, "mux {is_mux}");
+    }
+}
+
+#[test]
+fn who_unbinds_before_a_stop_is_answered_in_it() {
+    for is_mux in [false, true] {
+        for is_mute in [false, true] {
+            let case = format!("mux {is_mux}, mute {is_mute}");
+            let (mut it, esme, smsc) = with_one_server(is_mux);
+            it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+            let sent = it.heard(smsc);
+            it.smpp.stop(it.now, &mut it.wire);
+            if !is_mute {
+                sent.iter().for_each(|one| it.say(smsc, &response(one, Status::OK, b"")));
+            }
+            it.pass_millis(1000);
+            let status = if is_mute { Status::SYSTEM_ERROR } else { Status::OK };
+            let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+            assert_eq!(heads, [(SUBMIT_RESP, status, 1), (UNBIND_RESP, Status::OK, 2)], "{case}");
+            assert!(it.smpp.is_idle(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_smsc_that_unbinds_still_answers_before_its_esme_is_unbound() {
+    // In regular mode the SMSC's unbind waits for the ESME's answer; in mux it is answered by us, at once.
+    type After = fn(&mut World, Conn, &Said);
+    let ends: [(&str, Status, After); 3] = [
+        ("answers", Status::OK, |it, smsc, asked| it.say(smsc, &response(asked, Status::OK, b""))),
+        ("is lost", Status::SYSTEM_ERROR, |it, smsc, _| it.lose(smsc, Gone::Reset)),
+        ("is mute", Status::SYSTEM_ERROR, |it, _, _| it.pass_millis(3000)),
+    ];
+    for is_mux in [false, true] {
+        for (name, status, end) in ends {
+            let case = format!("mux {is_mux}, {name}");
+            let (mut it, esme, smsc) = with_one_server(is_mux);
+            it.say(esme, &submit(1));
+            let asked = it.heard_one(smsc);
+            it.say(smsc, &request(Command::UNBIND, 33, b""));
+            assert!(it.heard(esme).is_empty(), "{case}: most would answer at once and go");
+            it.say(esme, &submit(2));
+            let refused = (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 2);
+            assert_eq!(it.heard_one(esme).head(), refused, "{case}: nothing new");
+            end(&mut it, smsc, &asked);
+            let heard = it.heard(esme);
+            let [answer, unbind] = &heard[..] else { panic!("{case}: {heard:?}") };
+            assert_eq!(answer.head(), (SUBMIT_RESP, status, 1), "{case}");
+            assert_eq!(unbind.command, Command::UNBIND, "{case}");
+            it.say(esme, &response(unbind, Status::OK, b""));
+            if name != "is lost" {
+                let said: Vec<_> = it.heard(smsc).iter().map(Said::head).collect();
+                assert_eq!(said, [(UNBIND_RESP, Status::OK, 33)], "{case}");
+            }
+            assert!(it.is_closed(esme) && it.smpp.is_idle(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn who_unbinds_while_its_own_unbind_waits_is_answered_last() {
+    for is_mux in [false, true] {
+        let (mut it, esme, smsc) = with_one_server(is_mux);
+        it.say(esme, &submit(1));
+        let asked = it.heard_one(smsc);
+        it.say(smsc, &request(Command::UNBIND, 33, b""));
+        it.say(esme, &request(Command::UNBIND, 2, b""));
+        assert!(it.heard(esme).is_empty(), "mux {is_mux}");
+        it.say(smsc, &response(&asked, Status::OK, b""));
+        let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+        let want = [(SUBMIT_RESP, Status::OK, 1), (UNBIND_RESP, Status::OK, 2)];
+        assert_eq!(heads, want, "mux {is_mux}");
+        assert_eq!(it.heard_one(smsc).head(), (UNBIND_RESP, Status::OK, 33), "mux {is_mux}");
+        it.end(esme);
         assert!(it.smpp.is_idle(), "mux {is_mux}");
     }
 }
