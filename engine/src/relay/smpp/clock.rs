@@ -78,6 +78,7 @@ impl Smpp {
                 ServerState::Binding => self.bind_timed_out(now, conn),
                 ServerState::Bound | ServerState::Rebinding => {}
                 ServerState::Unbinding if session.is_leaving() => self.customer_unbound(now, conn),
+                ServerState::Unbinding if session.unbind.is_some() => self.freed(now, conn),
                 ServerState::Unbinding | ServerState::Closed => {
                     self.end_session(now, conn, End::Close);
                 }
@@ -180,9 +181,13 @@ impl Smpp {
             }
             return self.end_session(now, conn, End::Close);
         }
-        self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
+        self.give_up_towards_server(now, entry, Status::SYSTEM_ERROR);
         let Some(session) = self.legs.session(conn) else { return };
+        let has_unbind = session.unbind.is_some();
         self.freed_towards(now, session.link);
+        if has_unbind {
+            self.freed(now, conn);
+        }
     }
 
     /// A request to an SMSC has waited long enough: the session that asked gets our answer, and the late

@@ -82,6 +82,8 @@ pub(super) struct Provider {
     pub(super) was_bound: bool,
     /// Requests to the SMSC.
     pub(super) pending: Pending,
+    /// Its own that sessions have not answered.
+    pub(super) asks: u32,
     /// Requests that it may have; less than its window after it was throttled.
     pub(super) cap: u32,
     /// Responses to requests that were on their way when it was throttled last: no news.
@@ -231,6 +233,7 @@ impl Provider {
             owner,
             was_bound: false,
             pending: Pending::starting_at(1),
+            asks: 0,
             cap: window,
             old_news: 0,
             throttles: 0,

@@ -171,11 +171,14 @@ impl Smpp {
                 _ => self.end_session(now, conn, End::Close),
             }
         }
-        // Those that were retired before have no more time than the others.
-        for conn in self.conns(|it| matches!(it, Leg::Provider(_))) {
-            if let Some(provider) = self.legs.provider_mut(conn) {
-                provider.deadline = provider.deadline.map(|it| it.min(now + STOP_TIME / 2));
-            }
+        // Those that were asked to go before have no more time than the others.
+        for conn in self.conns(|_| true) {
+            let deadline = match self.legs.get_mut(conn) {
+                Some(Leg::Session(it)) if it.unbind.is_some() && !it.leaves => &mut it.deadline,
+                Some(Leg::Provider(it)) => &mut it.deadline,
+                _ => continue,
+            };
+            *deadline = deadline.map(|it| it.min(now + STOP_TIME / 2));
             self.arm(conn);
         }
         self.flush(now, wire);

@@ -128,7 +128,8 @@ impl Smpp {
                 let next = self.targets.after(server);
                 self.try_server(now, conn, next);
             }
-            ServerState::Open | ServerState::Unbinding | ServerState::Closed => {}
+            ServerState::Unbinding => self.freed(now, conn),
+            ServerState::Open | ServerState::Closed => {}
         }
     }
 
@@ -171,7 +172,7 @@ impl Smpp {
         self.arm(at);
     }
 
-    /// BOUND: the SMSC unbinds; its ESME answers, once it has the answers that the SMSC owes it.
+    /// BOUND: the SMSC unbinds; its ESME answers, once neither owes the other an answer.
     pub(super) fn server_unbinds(&mut self, now: Time, at: Conn, conn: Conn, pdu: Pdu<'_>) {
         let deadline = now + self.patience();
         if let Some(provider) = self.legs.provider_mut(at) {
@@ -182,10 +183,12 @@ impl Smpp {
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.state = ServerState::Unbinding;
         session.unbind = Some(Unbind::Theirs(at, pdu.bytes().into()));
+        session.deadline = Some(deadline);
         session.pulse.next = None;
         session.pulse.asked = None;
         self.wake(now, conn);
         self.freed(now, conn);
+        self.arm(conn);
         self.arm(at);
     }
 

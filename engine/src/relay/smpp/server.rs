@@ -220,18 +220,29 @@ impl Smpp {
         if entry.command == Command::UNBIND {
             return self.esme_has_unbound(now, conn, entry, pdu);
         }
-        let link = session.link;
+        let (link, has_unbind) = (session.link, session.unbind.is_some());
         let Some(provider) = entry.from else {
             self.ours_is_settled(now, conn);
             return Step::Next;
         };
         let is_late = // another was first
             entry.shared.is_some_and(|it| self.shared.remove(&it).is_none());
-        if !is_late && self.legs.provider(provider).is_some() {
-            pdu.append_as(entry.sequence, self.out.to(provider));
-            self.counters.bytes_to_server += pdu.bytes().len() as u64;
+        if let Some(it) = self.legs.provider_mut(provider) {
+            it.asks = it.asks.saturating_sub(1);
+            let is_retired = it.owner == Owner::Nobody;
+            if !is_late {
+                pdu.append_as(entry.sequence, self.out.to(provider));
+                self.counters.bytes_to_server += pdu.bytes().len() as u64;
+            }
+            if is_retired {
+                self.let_go_if_done(now, provider);
+            }
         }
         self.freed_towards(now, link);
+        if has_unbind {
+            self.freed(now, conn);
+            return self.is_still_there(conn);
+        }
         Step::Next
     }
 
@@ -282,7 +293,7 @@ impl Smpp {
         // CLOSED takes no more answers.
         for entry in std::mem::replace(&mut session.pending, Pending::starting_at(1)).into_entries()
         {
-            self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
+            self.give_up_towards_server(now, entry, Status::SYSTEM_ERROR);
         }
         unbind.iter().for_each(|it| self.answer_unbind(it));
         let Some(session) = self.legs.session_mut(conn) else { return };

@@ -1210,6 +1210,44 @@ fn an_smsc_that_unbinds_still_answers_before_its_esme_is_unbound() {
 }
 
 #[test]
+fn an_esme_answers_what_it_was_asked_before_either_side_is_unbound() {
+    type Begin = fn(&mut World, Conn);
+    let begins: [(&str, u64, Begin); 2] = [
+        ("a stop", 500, |it, _| it.smpp.stop(it.now, &mut it.wire)),
+        ("the SMSC", 3000, |it, smsc| it.say(smsc, &request(Command::UNBIND, 33, b""))),
+    ];
+    for (name, patience_millis, begin) in begins {
+        for (is_mux, is_mute) in [(false, false), (false, true), (true, false), (true, true)] {
+            let case = format!("{name}, mux {is_mux}, mute {is_mute}");
+            let (mut it, esme, smsc) = with_one_server(is_mux);
+            it.say(smsc, &deliver(70, "x"));
+            let asked = it.heard_one(esme);
+            begin(&mut it, smsc);
+            it.pass_millis(patience_millis - 1);
+            assert!(it.heard(esme).is_empty(), "{case}: its unbind waits");
+            let said = it.heard(smsc);
+            assert!(said.iter().all(|it| it.command == UNBIND_RESP), "{case}: {said:?}");
+            assert!(!it.is_closed(smsc), "{case}: nor is the SMSC let go");
+            match is_mute {
+                true => it.pass_millis(1),
+                false => it.say(esme, &response(&asked, Status::OK, b"\0")),
+            }
+            let unbind = it.heard_one(esme);
+            assert_eq!(unbind.command, Command::UNBIND, "{case}");
+            it.say(esme, &response(&unbind, Status::OK, b""));
+            let said = it.heard(smsc);
+            let answer = said.iter().find(|it| it.command == DELIVER_RESP).unwrap();
+            let status = if is_mute { Status::SYSTEM_ERROR } else { Status::OK };
+            assert_eq!(answer.head(), (DELIVER_RESP, status, 70), "{case}");
+            for unbind in said.iter().filter(|it| it.command == Command::UNBIND) {
+                it.say(smsc, &response(unbind, Status::OK, b""));
+            }
+            assert!(it.is_closed(esme) && it.smpp.is_idle(), "{case}");
+        }
+    }
+}
+
+#[test]
 fn who_unbinds_while_its_own_unbind_waits_is_answered_last() {
     for is_mux in [false, true] {
         let (mut it, esme, smsc) = with_one_server(is_mux);
