@@ -144,8 +144,8 @@ impl Smpp {
         self.flush(now, wire);
     }
 
-    /// The nodes have changed: those that are servers are connected and removed ones unbound, though nobody
-    /// says anything.
+    /// The nodes have changed: in mux mode those that are servers are connected and removed ones unbound, else
+    /// sessions of those that are no longer there move, though nobody says anything.
     pub fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         self.refresh(now, snapshot);
         self.flush(now, wire);
@@ -233,8 +233,13 @@ impl Smpp {
 
     /// Looks at the nodes, some of which are servers.
     fn refresh(&mut self, now: Time, snapshot: &Snapshot) {
-        if self.targets.refresh(snapshot) && self.settings.mux {
+        let has_changed = self.targets.refresh(snapshot);
+        let gone = self.targets.take_gone();
+        if has_changed && self.settings.mux {
             self.reconcile(now);
+        }
+        if !gone.is_empty() && !self.settings.mux {
+            self.leave_servers(now, &gone);
         }
     }
 

@@ -1074,6 +1074,106 @@ fn a_new_list_of_servers_counts_for_new_binds() {
     let (_, _, 9) = it.bound() else { panic!() };
 }
 
+/// Nodes that are servers, of these numbers; of two that leave one drains and the other is gone.
+fn nodes(it: &mut World, numbers: &[u16], draining: &[u16]) {
+    let node = |number: &u16| {
+        let mut node = crate::balance::testing::node(*number);
+        node.properties.insert("smppPort".to_owned(), (10_000 + number).to_string());
+        node.graceful = draining.contains(number);
+        node
+    };
+    let nodes = numbers.iter().chain(draining).map(node).collect();
+    it.snapshot = Snapshot::new(it.snapshot.generation() + 1, nodes, &[]);
+    it.smpp.handle_snapshot(it.now, &it.snapshot, &mut it.wire);
+    it.resumed();
+}
+
+#[test]
+fn sessions_of_a_node_that_is_no_longer_there_move() {
+    let mut it = World::new(|it| it.servers = vec![server(1)]);
+    nodes(&mut it, &[7, 8], &[]);
+    let [(_, first, 1), (esme, smsc, 7), (_, last, 8)] = [(); 3].map(|()| it.bound()) else {
+        panic!("by turns")
+    };
+    it.say(esme, &[submit(1), submit(2)].concat());
+    let sent = it.heard(smsc);
+    nodes(&mut it, &[8], &[7]);
+    it.pass_millis(100);
+    it.say(esme, &submit(3));
+    assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM, "it drains: who is there stays");
+    nodes(&mut it, &[8], &[]);
+    it.pass_millis(0);
+    let [(next, number)] = it.accept()[..] else { panic!("it alone moves") };
+    assert_ne!(number, 7);
+    let bind = it.heard_one(next);
+    assert_eq!(bind.command, Command::BIND_TRANSCEIVER);
+    it.say(esme, &submit(4));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 4), "between them");
+    it.say(next, &response(&bind, Status::OK, b"smsc\0"));
+    it.say(esme, &submit(5));
+    let asked = it.heard_one(next);
+    it.say(next, &response(&asked, Status::OK, b"\0"));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 5));
+    // What the one that was removed owes still arrives, and then it is unbound.
+    it.say(smsc, &response(&sent[1], Status::OK, b"\0"));
+    it.say(smsc, &response(&sent[0], Status::OK, b"\0"));
+    let numbers: Vec<_> = it.heard(esme).iter().map(|it| (it.status, it.sequence)).collect();
+    assert_eq!(numbers, [(Status::OK, 2), (Status::OK, 1)]);
+    assert!(it.heard(smsc).is_empty(), "it still owes one");
+    it.pass_millis(3000);
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 3));
+    assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
+    it.pass_millis(1000);
+    assert!(it.is_closed(smsc) && !it.is_closed(first) && !it.is_closed(last));
+    assert_eq!(it.smpp.sessions().filter(|it| it.server == Some(server(1))).count(), 1);
+}
+
+#[test]
+fn a_node_that_comes_back_at_once_keeps_its_sessions() {
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7, 8], &[]);
+    let (esme, smsc, 7) = it.bound() else { panic!("the first") };
+    nodes(&mut it, &[8], &[]);
+    nodes(&mut it, &[7, 8], &[]);
+    it.pass_millis(1000);
+    assert!(it.wire.connecting.is_empty() && it.heard(smsc).is_empty());
+    assert_eq!(it.state(esme), Some(ServerState::Bound));
+}
+
+#[test]
+fn where_no_other_server_is_left_sessions_of_a_removed_node_are_unbound() {
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7], &[]);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    let sent = it.heard_one(smsc);
+    nodes(&mut it, &[], &[]);
+    it.pass_millis(0);
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    let heard = it.heard(esme);
+    let [answer, unbind] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(answer.head(), (SUBMIT_RESP, Status::OK, 1));
+    it.say(esme, &response(unbind, Status::OK, b""));
+    let unbind = it.heard_one(smsc);
+    it.say(smsc, &response(&unbind, Status::OK, b""));
+    assert!(it.smpp.is_idle());
+}
+
+#[test]
+fn a_bind_on_its_way_to_a_node_that_goes_finds_another() {
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7, 8], &[]);
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
+    let [(smsc, 7)] = it.accept()[..] else { panic!("the first") };
+    nodes(&mut it, &[8], &[]);
+    assert!(it.is_closed(smsc));
+    let [(smsc, 8)] = it.accept()[..] else { panic!("the other") };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::OK, 5));
+}
+
 #[test]
 fn a_stop_unbinds_first() {
     let mut it = World::new(|_| {});
