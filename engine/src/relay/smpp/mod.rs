@@ -138,8 +138,11 @@ impl Smpp {
         wire: &mut impl Wire,
     ) {
         self.targets.configure(settings.servers.clone());
-        let SmppSettings { mux, shard, shards, .. } = self.settings;
+        let SmppSettings { mux, shard, shards, response, .. } = self.settings;
         self.settings = SmppSettings { mux, shard, shards, ..settings };
+        if self.settings.response < response {
+            self.hasten(now + self.settings.response);
+        }
         self.refresh(now, snapshot);
         self.flush(now, wire);
     }
@@ -229,6 +232,18 @@ impl Smpp {
 
     fn conns(&self, which: impl Fn(&Leg) -> bool) -> Vec<Conn> {
         self.legs.iter().filter(|it| which(it.1)).map(|it| it.0).collect()
+    }
+
+    /// What waits already waits no longer than what is asked now: the oldest is the next to give up.
+    fn hasten(&mut self, latest: Time) {
+        for conn in self.conns(|_| true) {
+            match self.legs.get_mut(conn) {
+                Some(Leg::Session(it)) => it.pending.hasten(latest),
+                Some(Leg::Provider(it)) => it.pending.hasten(latest),
+                None => {}
+            }
+            self.arm(conn);
+        }
     }
 
     /// Looks at the nodes, some of which are servers.

@@ -87,6 +87,13 @@ impl Pending {
         Some(entry)
     }
 
+    /// No request waits longer than until then.
+    pub(super) fn hasten(&mut self, latest: Time) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.deadline = entry.deadline.min(latest);
+        }
+    }
+
     /// When the oldest request gives up.
     pub(super) fn earliest(&self) -> Option<Time> {
         self.entries.front()?.as_ref().map(|it| it.deadline)

@@ -1065,6 +1065,29 @@ fn who_lost_the_same_server_looks_for_another_one_after_the_other() {
 }
 
 #[test]
+fn a_shorter_response_time_counts_for_what_waits_already() {
+    let mut it = World::new(|it| it.response = Duration::from_secs(9));
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    it.say(smsc, &deliver(1, "x"));
+    [esme, smsc].iter().for_each(|conn| drop(it.heard(*conn)));
+    let settings = SmppSettings { response: Duration::from_secs(2), ..it.smpp.settings.clone() };
+    it.smpp.reload(it.now, settings, &it.snapshot, &mut it.wire);
+    it.pass_millis(1000);
+    it.say(esme, &submit(2));
+    it.say(smsc, &deliver(2, "x"));
+    [esme, smsc].iter().for_each(|conn| drop(it.heard(*conn)));
+    for number in 1..=2 {
+        it.pass_millis(999);
+        assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty(), "{number}");
+        it.pass_millis(1);
+        let heads = [esme, smsc].map(|conn| it.heard_one(conn).head());
+        let want = [SUBMIT_RESP, DELIVER_RESP].map(|it| (it, Status::SYSTEM_ERROR, number));
+        assert_eq!(heads, want);
+    }
+}
+
+#[test]
 fn a_new_list_of_servers_counts_for_new_binds() {
     let mut it = World::new(|_| {});
     let (esme, ..) = it.bound();
