@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 
 /// One connection of one relay on one shard. A number is not used again while anyone may still mean the
 /// old one.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Conn {
     /// The relay's slot.
     pub slot: u32,

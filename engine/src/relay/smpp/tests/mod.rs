@@ -6,7 +6,7 @@ mod mux;
 mod regular;
 mod soak;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub(super) struct Recorder {
     pub(super) closed: Vec<Conn>,
     pub(super) paused: HashSet<Conn>,
     pub(super) resumed: Vec<Conn>,
-    /// Peers that do not read.
-    pub(super) full: HashSet<Conn>,
+    /// Peers that do not read, in the same order whenever a seed is replayed.
+    pub(super) full: BTreeSet<Conn>,
 }
 
 impl Wire for Recorder {

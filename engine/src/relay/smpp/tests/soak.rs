@@ -2,8 +2,6 @@
 //! silent, throttle and unbind. The claim: every submit_sm gets exactly one response, and so does every
 //! deliver_sm whose server is still there; receipts find their submitter. `seed` replays a failure.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 const SESSIONS: usize = 200;
