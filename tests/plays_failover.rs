@@ -498,7 +498,7 @@ fn a_datagram_that_nobody_outside_takes_is_answered_503() {
     let lb = Setup::two_entry().start();
     let nodes = lb.nodes(1);
     let node = &nodes[0];
-    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = format!("127.0.0.1:{}", free_port());
     let route = lb.node_route(node);
     node.send(&node.request("OPTIONS", &format!("sip:bob@{closed}")).with("Route", &route));
     node.expect("503 OPTIONS");

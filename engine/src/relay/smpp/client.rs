@@ -133,8 +133,8 @@ impl Smpp {
         Step::Next
     }
 
-    fn is_still_there(&self, conn: Conn) -> Step {
-        if self.legs.provider(conn).is_some() { Step::Next } else { Step::Gone }
+    pub(super) fn is_still_there(&self, conn: Conn) -> Step {
+        if self.legs.get(conn).is_some() { Step::Next } else { Step::Gone }
     }
 
     /// Remembers whose message it is that just got its id.
@@ -198,6 +198,9 @@ impl Smpp {
             shared,
         });
         let is_first = session.pending.open() == 1;
+        if let Some(provider) = self.legs.provider_mut(provider) {
+            provider.asks += 1;
+        }
         pdu.append_as(sequence, self.out.to(to));
         self.counters.requests_to_client += u64::from(shared.is_none());
         self.counters.bytes_to_client += pdu.bytes().len() as u64;

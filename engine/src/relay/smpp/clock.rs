@@ -48,12 +48,12 @@ impl Smpp {
 
     /// A stop has waited long enough.
     fn close_all(&mut self, now: Time) {
+        // Who waits for them hears so.
+        for conn in self.conns(|it| matches!(it, Leg::Provider(_))) {
+            self.close_provider(now, conn);
+        }
         for conn in self.conns(|_| true) {
-            match self.legs.get(conn) {
-                Some(Leg::Session(_)) => self.end_session(now, conn, End::Close),
-                Some(Leg::Provider(_)) => self.close_provider(now, conn),
-                None => {}
-            }
+            self.end_session(now, conn, End::Close);
         }
     }
 
@@ -78,6 +78,7 @@ impl Smpp {
                 ServerState::Binding => self.bind_timed_out(now, conn),
                 ServerState::Bound | ServerState::Rebinding => {}
                 ServerState::Unbinding if session.is_leaving() => self.customer_unbound(now, conn),
+                ServerState::Unbinding if session.unbind.is_some() => self.freed(now, conn),
                 ServerState::Unbinding | ServerState::Closed => {
                     self.end_session(now, conn, End::Close);
                 }
@@ -133,10 +134,15 @@ impl Smpp {
                 self.counters.unanswered += 1; // the ESME's bind
             }
             match state {
-                ClientState::Bound => self.let_go(now, conn), // retired, and waited long enough
-                ClientState::Unbinding => {
-                    self.close_provider(now, conn);
+                // Retired, or it has unbound its session, and waited for long enough.
+                ClientState::Bound => {
+                    self.turn_back_all(now, conn);
+                    self.let_go(now, conn);
                 }
+                ClientState::Unbinding if matches!(owner, Owner::Session(_)) => {
+                    self.turn_back_all(now, conn);
+                }
+                ClientState::Unbinding => self.close_provider(now, conn),
                 _ => self.lose(now, conn, Some(Wish::Abort(conn)), Loss::Useless),
             }
         }
@@ -175,9 +181,13 @@ impl Smpp {
             }
             return self.end_session(now, conn, End::Close);
         }
-        self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
+        self.give_up_towards_server(now, entry, Status::SYSTEM_ERROR);
         let Some(session) = self.legs.session(conn) else { return };
+        let has_unbind = session.unbind.is_some();
         self.freed_towards(now, session.link);
+        if has_unbind {
+            self.freed(now, conn);
+        }
     }
 
     /// A request to an SMSC has waited long enough: the session that asked gets our answer, and the late

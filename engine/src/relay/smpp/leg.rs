@@ -59,6 +59,8 @@ pub(super) struct Session {
     pub(super) is_unanswered: bool,
     /// It has asked to be unbound itself.
     pub(super) leaves: bool,
+    /// UNBINDING: what it will be sent when all it has asked is answered.
+    pub(super) unbind: Option<Unbind>,
     /// The shard keeps requests of it that we have not taken in.
     pub(super) holds_bytes: bool,
     /// End of OPEN, BINDING, UNBINDING or CLOSED.
@@ -80,6 +82,8 @@ pub(super) struct Provider {
     pub(super) was_bound: bool,
     /// Requests to the SMSC.
     pub(super) pending: Pending,
+    /// Its own that sessions have not answered.
+    pub(super) asks: u32,
     /// Requests that it may have; less than its window after it was throttled.
     pub(super) cap: u32,
     /// Responses to requests that were on their way when it was throttled last: no news.
@@ -101,6 +105,14 @@ pub(super) struct Provider {
     pub(super) pulse: Pulse,
     /// Its entry among the timers.
     pub(super) armed: Option<Time>,
+}
+
+/// An unbind that waits.
+#[derive(Debug)]
+pub(super) enum Unbind {
+    Ours,
+    /// A provider's, as it came.
+    Theirs(Conn, Box<[u8]>),
 }
 
 /// What is behind a session.
@@ -166,6 +178,7 @@ impl Session {
             has_ended: false,
             is_unanswered: false,
             leaves: false,
+            unbind: None,
             holds_bytes: false,
             deadline: None,
             reconnect: None,
@@ -220,6 +233,7 @@ impl Provider {
             owner,
             was_bound: false,
             pending: Pending::starting_at(1),
+            asks: 0,
             cap: window,
             old_news: 0,
             throttles: 0,

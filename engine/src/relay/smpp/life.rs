@@ -1,23 +1,27 @@
 //! How connections begin and end, and what becomes of the requests on them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use protocols::smpp::pdu::{Frame, frame};
 use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
 
-use super::leg::{Leg, Link, Owner, Provider};
+use super::leg::{Leg, Link, Owner, Provider, Session, Unbind};
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::{STOP_TIME, SecureServers, Smpp, is_bind};
 use crate::relay::stream::{Conn, Secure};
 
 impl Smpp {
-    /// The server part unbinds the ESME: BOUND or REBINDING becomes UNBINDING.
+    /// The server part unbinds the ESME: BOUND or REBINDING becomes UNBINDING. Most ESMEs answer an unbind at
+    /// once and are gone, so what they have asked is answered first, and they may answer what they were asked.
     pub(super) fn unbind_session(&mut self, now: Time, conn: Conn) {
-        let deadline = now + self.settings.response;
+        let deadline = now + self.patience();
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.state = ServerState::Unbinding;
+        session.unbind = Some(Unbind::Ours);
         session.deadline = Some(deadline);
         session.reconnect = None;
         session.pulse.next = None;
@@ -28,7 +32,45 @@ impl Smpp {
             Link::Nowhere => {}
         }
         self.wake(now, conn);
-        self.ask(now, conn, Command::UNBIND);
+        self.freed(now, conn);
+        self.arm(conn);
+    }
+
+    /// How long an unbind waits for answers. Who owes them is a provider that is retired or has unbound us:
+    /// it keeps the time.
+    pub(super) fn patience(&self) -> Duration {
+        match self.stop {
+            None => self.settings.response,
+            Some(_) => STOP_TIME / 2, // the other half is for the unbind_resp
+        }
+    }
+
+    /// UNBINDING: all that the ESME has asked is answered, it may go.
+    fn send_unbind(&mut self, now: Time, conn: Conn, unbind: &Unbind) {
+        let deadline = now + self.settings.response;
+        if let Some(session) = self.legs.session_mut(conn) {
+            // That of the request is enough where a provider waits for the answer.
+            session.deadline = Some(deadline).filter(|_| matches!(unbind, Unbind::Ours));
+        }
+        match unbind {
+            Unbind::Ours => self.ask(now, conn, Command::UNBIND),
+            Unbind::Theirs(provider, pdu) => {
+                if let Ok(Frame::Pdu(pdu)) = frame(pdu) {
+                    self.deliver(now, *provider, conn, pdu, None);
+                }
+                self.arm(conn);
+            }
+        }
+    }
+
+    /// The ESME is going without an unbind of its provider's that waited: the provider is answered.
+    pub(super) fn answer_unbind(&mut self, unbind: &Unbind) {
+        if let Unbind::Theirs(provider, pdu) = unbind
+            && let Ok(Frame::Pdu(pdu)) = frame(pdu)
+            && self.legs.provider(*provider).is_some()
+        {
+            self.answer(*provider, Command::UNBIND, Status::OK, pdu.sequence());
+        }
     }
 
     /// A session is over on this side: what is behind it is let go, and who waits for it gets an answer.
@@ -43,13 +85,14 @@ impl Smpp {
                 Command::UNBIND => Status::OK,
                 _ => Status::SYSTEM_ERROR,
             };
-            self.give_up_towards_server(entry, status);
+            self.give_up_towards_server(now, entry, status);
             if entry.command == Command::UNBIND
                 && let Some(provider) = entry.from
             {
                 self.close_provider(now, provider);
             }
         }
+        session.unbind.iter().for_each(|it| self.answer_unbind(it));
         match session.link {
             Link::Provider(provider) => self.retire(now, provider),
             Link::Space(space) => self.leave(now, space, conn),
@@ -58,33 +101,33 @@ impl Smpp {
     }
 
     /// A request of a provider will not be answered by the session that was asked.
-    pub(super) fn give_up_towards_server(&mut self, entry: Entry, status: Status) {
-        let Some(provider) = entry.from else { return };
-        if let Some(shared) = entry.shared {
-            let Some(count) = self.shared.get_mut(&shared) else { return };
-            *count -= 1;
-            if *count > 0 {
-                return;
+    pub(super) fn give_up_towards_server(&mut self, now: Time, entry: Entry, status: Status) {
+        let Some(conn) = entry.from else { return };
+        let is_last = match entry.shared.and_then(|it| Some((it, self.shared.get_mut(&it)?))) {
+            Some((shared, 1)) => self.shared.remove(&shared).is_some(),
+            Some((_, count)) => {
+                *count -= 1;
+                false
             }
-            self.shared.remove(&shared);
+            None => entry.shared.is_none(), // or another was first
+        };
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        provider.asks = provider.asks.saturating_sub(1);
+        if is_last {
+            self.answer(conn, entry.command, status, entry.sequence);
         }
-        if self.legs.provider(provider).is_some() {
-            self.answer(provider, entry.command, status, entry.sequence);
-        }
+        self.let_go_if_done(now, conn);
     }
 
     /// Nobody has new requests for a provider: it is unbound when it has answered those that somebody still
-    /// waits for, and closed when it has answered that.
+    /// waits for and has the answers to its own, and closed when it has answered that.
     pub(super) fn retire(&mut self, now: Time, conn: Conn) {
         let Some(provider) = self.legs.provider(conn) else { return };
         let is_asker =
             |it: Conn| self.legs.session(it).is_some_and(|it| it.state != ServerState::Closed);
-        let is_awaited = provider.pending.iter().any(|it| it.from.is_some_and(is_asker));
-        let wait = match (is_awaited, self.stop) {
-            (false, _) => RETIRE_TIME,
-            (true, None) => self.settings.response,
-            (true, Some(_)) => STOP_TIME / 2, // the other half is for its unbind_resp
-        };
+        let is_awaited =
+            provider.asks > 0 || provider.pending.iter().any(|it| it.from.is_some_and(is_asker));
+        let wait = if is_awaited { self.patience() } else { RETIRE_TIME };
         let Some(provider) = self.legs.provider_mut(conn) else { return };
         provider.owner = Owner::Nobody;
         if !matches!(provider.state, ClientState::Bound | ClientState::Unbinding) {
@@ -112,11 +155,20 @@ impl Smpp {
         }
     }
 
-    /// One request less is outstanding at a provider: a retired one may be done.
+    /// One request less is outstanding at a provider, or of it: a retired one may be done.
     pub(super) fn let_go_if_done(&mut self, now: Time, conn: Conn) {
         let provider = self.legs.provider(conn).filter(|it| it.owner == Owner::Nobody);
-        if provider.is_some_and(|it| it.pending.open() == 0) {
+        if provider.is_some_and(|it| it.pending.open() == 0 && it.asks == 0) {
             self.let_go(now, conn);
+        }
+    }
+
+    /// A provider has had its time to answer: who waits for it gets our answer, so that none has to after its
+    /// unbind.
+    pub(super) fn turn_back_all(&mut self, now: Time, conn: Conn) {
+        let Some(provider) = self.legs.provider_mut(conn) else { return };
+        for entry in provider.pending.drain() {
+            self.turn_back(now, entry);
         }
     }
 
@@ -171,7 +223,13 @@ impl Smpp {
         self.freed(now, conn);
     }
 
-    /// One request less of a session is outstanding.
+    /// Whether the ESME has still time to answer somebody.
+    fn owes(&self, session: &Session) -> bool {
+        let is_there = |it: &Entry| it.from.is_some_and(|it| self.legs.provider(it).is_some());
+        session.deadline.is_some() && session.pending.iter().any(is_there)
+    }
+
+    /// One request less of a session is outstanding, or to one whose unbind waits for that.
     pub(super) fn freed(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session(conn) else { return };
         if session.is_waiting {
@@ -182,6 +240,12 @@ impl Smpp {
             self.customer_unbound(now, conn);
         } else if session.has_ended && session.outstanding == 0 && !session.holds_bytes {
             self.end_session(now, conn, End::Close);
+        } else if session.unbind.is_some()
+            && session.outstanding == 0
+            && !self.owes(session)
+            && let Some(unbind) = self.legs.session_mut(conn).and_then(|it| it.unbind.take())
+        {
+            self.send_unbind(now, conn, &unbind);
         }
     }
 
@@ -251,4 +315,4 @@ pub(super) struct Lost {
 }
 
 /// How long an SMSC connection that nobody needs waits for the answer to its unbind.
-const RETIRE_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+const RETIRE_TIME: Duration = Duration::from_secs(1);

@@ -138,32 +138,51 @@ impl Smpp {
         wire: &mut impl Wire,
     ) {
         self.targets.configure(settings.servers.clone());
-        let SmppSettings { mux, shard, shards, .. } = self.settings;
+        let SmppSettings { mux, shard, shards, response, .. } = self.settings;
         self.settings = SmppSettings { mux, shard, shards, ..settings };
+        if self.settings.response < response {
+            self.hasten(now + self.settings.response);
+        }
         self.refresh(now, snapshot);
         self.flush(now, wire);
     }
 
-    /// The nodes have changed: those that are servers are connected and removed ones unbound, though nobody
-    /// says anything.
+    /// The nodes have changed: in mux mode those that are servers are connected and removed ones unbound, else
+    /// sessions of those that are no longer there move, though nobody says anything.
     pub fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         self.refresh(now, snapshot);
         self.flush(now, wire);
     }
 
-    /// Ends gracefully: every session is unbound on both sides, and closed once it has answered or
-    /// [`STOP_TIME`] later. [`Smpp::is_idle`] says when all is over.
+    /// Ends gracefully: every session is unbound on both sides as soon as what it has asked is answered, in
+    /// half of [`STOP_TIME`] at most, and closed once it has answered or [`STOP_TIME`] after the stop. [`Smpp::is_idle`] says when all is over.
     pub fn stop(&mut self, now: Time, wire: &mut impl Wire) {
         self.stop = Some(now + STOP_TIME);
         let sessions: Vec<Conn> = self.conns(|it| matches!(it, Leg::Session(_)));
         for conn in sessions {
-            let Some(session) = self.legs.session(conn) else { continue };
+            let Some(session) = self.legs.session_mut(conn) else { continue };
             match session.state {
                 ServerState::Bound | ServerState::Rebinding => self.unbind_session(now, conn),
-                ServerState::Unbinding => {}
+                ServerState::Unbinding => {
+                    // It has asked for that, and the servers wait for nobody else.
+                    if let Link::Space(space) = session.link {
+                        session.link = Link::Nowhere;
+                        self.leave(now, space, conn);
+                    }
+                }
                 ServerState::Binding => self.refuse_bind(now, conn, Status::SYSTEM_ERROR),
                 _ => self.end_session(now, conn, End::Close),
             }
+        }
+        // Those that were asked to go before have no more time than the others.
+        for conn in self.conns(|_| true) {
+            let deadline = match self.legs.get_mut(conn) {
+                Some(Leg::Session(it)) if it.unbind.is_some() && !it.leaves => &mut it.deadline,
+                Some(Leg::Provider(it)) => &mut it.deadline,
+                _ => continue,
+            };
+            *deadline = deadline.map(|it| it.min(now + STOP_TIME / 2));
+            self.arm(conn);
         }
         self.flush(now, wire);
     }
@@ -215,10 +234,27 @@ impl Smpp {
         self.legs.iter().filter(|it| which(it.1)).map(|it| it.0).collect()
     }
 
+    /// What waits already waits no longer than what is asked now: the oldest is the next to give up.
+    fn hasten(&mut self, latest: Time) {
+        for conn in self.conns(|_| true) {
+            match self.legs.get_mut(conn) {
+                Some(Leg::Session(it)) => it.pending.hasten(latest),
+                Some(Leg::Provider(it)) => it.pending.hasten(latest),
+                None => {}
+            }
+            self.arm(conn);
+        }
+    }
+
     /// Looks at the nodes, some of which are servers.
     fn refresh(&mut self, now: Time, snapshot: &Snapshot) {
-        if self.targets.refresh(snapshot) && self.settings.mux {
+        let has_changed = self.targets.refresh(snapshot);
+        let gone = self.targets.take_gone();
+        if has_changed && self.settings.mux {
             self.reconcile(now);
+        }
+        if !gone.is_empty() && !self.settings.mux {
+            self.leave_servers(now, &gone);
         }
     }
 
@@ -471,7 +507,9 @@ impl StreamRelay for Smpp {
                 // What it has asked for it still gets.
                 session.has_ended = true;
                 let is_done = session.outstanding == 0 && !session.holds_bytes;
-                let is_served = session.state == ServerState::Bound || session.is_leaving();
+                let is_served = session.state == ServerState::Bound
+                    || session.is_leaving()
+                    || session.unbind.is_some();
                 if is_done || !is_served {
                     self.end_session(now, conn, End::Close);
                 } else {

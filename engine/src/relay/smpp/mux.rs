@@ -321,8 +321,7 @@ impl Smpp {
                 Some(ServerState::Binding) => {
                     self.refuse_bind(now, customer, Status::SYSTEM_ERROR);
                 }
-                // It unbinds by itself, and waits for no server that is gone.
-                Some(ServerState::Unbinding) => self.customer_unbound(now, customer),
+                Some(ServerState::Unbinding) => {} // by itself, when it has its answers
                 Some(_) => self.unbind_session(now, customer),
                 None => {}
             }

@@ -87,6 +87,13 @@ impl Pending {
         Some(entry)
     }
 
+    /// No request waits longer than until then.
+    pub(super) fn hasten(&mut self, latest: Time) {
+        for entry in self.entries.iter_mut().flatten() {
+            entry.deadline = entry.deadline.min(latest);
+        }
+    }
+
     /// When the oldest request gives up.
     pub(super) fn earliest(&self) -> Option<Time> {
         self.entries.front()?.as_ref().map(|it| it.deadline)
@@ -105,6 +112,12 @@ impl Pending {
     /// Every request that waits, in order.
     pub(super) fn into_entries(self) -> impl Iterator<Item = Entry> {
         self.entries.into_iter().flatten()
+    }
+
+    /// Takes out every request that waits.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        self.open = 0;
+        std::mem::take(&mut self.entries).into_iter().flatten()
     }
 
     /// How many wait that are not our own: what windows are about.

@@ -9,8 +9,9 @@ use protocols::smpp::session::{ClientState, ServerState};
 use protocols::time::Time;
 
 use super::Smpp;
-use super::leg::{Link, Owner};
-use super::life::End;
+use super::leg::{Leg, Link, Owner, Unbind};
+use super::life::{End, Loss};
+use super::outbox::Wish;
 use super::pending::Entry;
 use crate::config::SmppToProvider;
 use crate::relay::stream::Conn;
@@ -128,19 +129,68 @@ impl Smpp {
                 let next = self.targets.after(server);
                 self.try_server(now, conn, next);
             }
-            ServerState::Open | ServerState::Unbinding | ServerState::Closed => {}
+            ServerState::Unbinding => self.freed(now, conn),
+            ServerState::Open | ServerState::Closed => {}
         }
     }
 
-    /// REBINDING: the wait is over, the server after the lost one is tried, that one itself last; where there
-    /// is an active one, that first.
+    /// Servers that were nodes are no longer in the table. Their sessions move to others, one after the other.
+    pub(super) fn leave_servers(&mut self, now: Time, gone: &[SocketAddr]) {
+        let reconnect = self.settings.reconnect;
+        let is_there = |it: Option<SocketAddr>| it.is_some_and(|it| gone.contains(&it));
+        for conn in self.conns(|it| matches!(it, Leg::Session(it) if is_there(it.server))) {
+            let Some(session) = self.legs.session_mut(conn) else { continue };
+            match (session.state, session.link) {
+                (ServerState::Bound, _) => {
+                    let at = now.max(self.last_rebind + REBIND_GAP).min(now + 2 * reconnect);
+                    self.last_rebind = at;
+                    session.reconnect = Some(at);
+                    self.arm(conn);
+                }
+                (ServerState::Binding | ServerState::Rebinding, Link::Provider(at)) => {
+                    session.tries = session.tries.saturating_sub(1); // the others are one less
+                    self.lose(now, at, Some(Wish::Close(at)), Loss::Alone);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// BOUND becomes REBINDING if the server has not come back. It answers what it was asked, while another
+    /// takes what is new. Returns whether it is so.
+    fn leave_server(&mut self, now: Time, conn: Conn) -> bool {
+        let Some(session) = self.legs.session_mut(conn) else { return false };
+        // Who has half-closed asks for nothing new.
+        if session.has_ended || session.server.is_none_or(|it| self.targets.is_known(it)) {
+            return false;
+        }
+        session.state = ServerState::Rebinding;
+        session.tries = 0;
+        session.pulse.next = None;
+        session.pulse.asked = None;
+        self.counters.rebinds += 1;
+        if let Link::Provider(at) = std::mem::replace(&mut session.link, Link::Nowhere) {
+            self.retire(now, at);
+        }
+        self.wake(now, conn);
+        true
+    }
+
+    /// REBINDING, or about to: the wait is over, the server after the lost one is tried, that one itself last;
+    /// where there is an active one, that first. Who leaves a server that takes no binds takes its turn.
     pub(super) fn rebind(&mut self, now: Time, conn: Conn) {
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.reconnect = None;
-        let server = session.server;
-        let next = match self.settings.to_provider {
-            SmppToProvider::RoundRobin => server.and_then(|it| self.targets.after(it)),
-            SmppToProvider::ActiveStandby => self.targets.choose(SmppToProvider::ActiveStandby),
+        let (state, server) = (session.state, session.server);
+        if state != ServerState::Rebinding
+            && !(state == ServerState::Bound && self.leave_server(now, conn))
+        {
+            return;
+        }
+        let by = self.settings.to_provider;
+        let next = match server.filter(|it| self.targets.takes_binds(*it)) {
+            Some(it) if by == SmppToProvider::RoundRobin => self.targets.after(it),
+            _ => self.targets.choose(by),
         };
         self.try_server(now, conn, next);
     }
@@ -171,19 +221,24 @@ impl Smpp {
         self.arm(at);
     }
 
-    /// BOUND: the SMSC unbinds; its ESME answers.
+    /// BOUND: the SMSC unbinds; its ESME answers, once neither owes the other an answer.
     pub(super) fn server_unbinds(&mut self, now: Time, at: Conn, conn: Conn, pdu: Pdu<'_>) {
+        let deadline = now + self.patience();
         if let Some(provider) = self.legs.provider_mut(at) {
             provider.state = ClientState::Unbinding;
             provider.pulse.asked = None;
+            provider.deadline = Some(deadline);
         }
         let Some(session) = self.legs.session_mut(conn) else { return };
         session.state = ServerState::Unbinding;
+        session.unbind = Some(Unbind::Theirs(at, pdu.bytes().into()));
+        session.deadline = Some(deadline);
         session.pulse.next = None;
         session.pulse.asked = None;
-        self.deliver(now, at, conn, pdu, None);
         self.wake(now, conn);
+        self.freed(now, conn);
         self.arm(conn);
+        self.arm(at);
     }
 
     /// BOUND, once per period: both sides are asked whether they live.

@@ -32,6 +32,7 @@ impl Smpp {
         if action == Action::Bind {
             return self.bind(now, conn, pdu);
         }
+        let has_unbind = session.unbind.is_some();
         self.counters.received(command);
         match action {
             Action::Forward => self.refuse(conn, pdu, Status::INVALID_BIND_STATUS),
@@ -45,6 +46,10 @@ impl Smpp {
             Action::Unbound => return self.esme_unbound(now, conn, pdu),
             Action::Unbind if self.settings.mux => self.customer_unbinds(now, conn, sequence),
             Action::Unbind => self.session_unbinds(now, conn, pdu),
+            // It is first with an unbind of its own.
+            Action::Answer if has_unbind && command == Command::UNBIND => {
+                self.customer_unbinds(now, conn, sequence);
+            }
             Action::Answer => self.answer(conn, command, Status::OK, sequence),
             Action::AnswerAndClose => {
                 self.answer(conn, command, Status::OK, sequence);
@@ -215,18 +220,29 @@ impl Smpp {
         if entry.command == Command::UNBIND {
             return self.esme_has_unbound(now, conn, entry, pdu);
         }
-        let link = session.link;
+        let (link, has_unbind) = (session.link, session.unbind.is_some());
         let Some(provider) = entry.from else {
             self.ours_is_settled(now, conn);
             return Step::Next;
         };
         let is_late = // another was first
             entry.shared.is_some_and(|it| self.shared.remove(&it).is_none());
-        if !is_late && self.legs.provider(provider).is_some() {
-            pdu.append_as(entry.sequence, self.out.to(provider));
-            self.counters.bytes_to_server += pdu.bytes().len() as u64;
+        if let Some(it) = self.legs.provider_mut(provider) {
+            it.asks = it.asks.saturating_sub(1);
+            let is_retired = it.owner == Owner::Nobody;
+            if !is_late {
+                pdu.append_as(entry.sequence, self.out.to(provider));
+                self.counters.bytes_to_server += pdu.bytes().len() as u64;
+            }
+            if is_retired {
+                self.let_go_if_done(now, provider);
+            }
         }
         self.freed_towards(now, link);
+        if has_unbind {
+            self.freed(now, conn);
+            return self.is_still_there(conn);
+        }
         Step::Next
     }
 
@@ -273,11 +289,13 @@ impl Smpp {
         session.pulse.next = None;
         session.pulse.asked = None;
         let has_ended = session.has_ended;
+        let unbind = session.unbind.take();
         // CLOSED takes no more answers.
         for entry in std::mem::replace(&mut session.pending, Pending::starting_at(1)).into_entries()
         {
-            self.give_up_towards_server(entry, Status::SYSTEM_ERROR);
+            self.give_up_towards_server(now, entry, Status::SYSTEM_ERROR);
         }
+        unbind.iter().for_each(|it| self.answer_unbind(it));
         let Some(session) = self.legs.session_mut(conn) else { return };
         match std::mem::replace(&mut session.link, Link::Nowhere) {
             Link::Provider(provider) => self.retire(now, provider),

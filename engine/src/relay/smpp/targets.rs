@@ -13,6 +13,10 @@ use crate::snapshot::Snapshot;
 pub(super) struct Targets {
     configured: Vec<SocketAddr>,
     list: Vec<Target>,
+    /// Every node with a port for SMPP, whether it takes binds or not.
+    announced: Vec<SocketAddr>,
+    /// Those that were there before.
+    gone: Vec<SocketAddr>,
     generation: Option<u64>,
     turn: usize,
     active: Arc<Active>,
@@ -30,7 +34,15 @@ impl Targets {
     /// `turn` is where the round robin begins.
     pub(super) fn new(configured: Vec<SocketAddr>, turn: usize) -> Targets {
         let active = Arc::default();
-        let mut it = Targets { configured, list: Vec::new(), generation: None, turn, active };
+        let mut it = Targets {
+            configured,
+            list: Vec::new(),
+            announced: Vec::new(),
+            gone: Vec::new(),
+            generation: None,
+            turn,
+            active,
+        };
         it.list = it.merged(None);
         it
     }
@@ -50,7 +62,26 @@ impl Targets {
         let list = self.merged(Some(snapshot));
         let has_changed = list != self.list;
         self.list = list;
+        let announced = snapshot.nodes().iter().filter_map(|it| port(it, "smppPort")).collect();
+        self.gone = std::mem::replace(&mut self.announced, announced);
+        self.gone.retain(|it| !self.announced.contains(it) && !self.configured.contains(it));
         has_changed
+    }
+
+    /// Takes out the servers that were nodes and are no longer in the table since the last
+    /// [`Targets::refresh`].
+    pub(super) fn take_gone(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Whether a bind may go there.
+    pub(super) fn takes_binds(&self, server: SocketAddr) -> bool {
+        self.list.iter().any(|it| it.address == server)
+    }
+
+    /// Whether a node has that port or the configuration names it, be it that it takes no binds.
+    pub(super) fn is_known(&self, server: SocketAddr) -> bool {
+        self.announced.contains(&server) || self.configured.contains(&server)
     }
 
     fn merged(&self, snapshot: Option<&Snapshot>) -> Vec<Target> {

@@ -1234,3 +1234,18 @@ fn a_stop_unbinds_everyone() {
     }
     assert!(it.smpp.is_idle());
 }
+
+#[test]
+fn who_unbinds_gets_what_its_last_server_owes_though_that_unbinds_as_well() {
+    let mut it = World::mux(|it| it.servers.truncate(1));
+    let (esmes, servers) = shared(&mut it, 1);
+    it.say(esmes[0], &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+    let asked = it.heard_one(servers[0]);
+    it.say(servers[0], &request(Command::UNBIND, 33, b""));
+    assert!(it.heard(esmes[0]).is_empty());
+    it.say(servers[0], &response(&asked, Status::OK, b"id\0"));
+    let heads: Vec<_> = it.heard(esmes[0]).iter().map(Said::head).collect();
+    assert_eq!(heads, [(SUBMIT_RESP, Status::OK, 1), (UNBIND_RESP, Status::OK, 2)]);
+    it.end(esmes[0]);
+    assert!(it.smpp.is_idle());
+}

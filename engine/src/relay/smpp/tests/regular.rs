@@ -574,10 +574,19 @@ fn who_unbinds_and_stops_sending_still_gets_all_its_answers() {
         assert_eq!(heads, want, "{name}");
         assert!(it.is_closed(esme) && it.smpp.is_idle(), "{name}");
     }
-    // Who goes while its server unbinds it has said all it will say.
+    // Nor does it matter that the server has unbound, as long as it owes an answer.
     let mut it = World::new(|_| {});
     let (esme, smsc, _) = it.bound();
     it.say(esme, &submit(1));
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &request(Command::UNBIND, 33, b""));
+    it.end(esme);
+    it.say(smsc, &response(&sent, Status::OK, b""));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 1));
+    assert_eq!(it.heard_one(smsc).head(), (UNBIND_RESP, Status::OK, 33));
+    assert!(it.is_closed(esme) && it.smpp.is_idle());
+    // Who goes while it is unbound itself has said all it will say.
+    let (esme, smsc, _) = it.bound();
     it.say(smsc, &request(Command::UNBIND, 33, b""));
     it.end(esme);
     assert!(it.is_closed(esme));
@@ -1056,6 +1065,29 @@ fn who_lost_the_same_server_looks_for_another_one_after_the_other() {
 }
 
 #[test]
+fn a_shorter_response_time_counts_for_what_waits_already() {
+    let mut it = World::new(|it| it.response = Duration::from_secs(9));
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    it.say(smsc, &deliver(1, "x"));
+    [esme, smsc].iter().for_each(|conn| drop(it.heard(*conn)));
+    let settings = SmppSettings { response: Duration::from_secs(2), ..it.smpp.settings.clone() };
+    it.smpp.reload(it.now, settings, &it.snapshot, &mut it.wire);
+    it.pass_millis(1000);
+    it.say(esme, &submit(2));
+    it.say(smsc, &deliver(2, "x"));
+    [esme, smsc].iter().for_each(|conn| drop(it.heard(*conn)));
+    for number in 1..=2 {
+        it.pass_millis(999);
+        assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty(), "{number}");
+        it.pass_millis(1);
+        let heads = [esme, smsc].map(|conn| it.heard_one(conn).head());
+        let want = [SUBMIT_RESP, DELIVER_RESP].map(|it| (it, Status::SYSTEM_ERROR, number));
+        assert_eq!(heads, want);
+    }
+}
+
+#[test]
 fn a_new_list_of_servers_counts_for_new_binds() {
     let mut it = World::new(|_| {});
     let (esme, ..) = it.bound();
@@ -1063,6 +1095,106 @@ fn a_new_list_of_servers_counts_for_new_binds() {
     it.smpp.reload(it.now, settings, &it.snapshot, &mut it.wire);
     assert_eq!(it.state(esme), Some(ServerState::Bound));
     let (_, _, 9) = it.bound() else { panic!() };
+}
+
+/// Nodes that are servers, of these numbers; of two that leave one drains and the other is gone.
+fn nodes(it: &mut World, numbers: &[u16], draining: &[u16]) {
+    let node = |number: &u16| {
+        let mut node = crate::balance::testing::node(*number);
+        node.properties.insert("smppPort".to_owned(), (10_000 + number).to_string());
+        node.graceful = draining.contains(number);
+        node
+    };
+    let nodes = numbers.iter().chain(draining).map(node).collect();
+    it.snapshot = Snapshot::new(it.snapshot.generation() + 1, nodes, &[]);
+    it.smpp.handle_snapshot(it.now, &it.snapshot, &mut it.wire);
+    it.resumed();
+}
+
+#[test]
+fn sessions_of_a_node_that_is_no_longer_there_move() {
+    let mut it = World::new(|it| it.servers = vec![server(1)]);
+    nodes(&mut it, &[7, 8], &[]);
+    let [(_, first, 1), (esme, smsc, 7), (_, last, 8)] = [(); 3].map(|()| it.bound()) else {
+        panic!("by turns")
+    };
+    it.say(esme, &[submit(1), submit(2)].concat());
+    let sent = it.heard(smsc);
+    nodes(&mut it, &[8], &[7]);
+    it.pass_millis(100);
+    it.say(esme, &submit(3));
+    assert_eq!(it.heard_one(smsc).command, Command::SUBMIT_SM, "it drains: who is there stays");
+    nodes(&mut it, &[8], &[]);
+    it.pass_millis(0);
+    let [(next, number)] = it.accept()[..] else { panic!("it alone moves") };
+    assert_ne!(number, 7);
+    let bind = it.heard_one(next);
+    assert_eq!(bind.command, Command::BIND_TRANSCEIVER);
+    it.say(esme, &submit(4));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 4), "between them");
+    it.say(next, &response(&bind, Status::OK, b"smsc\0"));
+    it.say(esme, &submit(5));
+    let asked = it.heard_one(next);
+    it.say(next, &response(&asked, Status::OK, b"\0"));
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 5));
+    // What the one that was removed owes still arrives, and then it is unbound.
+    it.say(smsc, &response(&sent[1], Status::OK, b"\0"));
+    it.say(smsc, &response(&sent[0], Status::OK, b"\0"));
+    let numbers: Vec<_> = it.heard(esme).iter().map(|it| (it.status, it.sequence)).collect();
+    assert_eq!(numbers, [(Status::OK, 2), (Status::OK, 1)]);
+    assert!(it.heard(smsc).is_empty(), "it still owes one");
+    it.pass_millis(3000);
+    assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 3));
+    assert_eq!(it.heard_one(smsc).command, Command::UNBIND);
+    it.pass_millis(1000);
+    assert!(it.is_closed(smsc) && !it.is_closed(first) && !it.is_closed(last));
+    assert_eq!(it.smpp.sessions().filter(|it| it.server == Some(server(1))).count(), 1);
+}
+
+#[test]
+fn a_node_that_comes_back_at_once_keeps_its_sessions() {
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7, 8], &[]);
+    let (esme, smsc, 7) = it.bound() else { panic!("the first") };
+    nodes(&mut it, &[8], &[]);
+    nodes(&mut it, &[7, 8], &[]);
+    it.pass_millis(1000);
+    assert!(it.wire.connecting.is_empty() && it.heard(smsc).is_empty());
+    assert_eq!(it.state(esme), Some(ServerState::Bound));
+}
+
+#[test]
+fn where_no_other_server_is_left_sessions_of_a_removed_node_are_unbound() {
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7], &[]);
+    let (esme, smsc, _) = it.bound();
+    it.say(esme, &submit(1));
+    let sent = it.heard_one(smsc);
+    nodes(&mut it, &[], &[]);
+    it.pass_millis(0);
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    let heard = it.heard(esme);
+    let [answer, unbind] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(answer.head(), (SUBMIT_RESP, Status::OK, 1));
+    it.say(esme, &response(unbind, Status::OK, b""));
+    let unbind = it.heard_one(smsc);
+    it.say(smsc, &response(&unbind, Status::OK, b""));
+    assert!(it.smpp.is_idle());
+}
+
+#[test]
+fn a_bind_on_its_way_to_a_node_that_goes_finds_another() {
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7, 8], &[]);
+    let esme = it.open();
+    it.say(esme, &bind(Command::BIND_TRANSCEIVER, 5, "secret"));
+    let [(smsc, 7)] = it.accept()[..] else { panic!("the first") };
+    nodes(&mut it, &[8], &[]);
+    assert!(it.is_closed(smsc));
+    let [(smsc, 8)] = it.accept()[..] else { panic!("the other") };
+    let sent = it.heard_one(smsc);
+    it.say(smsc, &response(&sent, Status::OK, b"\0"));
+    assert_eq!(it.heard_one(esme).head(), (BIND_RESP, Status::OK, 5));
 }
 
 #[test]
@@ -1086,33 +1218,173 @@ fn a_stop_unbinds_first() {
     assert!(it.is_closed(rude) && it.is_closed(rude_smsc) && it.smpp.is_idle());
 }
 
+/// A session in either mode, with the one SMSC behind it.
+fn with_one_server(is_mux: bool) -> (World, Conn, Conn) {
+    let change = |it: &mut SmppSettings| it.servers.truncate(1);
+    let mut it = if is_mux { World::mux(change) } else { World::new(change) };
+    if is_mux {
+        let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
+        return (it, esme, servers[0].0);
+    }
+    let (esme, smsc, _) = it.bound();
+    (it, esme, smsc)
+}
+
 #[test]
 fn a_stop_leaves_time_for_answers() {
     for is_mux in [false, true] {
-        let change = |it: &mut SmppSettings| it.servers.truncate(1);
-        let mut it = if is_mux { World::mux(change) } else { World::new(change) };
-        let (esme, smsc) = if is_mux {
-            let (esme, servers) = it.join(Command::BIND_TRANSCEIVER);
-            (esme, servers[0].0)
-        } else {
-            let (esme, smsc, _) = it.bound();
-            (esme, smsc)
-        };
+        let (mut it, esme, smsc) = with_one_server(is_mux);
         it.say(esme, &[submit(1), submit(2)].concat());
         let sent = it.heard(smsc);
         it.smpp.stop(it.now, &mut it.wire);
-        assert_eq!(it.heard_one(esme).command, Command::UNBIND, "mux {is_mux}");
         assert!(it.heard(smsc).is_empty(), "mux {is_mux}: it still has to answer");
+        assert!(it.heard(esme).is_empty(), "mux {is_mux}: most would answer at once and go");
+        it.say(esme, &submit(3));
+        let refused = (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 3);
+        assert_eq!(it.heard_one(esme).head(), refused, "mux {is_mux}: nothing new");
         it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
         assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, 1), "mux {is_mux}");
         it.pass_millis(499);
-        assert!(it.heard(smsc).is_empty(), "mux {is_mux}");
+        assert!(it.heard(esme).is_empty() && it.heard(smsc).is_empty(), "mux {is_mux}");
         it.pass_millis(1);
-        let unbind = it.heard_one(smsc);
+        let heard = it.heard(esme);
+        let [answer, unbind] = &heard[..] else { panic!("mux {is_mux}: {heard:?}") };
+        assert_eq!(answer.head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2), "mux {is_mux}");
         assert_eq!(unbind.command, Command::UNBIND, "mux {is_mux}: no longer than that");
+        it.say(esme, &response(unbind, Status::OK, b""));
+        assert!(it.is_closed(esme), "mux {is_mux}");
+        let unbind = it.heard_one(smsc);
+        assert_eq!(unbind.command, Command::UNBIND, "mux {is_mux}");
+        it.say(smsc, &response(&sent[1], Status::OK, b"late\0"));
         it.say(smsc, &response(&unbind, Status::OK, b""));
-        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::SYSTEM_ERROR, 2));
-        it.pass_millis(500);
+        assert!(it.smpp.is_idle(), "mux {is_mux}");
+    }
+}
+
+#[test]
+fn a_stop_unbinds_as_soon_as_all_is_answered() {
+    for is_mux in [false, true] {
+        let (mut it, esme, smsc) = with_one_server(is_mux);
+        it.say(esme, &[submit(1), submit(2)].concat());
+        let sent = it.heard(smsc);
+        it.smpp.stop(it.now, &mut it.wire);
+        it.say(smsc, &response(&sent[1], Status::OK, b"b\0"));
+        it.say(smsc, &response(&sent[0], Status::OK, b"a\0"));
+        let commands: Vec<_> = it.heard(esme).iter().map(|it| it.command).collect();
+        assert_eq!(commands, [SUBMIT_RESP, SUBMIT_RESP, Command::UNBIND], "mux {is_mux}");
+        assert_eq!(it.heard_one(smsc).command, Command::UNBIND, "mux {is_mux}");
+    }
+}
+
+#[test]
+fn who_unbinds_before_a_stop_is_answered_in_it() {
+    for is_mux in [false, true] {
+        for is_mute in [false, true] {
+            let case = format!("mux {is_mux}, mute {is_mute}");
+            let (mut it, esme, smsc) = with_one_server(is_mux);
+            it.say(esme, &[submit(1), request(Command::UNBIND, 2, b"")].concat());
+            let sent = it.heard(smsc);
+            it.smpp.stop(it.now, &mut it.wire);
+            if !is_mute {
+                sent.iter().for_each(|one| it.say(smsc, &response(one, Status::OK, b"")));
+            }
+            it.pass_millis(1000);
+            let status = if is_mute { Status::SYSTEM_ERROR } else { Status::OK };
+            let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+            assert_eq!(heads, [(SUBMIT_RESP, status, 1), (UNBIND_RESP, Status::OK, 2)], "{case}");
+            assert!(it.smpp.is_idle(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_smsc_that_unbinds_still_answers_before_its_esme_is_unbound() {
+    // In regular mode the SMSC's unbind waits for the ESME's answer; in mux it is answered by us, at once.
+    type After = fn(&mut World, Conn, &Said);
+    let ends: [(&str, Status, After); 3] = [
+        ("answers", Status::OK, |it, smsc, asked| it.say(smsc, &response(asked, Status::OK, b""))),
+        ("is lost", Status::SYSTEM_ERROR, |it, smsc, _| it.lose(smsc, Gone::Reset)),
+        ("is mute", Status::SYSTEM_ERROR, |it, _, _| it.pass_millis(3000)),
+    ];
+    for is_mux in [false, true] {
+        for (name, status, end) in ends {
+            let case = format!("mux {is_mux}, {name}");
+            let (mut it, esme, smsc) = with_one_server(is_mux);
+            it.say(esme, &submit(1));
+            let asked = it.heard_one(smsc);
+            it.say(smsc, &request(Command::UNBIND, 33, b""));
+            assert!(it.heard(esme).is_empty(), "{case}: most would answer at once and go");
+            it.say(esme, &submit(2));
+            let refused = (SUBMIT_RESP, Status::INVALID_BIND_STATUS, 2);
+            assert_eq!(it.heard_one(esme).head(), refused, "{case}: nothing new");
+            end(&mut it, smsc, &asked);
+            let heard = it.heard(esme);
+            let [answer, unbind] = &heard[..] else { panic!("{case}: {heard:?}") };
+            assert_eq!(answer.head(), (SUBMIT_RESP, status, 1), "{case}");
+            assert_eq!(unbind.command, Command::UNBIND, "{case}");
+            it.say(esme, &response(unbind, Status::OK, b""));
+            if name != "is lost" {
+                let said: Vec<_> = it.heard(smsc).iter().map(Said::head).collect();
+                assert_eq!(said, [(UNBIND_RESP, Status::OK, 33)], "{case}");
+            }
+            assert!(it.is_closed(esme) && it.smpp.is_idle(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_esme_answers_what_it_was_asked_before_either_side_is_unbound() {
+    type Begin = fn(&mut World, Conn);
+    let begins: [(&str, u64, Begin); 2] = [
+        ("a stop", 500, |it, _| it.smpp.stop(it.now, &mut it.wire)),
+        ("the SMSC", 3000, |it, smsc| it.say(smsc, &request(Command::UNBIND, 33, b""))),
+    ];
+    for (name, patience_millis, begin) in begins {
+        for (is_mux, is_mute) in [(false, false), (false, true), (true, false), (true, true)] {
+            let case = format!("{name}, mux {is_mux}, mute {is_mute}");
+            let (mut it, esme, smsc) = with_one_server(is_mux);
+            it.say(smsc, &deliver(70, "x"));
+            let asked = it.heard_one(esme);
+            begin(&mut it, smsc);
+            it.pass_millis(patience_millis - 1);
+            assert!(it.heard(esme).is_empty(), "{case}: its unbind waits");
+            let said = it.heard(smsc);
+            assert!(said.iter().all(|it| it.command == UNBIND_RESP), "{case}: {said:?}");
+            assert!(!it.is_closed(smsc), "{case}: nor is the SMSC let go");
+            match is_mute {
+                true => it.pass_millis(1),
+                false => it.say(esme, &response(&asked, Status::OK, b"\0")),
+            }
+            let unbind = it.heard_one(esme);
+            assert_eq!(unbind.command, Command::UNBIND, "{case}");
+            it.say(esme, &response(&unbind, Status::OK, b""));
+            let said = it.heard(smsc);
+            let answer = said.iter().find(|it| it.command == DELIVER_RESP).unwrap();
+            let status = if is_mute { Status::SYSTEM_ERROR } else { Status::OK };
+            assert_eq!(answer.head(), (DELIVER_RESP, status, 70), "{case}");
+            for unbind in said.iter().filter(|it| it.command == Command::UNBIND) {
+                it.say(smsc, &response(unbind, Status::OK, b""));
+            }
+            assert!(it.is_closed(esme) && it.smpp.is_idle(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn who_unbinds_while_its_own_unbind_waits_is_answered_last() {
+    for is_mux in [false, true] {
+        let (mut it, esme, smsc) = with_one_server(is_mux);
+        it.say(esme, &submit(1));
+        let asked = it.heard_one(smsc);
+        it.say(smsc, &request(Command::UNBIND, 33, b""));
+        it.say(esme, &request(Command::UNBIND, 2, b""));
+        assert!(it.heard(esme).is_empty(), "mux {is_mux}");
+        it.say(smsc, &response(&asked, Status::OK, b""));
+        let heads: Vec<_> = it.heard(esme).iter().map(Said::head).collect();
+        let want = [(SUBMIT_RESP, Status::OK, 1), (UNBIND_RESP, Status::OK, 2)];
+        assert_eq!(heads, want, "mux {is_mux}");
+        assert_eq!(it.heard_one(smsc).head(), (UNBIND_RESP, Status::OK, 33), "mux {is_mux}");
+        it.end(esme);
         assert!(it.smpp.is_idle(), "mux {is_mux}");
     }
 }

@@ -271,12 +271,7 @@ impl Soak {
                 self.say(conn, b"\0\0\0\x03");
                 self.it.heard(conn);
             }
-            _ if self.is_mux => {
-                // In regular mode this takes a session down together with what it has asked for.
-                self.say(conn, &request(Command::UNBIND, 99_999, b""));
-                self.it.heard(conn);
-            }
-            _ => {}
+            _ => self.say(conn, &request(Command::UNBIND, 99_999, b"")),
         }
     }
 
