@@ -2,7 +2,7 @@
 //! catalogue in `sip.md` 6.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 
 use tests::{Balancer, Dialog, Node, Peer, Setup, first_to_get, free_port, wait_for, who_got};
 

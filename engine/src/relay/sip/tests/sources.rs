@@ -12,7 +12,7 @@ fn forwarded(world: &mut World, transport: Transport, message: &str) -> Verdict 
     let message = message.replace("SIP/2.0/UDP", &format!("SIP/2.0/{}", transport.as_via()));
     let verdict = world.send(Leg::External, transport, CLIENT, &message);
     if let Verdict::Forward { reply, .. } = verdict {
-        world.out.drain(..reply);
+        world.out.drain(..reply.map_or(0, |it| it.bytes));
     }
     verdict
 }
@@ -203,7 +203,7 @@ fn our_record_route_gets_the_callees_connection_behind_any_number_of_proxies() {
             let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
             let invite = NODE_INVITE.replace("127.0.0.1:5033", "127.0.0.1:5033;transport=tcp");
             let Verdict::Forward { reply, .. } = world.from_node(&invite) else { panic!() };
-            world.out.drain(..reply);
+            world.out.drain(..reply.map_or(0, |it| it.bytes));
             let ours = world.lines("Record-Route");
             let all: Vec<&str> =
                 proxies[..count].iter().copied().chain(ours.iter().map(String::as_str)).collect();
