@@ -12,9 +12,43 @@ use super::leg::{Leg, Link, Owner, Provider, Session, Unbind};
 use super::outbox::Wish;
 use super::pending::Entry;
 use super::{STOP_TIME, SecureServers, Smpp, is_bind};
-use crate::relay::stream::{Conn, Secure};
+use crate::relay::stream::{Conn, Secure, Wire};
 
 impl Smpp {
+    /// Ends gracefully: every session is unbound on both sides as soon as what it has asked is answered, in
+    /// half of [`STOP_TIME`] at most, and closed once it has answered or [`STOP_TIME`] after the stop.
+    /// [`Smpp::is_idle`] says when all is over.
+    pub fn stop(&mut self, now: Time, wire: &mut impl Wire) {
+        self.stop = Some(now + STOP_TIME);
+        let sessions: Vec<Conn> = self.conns(|it| matches!(it, Leg::Session(_)));
+        for conn in sessions {
+            let Some(session) = self.legs.session_mut(conn) else { continue };
+            match session.state {
+                ServerState::Bound | ServerState::Rebinding => self.unbind_session(now, conn),
+                ServerState::Unbinding => {
+                    // It has asked for that, and the servers wait for nobody else.
+                    if let Link::Space(space) = session.link {
+                        session.link = Link::Nowhere;
+                        self.leave(now, space, conn);
+                    }
+                }
+                ServerState::Binding => self.refuse_bind(now, conn, Status::SYSTEM_ERROR),
+                _ => self.end_session(now, conn, End::Close),
+            }
+        }
+        // Those that were asked to go before have no more time than the others.
+        for conn in self.conns(|_| true) {
+            let deadline = match self.legs.get_mut(conn) {
+                Some(Leg::Session(it)) if it.unbind.is_some() && !it.leaves => &mut it.deadline,
+                Some(Leg::Provider(it)) => &mut it.deadline,
+                _ => continue,
+            };
+            *deadline = deadline.map(|it| it.min(now + STOP_TIME / 2));
+            self.arm(conn);
+        }
+        self.flush(now, wire);
+    }
+
     /// The server part unbinds the ESME: BOUND or REBINDING becomes UNBINDING. Most ESMEs answer an unbind at
     /// once and are gone, so what they have asked is answered first, and they may answer what they were asked.
     pub(super) fn unbind_session(&mut self, now: Time, conn: Conn) {

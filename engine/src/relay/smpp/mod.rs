@@ -154,39 +154,6 @@ impl Smpp {
         self.flush(now, wire);
     }
 
-    /// Ends gracefully: every session is unbound on both sides as soon as what it has asked is answered, in
-    /// half of [`STOP_TIME`] at most, and closed once it has answered or [`STOP_TIME`] after the stop. [`Smpp::is_idle`] says when all is over.
-    pub fn stop(&mut self, now: Time, wire: &mut impl Wire) {
-        self.stop = Some(now + STOP_TIME);
-        let sessions: Vec<Conn> = self.conns(|it| matches!(it, Leg::Session(_)));
-        for conn in sessions {
-            let Some(session) = self.legs.session_mut(conn) else { continue };
-            match session.state {
-                ServerState::Bound | ServerState::Rebinding => self.unbind_session(now, conn),
-                ServerState::Unbinding => {
-                    // It has asked for that, and the servers wait for nobody else.
-                    if let Link::Space(space) = session.link {
-                        session.link = Link::Nowhere;
-                        self.leave(now, space, conn);
-                    }
-                }
-                ServerState::Binding => self.refuse_bind(now, conn, Status::SYSTEM_ERROR),
-                _ => self.end_session(now, conn, End::Close),
-            }
-        }
-        // Those that were asked to go before have no more time than the others.
-        for conn in self.conns(|_| true) {
-            let deadline = match self.legs.get_mut(conn) {
-                Some(Leg::Session(it)) if it.unbind.is_some() && !it.leaves => &mut it.deadline,
-                Some(Leg::Provider(it)) => &mut it.deadline,
-                _ => continue,
-            };
-            *deadline = deadline.map(|it| it.min(now + STOP_TIME / 2));
-            self.arm(conn);
-        }
-        self.flush(now, wire);
-    }
-
     /// Whether there is no connection left.
     pub fn is_idle(&self) -> bool {
         self.legs.len() == 0
