@@ -344,7 +344,8 @@ impl State {
 /// the sender's must be one of ours, too.
 fn is_from_us(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     let source = incoming.arrival.source.ip();
-    via::is_ours(&incoming.via, settings)
+    incoming.via.via.branch.and_then(via::own_branch).is_some()
+        && via::is_ours(&incoming.via, settings)
         && (incoming.via.via.host_ip() == Some(source) || settings.is_my_ip(source))
 }
 
