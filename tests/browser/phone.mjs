@@ -9,7 +9,8 @@ class Phone {
     this.events = [];
     this.agent = new SIP.UserAgent({
       uri: SIP.UserAgent.makeURI(`sip:${user}@example.com`),
-      transportOptions: { server },
+      // Seconds. Five, the default, are too few where several browsers start on two cores.
+      transportOptions: { server, connectionTimeout: 30 },
       // No servers: everything is on this machine.
       sessionDescriptionHandlerFactoryOptions: {
         iceGatheringTimeout: 500,
