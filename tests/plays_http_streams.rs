@@ -603,7 +603,8 @@ fn websocket_of_sip_goes_to_the_websocket_port_and_the_rest_to_http() {
 #[test]
 fn after_101_bytes_pass_unread_and_ends_are_passed_on() {
     let server = echo("n");
-    let (lb, _node) = stage(&server);
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("logLevel", "DEBUG").start();
+    let _node = lb.web_node("n", &server, &[]);
     let mut client = WebStream::connect(lb.http());
     let early = "GET /smuggled HTTP/1.1\r\n\r\n";
     client.send(format!("{}{early}", handshake("")));
@@ -627,6 +628,7 @@ fn after_101_bytes_pass_unread_and_ends_are_passed_on() {
     let to_client = to_node + "I am n;goodbye".len() as f64;
     assert_eq!(lb.metric("trunkline_http_tunnel_bytes_total{to=\"node\"}"), to_node);
     assert_eq!(lb.metric("trunkline_http_tunnel_bytes_total{to=\"client\"}"), to_client);
+    lb.wait_log(&format!("tunnel closed to_node={to_node} to_client={to_client}"));
     assert_eq!(lb.metric("trunkline_http_tunnels_total"), 1.0);
 }
 

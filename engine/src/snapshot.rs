@@ -218,20 +218,23 @@ impl Snapshot {
         for node in nodes.iter_mut().filter(|it| it.key == key) {
             node.suspect.set(way, true);
         }
-        let mut it = Snapshot::new(self.generation, nodes, &[]);
-        it.remembered.clone_from(&self.remembered);
-        it.seniority.clone_from(&self.seniority);
-        it.rules = Arc::clone(&self.rules);
-        it
+        self.with_nodes(nodes)
     }
 
     /// The same table with another regex table.
     pub fn with_other_rules(&self, rules: Arc<[NodeRule]>) -> Snapshot {
-        let mut it = Snapshot::new(self.generation, self.nodes.clone(), &[]);
-        it.remembered.clone_from(&self.remembered);
-        it.seniority.clone_from(&self.seniority);
-        it.rules = rules;
-        it
+        self.with_nodes(self.nodes.clone()).with_rules(rules)
+    }
+
+    /// The same nodes otherwise: all that is known besides them stays.
+    fn with_nodes(&self, nodes: Vec<Node>) -> Snapshot {
+        Snapshot {
+            remembered: self.remembered.clone(),
+            remembered_ips: self.remembered_ips.clone(),
+            seniority: self.seniority.clone(),
+            rules: Arc::clone(&self.rules),
+            ..Snapshot::new(self.generation, nodes, &[])
+        }
     }
 
     /// Publishes the regex table of `/lbnoderegex` along with the nodes; the first match wins.
@@ -489,6 +492,17 @@ mod tests {
         assert_eq!(keys(&forward), keys(&backward));
         assert_eq!(forward.nodes().len(), 4, "announced twice is one node");
         assert_eq!(forward.fingerprint(), backward.fingerprint());
+    }
+
+    #[test]
+    fn what_is_known_besides_the_nodes_outlasts_a_suspicion_and_other_rules() {
+        let dead = at(9, 5060);
+        let table = Snapshot::new(1, vec![node(1), node(2)], &[dead]);
+        let rules: Arc<[NodeRule]> = Arc::from([]);
+        for it in [table.suspecting(node(1).key, UDP), table.with_other_rules(rules)] {
+            assert!(it.remembers(dead) && it.remembers_ip(dead.ip()));
+            assert_eq!((it.generation(), it.nodes().len()), (1, 2));
+        }
     }
 
     #[test]

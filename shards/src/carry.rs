@@ -96,7 +96,7 @@ impl<D: Decide> Shard<D> {
         // worse than stale after a panic half way.
         match catch_unwind(AssertUnwindSafe(|| decide(relay, snapshot, &mut out))) {
             Ok(verdict) => self.carry_out(arrival, bytes, attempts, verdict, &mut out),
-            Err(_) => self.drop_of(arrival.source, DropReason::Panic),
+            Err(_) => self.drop_of(Whose::Source(arrival.source), DropReason::Panic),
         }
         self.out = out;
     }
@@ -127,9 +127,9 @@ impl<D: Decide> Shard<D> {
     }
 
     /// Counts and logs a message that went nowhere.
-    fn drop_of(&mut self, source: SocketAddr, reason: DropReason) {
+    fn drop_of(&mut self, whose: Whose, reason: DropReason) {
         self.relay.dropped(reason);
-        self.drops.note(self.now, reason, Whose::Source(source));
+        self.drops.note(self.now, reason, whose);
     }
 
     /// Queues `out[start..]` for its hop. May take `out` over and leave another buffer for it.
@@ -143,10 +143,7 @@ impl<D: Decide> Shard<D> {
                 let source = origin.map(|it| it.arrival.source);
                 match self.outgoing(from) {
                     Some(outgoing) => outgoing.push(out, start, to, source),
-                    None => {
-                        self.relay.dropped(DropReason::NoListener);
-                        self.drops.note(self.now, DropReason::NoListener, Whose::Receiver(to));
-                    }
+                    None => self.drop_of(Whose::Receiver(to), DropReason::NoListener),
                 }
             }
             Hop::Flow { flow, .. } if flow.shard != self.id => {
@@ -505,10 +502,10 @@ impl<D: Decide> Shard<D> {
     /// Sets a message aside until its name is resolved.
     fn park(&mut self, arrival: &Arrival, bytes: &[u8], attempts: u8) {
         let Some(name) = self.relay.wanted_name() else {
-            return self.drop_of(arrival.source, DropReason::Unresolved);
+            return self.drop_of(Whose::Source(arrival.source), DropReason::Unresolved);
         };
         if self.parked.len() >= PARKED_MAX || attempts >= NAME_ATTEMPTS_MAX {
-            return self.drop_of(arrival.source, DropReason::Unresolved);
+            return self.drop_of(Whose::Source(arrival.source), DropReason::Unresolved);
         }
         // An answer that a full mailbox has lost is asked for again.
         let now = self.now;
@@ -516,7 +513,7 @@ impl<D: Decide> Shard<D> {
         let is_asked = self.parked.iter().any(|it| it.name == name && was_asked(it));
         let notice = || Notice::Resolve { shard: self.id, name: name.clone() };
         if !is_asked && !self.outbox.send(notice()) {
-            return self.drop_of(arrival.source, DropReason::QueueFull);
+            return self.drop_of(Whose::Source(arrival.source), DropReason::QueueFull);
         }
         let bytes = self.streams.copy(bytes);
         let (arrival, since) = (*arrival, self.now);
@@ -545,7 +542,7 @@ impl<D: Decide> Shard<D> {
         let is_late = |it: &Parked<D::Name>| it.since + PARKED_TIME_MAX <= now;
         let late: Vec<_> = self.parked.extract_if(.., |it| is_late(it)).collect();
         for it in late {
-            self.drop_of(it.arrival.source, DropReason::Unresolved);
+            self.drop_of(Whose::Source(it.arrival.source), DropReason::Unresolved);
         }
         if let Some(oldest) = self.parked.iter().map(|it| it.since).min() {
             self.wheel.arm(TimerId(PARKED_TIMER), oldest + PARKED_TIME_MAX);

@@ -92,11 +92,7 @@ impl Association {
     /// An association counts on the shard that it began on: both sides of a call know it, and may be of
     /// different shards.
     fn store(&mut self, query: &Query<'_>, key: u64, node: &Node) {
-        if query.is_first || self.alone {
-            self.memory.store(query.now, key, node);
-        } else {
-            self.memory.store_shared(query.now, key, node);
-        }
+        self.memory.store(query.now, key, node, query.is_first || self.alone);
     }
 
     /// All associations of one node move to another (`sip.md` 5.8).

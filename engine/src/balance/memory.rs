@@ -137,18 +137,13 @@ impl<T: Copy + Default> Memory<T> {
         Some(self.owners[owner as usize].home)
     }
 
-    /// The call lives on this node from now on. Past the limit the oldest call is forgotten.
-    pub(crate) fn store(&mut self, now: Time, hash: u64, node: &Node) {
-        self.put(now, hash, node, true);
+    /// The call lives on this node from now on. Past the limit the oldest call is forgotten. `counts`: it has
+    /// begun here; another shard may have begun it, where it counts unless it has been counted here.
+    pub(crate) fn store(&mut self, now: Time, hash: u64, node: &Node, counts: bool) {
+        self.put(now, hash, node, counts);
     }
 
-    /// As [`Memory::store`], for a call that another shard may have begun: it counts there, unless it has
-    /// been counted here.
-    pub(crate) fn store_shared(&mut self, now: Time, hash: u64, node: &Node) {
-        self.put(now, hash, node, false);
-    }
-
-    /// As [`Memory::store`]; what the call carries is the caller's to change. `None`: nothing is kept.
+    /// As [`Memory::store`], and it counts; what it carries is the caller's to change. `None`: nothing is kept.
     pub(crate) fn keep(&mut self, now: Time, hash: u64, node: &Node) -> Option<Kept<'_, T>> {
         self.put(now, hash, node, true)
     }
@@ -418,8 +413,8 @@ mod tests {
     #[test]
     fn a_call_is_remembered_until_it_has_been_idle_too_long() {
         let mut memory = Memory::<()>::new(10, Duration::from_secs(5));
-        memory.store(at(0), 1, &node(1));
-        memory.store(at(0), 2, &node(2));
+        memory.store(at(0), 1, &node(1), true);
+        memory.store(at(0), 2, &node(2), true);
         for second in [3, 6, 11, 16] {
             let home = memory.find(at(second), 1).map(|it| it.node);
             assert_eq!(home, Some(node(1).key), "second {second}");
@@ -435,7 +430,7 @@ mod tests {
     fn an_idle_call_in_a_crowd_is_not_found_even_before_it_leaves() {
         let mut memory = Memory::<()>::new(1_000, Duration::from_secs(5));
         for hash in 0..1_000 {
-            memory.store(at(0), hash, &node(1));
+            memory.store(at(0), hash, &node(1), true);
         }
         assert_eq!(memory.find(at(6), 999), None);
         assert!(memory.len() > 900, "a message pays for a few only");
@@ -449,10 +444,10 @@ mod tests {
     fn the_oldest_call_makes_room_but_one_in_use_stays() {
         let mut memory = Memory::<()>::new(8, Duration::from_secs(500));
         for hash in 0..8 {
-            memory.store(at(hash), hash, &node(1));
+            memory.store(at(hash), hash, &node(1), true);
         }
         memory.find(at(8), 0);
-        memory.store(at(9), 8, &node(1));
+        memory.store(at(9), 8, &node(1), true);
         assert_eq!(memory.len(), 8);
         assert!(memory.find(at(9), 0).is_some(), "used");
         assert_eq!(memory.find(at(9), 1), None, "oldest that was not");
@@ -465,7 +460,7 @@ mod tests {
             let mut memory = Memory::<()>::new(calls_max, Duration::from_secs(500));
             let space = memory.entries.capacity();
             for hash in 0..3 * calls_max as u64 + 3 {
-                memory.store(at(0), hash, &node(1));
+                memory.store(at(0), hash, &node(1), true);
                 memory.find(at(0), hash / 2);
                 assert!(memory.len() <= calls_max, "{calls_max}");
             }
@@ -478,7 +473,7 @@ mod tests {
     fn another_size_keeps_the_calls_that_it_has_room_for() {
         let mut memory = Memory::<()>::new(100, Duration::from_secs(500));
         for hash in 0..100 {
-            memory.store(at(hash), hash, &node(1));
+            memory.store(at(hash), hash, &node(1), true);
         }
         for (calls_max, kept) in [(1_000, 100), (1_000, 100), (40, 40), (41, 40)] {
             memory.configure(calls_max, Duration::from_secs(500));
@@ -488,12 +483,12 @@ mod tests {
             assert_eq!(memory.calls_of(node(1).key), newest.len());
         }
         for hash in 100..200 {
-            memory.store(at(hash), hash, &node(2));
+            memory.store(at(hash), hash, &node(2), true);
             assert!(memory.len() <= 41, "call {hash}");
             assert!(memory.find(at(hash), hash).is_some(), "call {hash}");
         }
         memory.configure(0, Duration::from_secs(500));
-        memory.store(at(200), 200, &node(1));
+        memory.store(at(200), 200, &node(1), true);
         assert_eq!(memory.len(), 0);
     }
 
@@ -501,7 +496,7 @@ mod tests {
     fn a_table_full_of_calls_in_use_still_makes_room() {
         let mut memory = Memory::<()>::new(100, Duration::from_secs(500));
         for hash in 0..300 {
-            memory.store(at(hash), hash, &node(1));
+            memory.store(at(hash), hash, &node(1), true);
             for recent in hash.saturating_sub(99)..=hash {
                 memory.find(at(hash + 1), recent);
             }
@@ -537,7 +532,7 @@ mod tests {
                     4..7 => {
                         plain.retain(|it| it.0 != hash);
                         plain.push((hash, to.key, now));
-                        memory.store(at(now), hash, &to);
+                        memory.store(at(now), hash, &to, true);
                     }
                     _ => {
                         for call in plain.iter_mut().filter(|it| it.1 == from.key) {
@@ -557,7 +552,7 @@ mod tests {
     fn nodes_that_come_and_go_leave_nothing_behind() {
         let mut memory = Memory::<()>::new(4, Duration::from_secs(5));
         for number in 0..u16::MAX {
-            memory.store(at(0), u64::from(number), &node(number));
+            memory.store(at(0), u64::from(number), &node(number), true);
         }
         assert!(memory.owners.len() <= OWNERS_MAX);
         assert!(memory.current.len() <= OWNERS_MAX);

@@ -63,11 +63,7 @@ impl WorstCase {
     }
 
     fn store(&mut self, query: &Query<'_>, key: u64, node: &Node) {
-        if query.is_first || self.alone {
-            self.calls.store(query.now, key, node);
-        } else {
-            self.calls.store_shared(query.now, key, node);
-        }
+        self.calls.store(query.now, key, node, query.is_first || self.alone);
     }
 
     /// Where the call is, decided by arithmetic if nobody knows.

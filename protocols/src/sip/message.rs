@@ -6,7 +6,7 @@
 
 use super::header::{
     Line, Lines, Name, Step, Wanted, good_lines, is_blank, is_token, line_end, list_element,
-    split_list, trim_span,
+    trim_span,
 };
 pub use super::malformed::{Field, Malformed, Salvage, salvage};
 pub use super::method::Method;
@@ -34,7 +34,7 @@ pub struct Message<'m> {
     pub vias: Values<4>,
     /// Route, top first; [`Message::route`] and its like know those that are not kept, too.
     pub routes: Values<6>,
-    /// Record-Route, top first.
+    /// Record-Route, top first; [`Message::all_record_routes`] knows those that are not kept, too.
     pub record_routes: Values<2>,
     /// From, whole value.
     pub from: Span,
@@ -178,9 +178,12 @@ impl<'m> Message<'m> {
 
     /// Every Route, top first, however many there are: those that are not kept are looked for again.
     pub fn all_routes(&self) -> impl Iterator<Item = Value> + '_ {
-        let kept = self.routes.as_slice();
-        let more = (self.routes.len() > kept.len()).then(|| self.routes_again().skip(kept.len()));
-        kept.iter().copied().chain(more.into_iter().flatten())
+        self.all(&self.routes, Name::Route)
+    }
+
+    /// Every Record-Route, likewise.
+    pub fn all_record_routes(&self) -> impl Iterator<Item = Value> + '_ {
+        self.all(&self.record_routes, Name::RecordRoute)
     }
 
     /// The Route at that position, 0 at the top.
@@ -194,20 +197,18 @@ impl<'m> Message<'m> {
         remove(self.all_routes().take(count), edits);
     }
 
-    fn routes_again(&self) -> impl Iterator<Item = Value> + '_ {
-        let lines = self.lines().filter(|it| it.kind == Name::Route);
-        lines.flat_map(|line| list(self.bytes, line.value(), line.span))
-    }
-
-    /// The first that `find` makes of a Record-Route value, kept or not: reads all lines again.
-    pub fn find_record_route<T>(&self, find: impl Fn(Span) -> Option<T>) -> Option<T> {
-        let mut found = None;
-        for line in self.lines().filter(|it| it.kind == Name::RecordRoute) {
-            split_list(self.bytes, line.value(), false, |span, _| {
-                found = found.take().or_else(|| find(span));
-            });
-        }
-        found
+    fn all<'a, const N: usize>(
+        &'a self,
+        values: &'a Values<N>,
+        name: Name,
+    ) -> impl Iterator<Item = Value> + 'a {
+        let kept = values.as_slice();
+        let more = (values.len() > kept.len()).then(|| {
+            let lines = self.lines().filter(move |it| it.kind == name);
+            let again = lines.flat_map(|line| list(self.bytes, line.value(), line.span));
+            again.skip(kept.len())
+        });
+        kept.iter().copied().chain(more.into_iter().flatten())
     }
 
     /// All header lines again, in order.

@@ -580,6 +580,17 @@ fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
+/// Keep-alive asks nobody while something is on its way to a machine that is gone.
+#[test]
+fn a_server_whose_host_is_gone_is_noticed_even_while_it_is_sent_to() {
+    let mut bench = Bench::new();
+    let _client = bench.order(b"hello");
+    bench.turn_until(|it| it.line(1).sent_bytes == 5);
+    let mut most = |slot| socket2::SockRef::from(&bench.line(slot).socket).tcp_user_timeout();
+    assert_eq!(most(1).unwrap(), Some(Duration::from_secs(120)));
+    assert_eq!(most(0).unwrap(), None, "clients may rest longer");
+}
+
 #[test] // RFC 9112 §9.5
 fn what_a_server_said_before_it_took_no_more_is_read() {
     let mut bench = Bench::new();

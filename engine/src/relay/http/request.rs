@@ -54,7 +54,8 @@ impl Http {
         }
         self.counters.request(request.method);
         if request.is_for_us {
-            return self.answer_probe(now, conn, &request, wire);
+            self.answer_probe(now, conn, &request, wire);
+            return 0;
         }
         let (mut exchange, rewritten) = match self.prepare(now, head, &request, listener, source) {
             Ok(it) => it,
@@ -97,19 +98,12 @@ impl Http {
         bytes
     }
 
-    /// OPTIONS or TRACE that must go no further (RFC 9110 §7.6.2). Returns 0: there is no body of interest.
-    fn answer_probe(
-        &mut self,
-        now: Time,
-        conn: Conn,
-        request: &Request,
-        wire: &mut impl Wire,
-    ) -> usize {
+    /// OPTIONS or TRACE that must go no further (RFC 9110 §7.6.2).
+    fn answer_probe(&mut self, now: Time, conn: Conn, request: &Request, wire: &mut impl Wire) {
         let status = if request.method == Method::Options { 200 } else { 501 };
         let replay = self.spare();
         let exchange = self.boxed(Exchange::new(now, request, replay));
         self.answer(now, conn, exchange, status, None, wire);
-        0
     }
 
     /// The request as it goes to a node, and its target if that was rewritten. The edits of its parsing are

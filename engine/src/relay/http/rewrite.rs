@@ -98,8 +98,8 @@ fn expanded(to: &str, captures: &Captures<'_>) -> Vec<u8> {
     out
 }
 
-/// `%xx`, and in the query `+` for a blank; what is not two hexadecimal digits stays, and so does what would mean something
-/// else without its escape: `%26` is no `&`.
+/// `%xx`, and in the query `+` for a blank; what is not two hexadecimal digits stays, and so does what would
+/// mean something else without its escape: `%26` is no `&`.
 fn decoded(target: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(target.len());
     let (mut rest, mut in_query) = (target, false);

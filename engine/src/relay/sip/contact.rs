@@ -96,12 +96,7 @@ pub(super) fn mark_record_route(
         let end = value.start + address.uri_span.start + uri.params_end;
         Some((end, uri.param("flow").is_some()))
     };
-    let kept = message.record_routes.as_slice();
-    let found = kept.iter().find_map(|it| ours(it.span)).or_else(|| {
-        // Behind that many proxies of the callee's side.
-        (message.record_routes.len() > kept.len()).then(|| message.find_record_route(ours))?
-    });
-    if let Some((at, false)) = found {
+    if let Some((at, false)) = message.all_record_routes().find_map(|it| ours(it.span)) {
         let end = Span { start: at, end: at };
         edits.write(end, |out| flow::write(token, &settings.secret, out));
     }
