@@ -187,14 +187,20 @@ fn kannel_sends_messages_and_hears_of_their_delivery() {
             |name: &str| Program::start(Command::new(name).arg(&file).current_dir(&directory));
         let _bearerbox = start("bearerbox");
         servers[0].wait("bind_transceiver kannel", 1);
-        let _smsbox = start("smsbox");
+        // Its threads bind to servers and listen to boxes in any order, and a box that is early ends.
+        // Asked of the kernel: a connection would count as a box, and be waited for. LISTEN is 0A.
+        let listener = format!("00000000:{boxes:04X} 00000000:0000 0A ");
+        wait_for("bearerbox listens to boxes", || {
+            std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener).then_some(())
+        });
+        let smsbox = start("smsbox");
         let (count, own) = (20, receipts.local_addr().unwrap());
         for number in 0..count {
             let path = format!(
                 "/cgi-bin/sendsms?username=user&password=word&from=123&to=4455{number:02}&text=hello\
                  &dlr-mask=1&dlr-url=http%3A%2F%2F{own}%2F{number}"
             );
-            wait_for("Kannel takes a message", || {
+            wait_for(&format!("Kannel takes a message in\n{}", smsbox.said()), || {
                 let mut stream = TcpStream::connect(("127.0.0.1", http)).ok()?;
                 write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
                 let mut answer = String::new();

@@ -44,7 +44,7 @@ pub use sprayer::Sprayer;
 pub use tools::ports::free as free_port;
 
 /// How long an event may take before the play fails. Generous: the machine may be building elsewhere.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `happened` gives a value.
 ///
