@@ -348,9 +348,6 @@ impl<S: Shards> Control<S> {
         }
         self.hosts.handle_timeout(now, &self.names);
         self.heartbeats.handle_timeout(now, &self.epoll);
-        while let Some((from, to)) = self.heartbeats.poll_switch_over() {
-            self.shards.switch_over(from, to);
-        }
         if let Some(kubernetes) = &mut self.kubernetes {
             kubernetes.handle_events(now, &mut self.registry);
         }
@@ -402,6 +399,9 @@ impl<S: Shards> Control<S> {
         }
         if std::mem::take(&mut self.is_stale) {
             self.shards.publish(&self.view);
+        }
+        while let Some((from, to)) = self.registry.poll_switch_over() {
+            self.shards.switch_over(from, to);
         }
     }
 

@@ -397,7 +397,11 @@ impl<D: Decide> Shard<D> {
                 Mail::Move { pump, moved } => {
                     self.lend(pump, |pump, lent| pump.handle_moved(lent, moved));
                 }
-                Mail::SwitchOver { from, to } => self.relay.switch_over(from, to),
+                Mail::SwitchOver { from, to } => {
+                    // Its table was published before it was written.
+                    self.look_at_view();
+                    self.relay.switch_over(from, to);
+                }
             }
         }
         self.waker.wake();

@@ -131,6 +131,9 @@ impl Registry {
                 there.iter_mut().filter(|it| **it == old).for_each(|it| *it = key);
             }
             self.routes.values_mut().filter(|it| it.0 == old).for_each(|it| it.0 = key);
+            for (from, to) in &mut self.switch_overs {
+                [from, to].into_iter().filter(|it| **it == old).for_each(|it| *it = key);
+            }
             for (_, port) in before.ports.iter().filter(|(_, port)| !node.ports.contains(*port)) {
                 self.remembered.insert(now, SocketAddr::new(node.ip, port));
             }

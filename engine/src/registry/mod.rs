@@ -49,6 +49,8 @@ pub struct Registry {
     /// Sessions that began with a JSON `start`, and their nodes.
     sessions: BTreeMap<String, Vec<NodeKey>>,
     remembered: Remembered,
+    /// Calls that are to move, oldest first.
+    switch_overs: VecDeque<(NodeKey, NodeKey)>,
     /// What the operator has ordered; no two are about one address.
     orders: Vec<Order>,
     /// Configured nodes that are ourselves.
@@ -143,6 +145,7 @@ impl Registry {
             routes: BTreeMap::new(),
             sessions: BTreeMap::new(),
             remembered: Remembered::default(),
+            switch_overs: VecDeque::new(),
             orders: Vec::new(),
             own: BTreeSet::new(),
             refusals: BTreeMap::new(),
@@ -388,16 +391,26 @@ impl Registry {
     }
 
     /// All calls of the node that announced `from` belong to the one that announced `to` (`sip.md` 5.8).
-    /// The pair goes to every shard's [`crate::balance::Algorithm::switch_over`]; `None` if a route is
-    /// unknown.
-    pub fn handle_switch_over(&mut self, from: &str, to: &str) -> Option<(NodeKey, NodeKey)> {
+    /// Fails, and says so, if a route is unknown or [`NODES_MAX`] switchovers wait.
+    pub fn handle_switch_over(&mut self, from: &str, to: &str) {
         let pair = self.routes.get(from).zip(self.routes.get(to)).map(|(old, new)| (old.0, new.0));
+        let pair = pair.filter(|_| self.switch_overs.len() < NODES_MAX);
         let [from, to] = [from, to].map(|it| it.chars().take(ROUTE_CHARS_MAX).collect());
         self.tell(match pair {
             Some(_) => Event::Switchover { from, to },
             None => Event::SwitchoverFailed { from, to },
         });
-        pair
+        self.switch_overs.extend(pair);
+    }
+
+    /// The next pair for every shard's [`crate::balance::Algorithm::switch_over`]: calls of the first node
+    /// belong to the second. None before shards have the table of [`Registry::snapshot`], which may be the
+    /// first that names the heir: they would look for its calls' node in vain and choose another.
+    pub fn poll_switch_over(&mut self) -> Option<(NodeKey, NodeKey)> {
+        if self.changed {
+            return None;
+        }
+        self.switch_overs.pop_front()
     }
 
     /// We have not listened for a while: the process was stopped, or its machine moved to another host.

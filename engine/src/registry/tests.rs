@@ -504,11 +504,36 @@ fn a_switchover_finds_nodes_by_route_even_after_their_death() {
     it.handle_announcement(at(0), old.clone()).unwrap();
     it.handle_announcement(at(0), new.clone()).unwrap();
     it.handle_stop(at(1), old.key());
-    assert_eq!(it.handle_switch_over("a", "b"), Some((old.key(), new.key())));
+    it.snapshot();
+    it.handle_switch_over("a", "b");
+    assert_eq!(it.poll_switch_over(), Some((old.key(), new.key())));
     events(&mut it);
-    assert_eq!(it.handle_switch_over("a", "c"), None);
+    it.handle_switch_over("a", "c");
+    assert_eq!(it.poll_switch_over(), None);
     let line = it.poll_event().unwrap().to_string();
     assert_eq!(line, "Switchover failed where fromJvmRoute=a and toJvmRoute=c");
+}
+
+#[test]
+fn a_switchover_waits_for_the_table_that_names_its_nodes() {
+    let mut it = registry();
+    let old = beat("ip=10.0.0.1 udpPort=5060 jvmRoute=a");
+    it.handle_announcement(at(0), old.clone()).unwrap();
+    it.snapshot();
+    it.handle_announcement(at(1), beat("ip=10.0.0.2 udpPort=5060 jvmRoute=b")).unwrap();
+    it.handle_switch_over("a", "b");
+    assert_eq!(it.poll_switch_over(), None, "no shard knows the heir");
+    // Its ports change before shards hear of it at all.
+    let heir = beat("ip=10.0.0.2 udpPort=5060 tcpPort=5061 jvmRoute=b");
+    it.handle_announcement(at(2), heir.clone()).unwrap();
+    assert_eq!(it.poll_switch_over(), None, "no shard knows the heir");
+    assert!(it.snapshot().unwrap().find(heir.key()).is_some());
+    assert_eq!(it.poll_switch_over(), Some((old.key(), heir.key())));
+    assert_eq!(it.poll_switch_over(), None, "once");
+    for _ in 0..=NODES_MAX {
+        it.handle_switch_over("a", "b");
+    }
+    assert!(events(&mut it).ends_with(&["Switchover".to_owned(), "SwitchoverFailed".to_owned()]));
 }
 
 #[test]

@@ -9,7 +9,6 @@ use protocols::heartbeat::{NodeWords, jrmp};
 use protocols::time::Time;
 
 use super::{Announcement, BeatError, Disbelief, Event, Refused, Registry, SessionWord, Source};
-use crate::node::NodeKey;
 
 /// What a heartbeat by HTTP came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,14 +22,8 @@ pub enum Heard {
 }
 
 impl Registry {
-    /// A node's call by RMI. A pair of nodes goes to every shard, as that of
-    /// [`Registry::handle_switch_over`].
-    pub fn handle_rmi(
-        &mut self,
-        now: Time,
-        from: IpAddr,
-        event: jrmp::Event,
-    ) -> Option<(NodeKey, NodeKey)> {
+    /// A node's call by RMI.
+    pub fn handle_rmi(&mut self, now: Time, from: IpAddr, event: jrmp::Event) {
         match event {
             jrmp::Event::Ping(nodes) => {
                 if nodes.is_empty() && self.empty.len() < EMPTY_MAX && self.empty.insert(from) {
@@ -39,7 +32,6 @@ impl Registry {
                 for words in nodes {
                     self.hear(now, from, Source::Rmi, words);
                 }
-                None
             }
             jrmp::Event::ForceRemoval(nodes) => {
                 for words in nodes {
@@ -52,35 +44,29 @@ impl Registry {
                         Err(why) => self.refuse(now, from, Disbelief::Words(why)),
                     }
                 }
-                None
             }
             jrmp::Event::SwitchOver { from, to } => self.handle_switch_over(&from, &to),
         }
     }
 
-    /// A node's command by HTTP, and what to answer. A pair of nodes goes to every shard, as that of
-    /// [`Registry::handle_switch_over`].
-    pub fn handle_json(
-        &mut self,
-        now: Time,
-        from: IpAddr,
-        command: Command,
-    ) -> (Heard, Option<(NodeKey, NodeKey)>) {
+    /// A node's command by HTTP, and what to answer.
+    pub fn handle_json(&mut self, now: Time, from: IpAddr, command: Command) -> Heard {
         let (session, word) = match command {
-            Command::Start(words) => return (self.hear(now, from, Source::Json, words), None),
+            Command::Start(words) => return self.hear(now, from, Source::Json, words),
             Command::SwitchOver { from, to } => {
                 // OK whether the routes are known or not (`http-smpp-registry.md` 3.5): the log says it.
-                return (Heard::Believed, self.handle_switch_over(&from, &to));
+                self.handle_switch_over(&from, &to);
+                return Heard::Believed;
             }
             Command::Heartbeat { session } => (session, SessionWord::Alive),
             Command::Shutdown { session } => (session, SessionWord::Leaving),
             Command::Stop { session } => (session, SessionWord::Stopped),
         };
         if self.handle_session(now, from, &session, word) {
-            return (Heard::Believed, None);
+            return Heard::Believed;
         }
         self.refuse(now, from, Disbelief::Session);
-        (Heard::Unknown, None)
+        Heard::Unknown
     }
 
     /// Where nodes hear by HTTP that we stop: every live node that has told a `heartbeatPort`.
@@ -130,6 +116,7 @@ const REFUSED_PERIOD: Duration = Duration::from_secs(5);
 mod tests {
     use super::super::tests::{at, eligible, events, registry};
     use super::*;
+    use crate::node::NodeKey;
 
     fn words(ip: &str, pairs: &str) -> NodeWords {
         let pair = |it: &str| it.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
@@ -142,7 +129,7 @@ mod tests {
     }
 
     fn ping(it: &mut Registry, millis: u64, nodes: Vec<NodeWords>) {
-        assert_eq!(it.handle_rmi(at(millis), from(), jrmp::Event::Ping(nodes)), None);
+        it.handle_rmi(at(millis), from(), jrmp::Event::Ping(nodes));
     }
 
     #[test]
@@ -237,12 +224,16 @@ mod tests {
         let route = |it: &str| it.to_owned();
         let (from_a, to_b) = (route("a"), route("b"));
         let event = jrmp::Event::SwitchOver { from: from_a.clone(), to: to_b.clone() };
-        assert_eq!(it.handle_rmi(at(0), from(), event), Some((keys[0], keys[1])));
-        let command = Command::SwitchOver { from: from_a.clone(), to: to_b };
+        it.snapshot();
         let pair = Some((keys[0], keys[1]));
-        assert_eq!(it.handle_json(at(0), from(), command), (Heard::Believed, pair));
+        it.handle_rmi(at(0), from(), event);
+        assert_eq!(it.poll_switch_over(), pair);
+        let command = Command::SwitchOver { from: from_a.clone(), to: to_b };
+        assert_eq!(it.handle_json(at(0), from(), command), Heard::Believed);
+        assert_eq!(it.poll_switch_over(), pair);
         let command = Command::SwitchOver { from: from_a, to: route("c") };
-        assert_eq!(it.handle_json(at(0), from(), command), (Heard::Believed, None));
+        assert_eq!(it.handle_json(at(0), from(), command), Heard::Believed);
+        assert_eq!(it.poll_switch_over(), None);
         let told = ["Added", "Added", "Switchover", "Switchover", "SwitchoverFailed"];
         assert_eq!(events(&mut it), told);
     }
@@ -250,8 +241,7 @@ mod tests {
     #[test]
     fn json_nodes_live_by_their_session() {
         let mut it = registry();
-        let say =
-            |it: &mut Registry, millis, command| it.handle_json(at(millis), from(), command).0;
+        let say = |it: &mut Registry, millis, command| it.handle_json(at(millis), from(), command);
         let session = || "7".to_owned();
         let alive = || Command::Heartbeat { session: session() };
         assert_eq!(say(&mut it, 0, alive()), Heard::Unknown);

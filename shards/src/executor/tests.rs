@@ -29,6 +29,8 @@ struct Script {
     reports: Vec<Report>,
     wanted: Option<String>,
     known: Option<SocketAddr>,
+    /// Of the table.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -39,10 +41,18 @@ struct Routes {
     is_stream: bool,
 }
 
+struct Found {
+    address: SocketAddr,
+    /// Happens while the answer is read.
+    meanwhile: Option<Box<dyn FnOnce() + Send>>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Counted {
     handled: u64,
     drops: Vec<DropReason>,
+    /// Generations of the tables in which calls were switched over.
+    switched: Vec<u64>,
 }
 
 impl Script {
@@ -71,7 +81,7 @@ impl Decide for Script {
     type Settings = Routes;
     type Counters = Counted;
     type Name = String;
-    type Answer = SocketAddr;
+    type Answer = Found;
 
     fn handle(
         &mut self,
@@ -172,7 +182,9 @@ impl Decide for Script {
         Some((node, way))
     }
 
-    fn handle_snapshot(&mut self, _: &Snapshot) {}
+    fn handle_snapshot(&mut self, snapshot: &Snapshot) {
+        self.generation = snapshot.generation();
+    }
 
     fn configure(&mut self, settings: Arc<Routes>) {
         self.settings = settings;
@@ -186,15 +198,20 @@ impl Decide for Script {
         None
     }
 
-    fn handle_name(&mut self, _now: Time, _name: String, answer: SocketAddr) {
-        self.known = Some(answer);
+    fn handle_name(&mut self, _now: Time, _name: String, answer: Found) {
+        self.known = Some(answer.address);
+        if let Some(act) = answer.meanwhile {
+            act();
+        }
     }
 
     fn poll_report(&mut self, _now: Time, _snapshot: &Snapshot) -> Option<Report> {
         self.reports.pop()
     }
 
-    fn switch_over(&mut self, _from: NodeKey, _to: NodeKey) {}
+    fn switch_over(&mut self, _from: NodeKey, _to: NodeKey) {
+        self.counters.switched.push(self.generation);
+    }
 
     fn dropped(&mut self, reason: DropReason) {
         self.counters.drops.push(reason);
@@ -293,14 +310,7 @@ impl Rig {
     }
 
     fn publish(&self, nodes: Vec<Node>, routes: Routes) {
-        let view = self.body.published.current();
-        self.body.published.publish(Arc::new(View {
-            snapshot: Arc::new(Snapshot::new(view.snapshot.generation() + 1, nodes, &[])),
-            settings: Arc::new(routes),
-            tuning: view.tuning,
-            security: None,
-            stopping: None,
-        }));
+        publish(&self.body.published, nodes, routes);
     }
 
     fn statistics(&self, shard: u8) -> Box<Statistics<Counted>> {
@@ -338,6 +348,17 @@ impl Rig {
         end(&self.body.published);
         assert_eq!(self.body.join(), 0);
     }
+}
+
+fn publish(published: &Published<View<Routes>>, nodes: Vec<Node>, routes: Routes) {
+    let view = published.current();
+    published.publish(Arc::new(View {
+        snapshot: Arc::new(Snapshot::new(view.snapshot.generation() + 1, nodes, &[])),
+        settings: Arc::new(routes),
+        tuning: view.tuning,
+        security: None,
+        stopping: None,
+    }));
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -870,7 +891,7 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
     rig.wait(0, |it| it.figures.parked >= 2);
     assert!(rig.body.inbox.notices.is_empty(), "asked twice");
-    let answer = carrier.local_addr().unwrap();
+    let answer = Found { address: carrier.local_addr().unwrap(), meanwhile: None };
     assert!(rig.body.post.send(0, Mail::Resolved { name, answer }).is_ok());
     let mut buffer = [0; 100];
     for want in [b"name 1", b"name 2"] {
@@ -878,6 +899,24 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
         assert_eq!(&buffer[..count], want);
     }
     assert_eq!(rig.statistics(0).figures.parked, 0);
+    rig.stop();
+}
+
+/// Both come while the shard reads its mail: it has looked at the table already.
+#[test]
+fn calls_switch_over_in_the_table_that_was_published_before() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let (published, post) = (Arc::clone(&rig.body.published), rig.body.post.clone());
+    let meanwhile: Box<dyn FnOnce() + Send> = Box::new(move || {
+        publish(&published, Vec::new(), Routes::default());
+        assert!(post.send(0, Mail::SwitchOver { from: NodeKey(1), to: NodeKey(2) }).is_ok());
+    });
+    rig.publish(Vec::new(), Routes::default());
+    let name = "carrier.example".to_owned();
+    let answer = Found { address: rig.listeners[0].address, meanwhile: Some(meanwhile) };
+    assert!(rig.body.post.send(0, Mail::Resolved { name, answer }).is_ok());
+    rig.wait(0, |it| !it.counters.switched.is_empty());
+    assert_eq!(rig.statistics(0).counters.switched, [2]);
     rig.stop();
 }
 
@@ -992,7 +1031,12 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
     // To the same address, but not as a request to the node.
     socket.send(b"name 1").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
-    assert!(rig.body.post.send(0, Mail::Resolved { name, answer: dead }).is_ok());
+    assert!(
+        rig.body
+            .post
+            .send(0, Mail::Resolved { name, answer: Found { address: dead, meanwhile: None } })
+            .is_ok()
+    );
     rig.wait(0, |it| it.figures.sent >= 1);
     assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
     socket.send(b"node 2").unwrap();

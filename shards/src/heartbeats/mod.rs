@@ -9,14 +9,13 @@
 mod farewell;
 mod open;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use engine::config::{Config, Network};
-use engine::node::NodeKey;
 use engine::registry::Registry;
 use engine::stats::Beats;
 use log::{info, warn};
@@ -44,7 +43,6 @@ pub struct Heartbeats {
     object_port: u16,
     stub_host: Option<String>,
     believed: Vec<Network>,
-    switch_overs: VecDeque<(NodeKey, NodeKey)>,
     figures: Beats,
     next_check: Option<Time>,
     is_paused: bool,
@@ -88,7 +86,6 @@ impl Heartbeats {
             object_port: 0,
             stub_host: None,
             believed: Vec::new(),
-            switch_overs: VecDeque::new(),
             figures: Beats::default(),
             next_check: None,
             is_paused: false,
@@ -142,7 +139,7 @@ impl Heartbeats {
         }
         let Some(open) = self.open.get_mut(&token) else { return };
         let before = open.held_bytes();
-        let outcome = open.handle_ready(now, registry, &mut self.figures, &mut self.switch_overs);
+        let outcome = open.handle_ready(now, registry, &mut self.figures);
         self.held_bytes = self.held_bytes - before + open.held_bytes();
         let wanted = match outcome {
             Outcome::Read => EpollFlags::EPOLLIN,
@@ -188,11 +185,6 @@ impl Heartbeats {
             self.listen_for(EpollFlags::EPOLLIN, epoll);
         }
         self.next_check = (!self.open.is_empty()).then_some(now + CHECK_PERIOD);
-    }
-
-    /// The next pair for [`crate::mesh::Mail::SwitchOver`].
-    pub fn poll_switch_over(&mut self) -> Option<(NodeKey, NodeKey)> {
-        self.switch_overs.pop_front()
     }
 
     /// What was heard since the start, and how many connections there are.

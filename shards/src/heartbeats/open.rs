@@ -1,11 +1,9 @@
 //! One connection of a node: bytes in, words to the registry, answers out.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use engine::node::NodeKey;
 use engine::registry::{Heard, Registry};
 use engine::stats::Beats;
 use log::debug;
@@ -94,7 +92,6 @@ impl Open {
         now: Time,
         registry: &mut Registry,
         figures: &mut Beats,
-        switch_overs: &mut VecDeque<(NodeKey, NodeKey)>,
     ) -> Outcome {
         if !self.out.is_empty() {
             return self.flush();
@@ -120,7 +117,7 @@ impl Open {
                     figures.rmi_releases += u64::from(upkeep.releases);
                     while let Some(event) = connection.poll_event() {
                         figures.rmi += 1;
-                        switch_overs.extend(registry.handle_rmi(now, self.peer.ip(), event));
+                        registry.handle_rmi(now, self.peer.ip(), event);
                     }
                     match flow {
                         Ok(jrmp::Flow::Open) => {}
@@ -138,7 +135,7 @@ impl Open {
                         Ok(Some(body)) => Some(match Command::parse(&body) {
                             Ok(command) => {
                                 figures.json += 1;
-                                hear(now, self.peer, command, registry, switch_overs)
+                                hear(now, self.peer, command, registry)
                             }
                             Err(why) => (400, format!("{why}\n").into_bytes()),
                         }),
@@ -182,18 +179,10 @@ impl Open {
 }
 
 /// Has the registry hear a command; status and body of the answer.
-fn hear(
-    now: Time,
-    peer: SocketAddr,
-    command: Command,
-    registry: &mut Registry,
-    switch_overs: &mut VecDeque<(NodeKey, NodeKey)>,
-) -> (u16, Vec<u8>) {
+fn hear(now: Time, peer: SocketAddr, command: Command, registry: &mut Registry) -> (u16, Vec<u8>) {
     let name = command.name();
-    let (heard, pair) = registry.handle_json(now, peer.ip(), command);
-    switch_overs.extend(pair);
     let mut body = Vec::new();
-    match heard {
+    match registry.handle_json(now, peer.ip(), command) {
         Heard::Believed => json::answer(name, true, &mut body),
         Heard::Unknown => json::answer(name, false, &mut body),
         Heard::Wrong(why) => return (400, format!("{why}\n").into_bytes()),
