@@ -49,6 +49,19 @@ pub enum Source {
     Configured,
 }
 
+impl Source {
+    /// As the log names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::Kubernetes => "Kubernetes",
+            Source::Sip => "SIP",
+            Source::Json => "JSON",
+            Source::Rmi => "RMI",
+            Source::Configured => "configuration",
+        }
+    }
+}
+
 impl Announcement {
     /// Reads the body of a SIP heartbeat: Java properties text.
     ///

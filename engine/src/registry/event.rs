@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protocols::time::Time;
 
-use super::{BeatError, Refused};
+use super::{BeatError, Refused, Source};
 use crate::node::{Bad, Node, Way};
 
 /// A change of the node table with its reason. [`fmt::Display`] is the log line.
@@ -17,11 +17,15 @@ pub enum Event {
     Added {
         /// The node.
         node: NodeText,
+        /// Who says so.
+        by: Source,
     },
     /// The same node under a new session id: flags are cleared.
     Restarted {
         /// The node.
         node: NodeText,
+        /// Who says so.
+        by: Source,
     },
     /// Its name, ports or properties changed.
     Changed {
@@ -296,8 +300,10 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const TASK: &str = "NodeExpirationTimerTask Run NSync";
         match self {
-            Event::Added { node } => write!(f, "{TASK}[{node}] added"),
-            Event::Restarted { node } => write!(f, "{TASK}[{node}] restarted"),
+            Event::Added { node, by } => write!(f, "{TASK}[{node}] added ({})", by.as_str()),
+            Event::Restarted { node, by } => {
+                write!(f, "{TASK}[{node}] restarted ({})", by.as_str())
+            }
             Event::Changed { node, difference } => {
                 write!(f, "{TASK}[{node}] changed{difference}")
             }
@@ -503,8 +509,14 @@ mod tests {
         let changes = vec![changed("jvmRoute", Some("a"), "b\r"), changed("tcpPort", None, "5062")];
         let numbers = "Numbers of nodes present in the balancer : 3";
         let cases: &[(Event, String)] = &[
-            (Event::Added { node: node() }, " added".into()),
-            (Event::Restarted { node: node() }, " restarted".into()),
+            (Event::Added { node: node(), by: Source::Rmi }, " added (RMI)".into()),
+            (Event::Added { node: node(), by: Source::Sip }, " added (SIP)".into()),
+            (Event::Added { node: node(), by: Source::Kubernetes }, " added (Kubernetes)".into()),
+            (
+                Event::Added { node: node(), by: Source::Configured },
+                " added (configuration)".into(),
+            ),
+            (Event::Restarted { node: node(), by: Source::Json }, " restarted (JSON)".into()),
             (
                 Event::Changed { node: node(), difference: Difference(changes) },
                 " changed: jvmRoute[a] ->[b\\r], tcpPort[] ->[5062]".into(),

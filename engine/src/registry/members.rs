@@ -61,6 +61,7 @@ impl Registry {
 
     pub(super) fn insert(&mut self, now: Time, origin: Origin, announcement: Announcement) {
         let ordered = self.ordered(&announcement);
+        let source = announcement.source;
         let mut entry = Entry::new(now, origin, announcement);
         entry.obey(ordered);
         let key = entry.node.key;
@@ -72,7 +73,7 @@ impl Registry {
         self.entries.insert(key, entry);
         self.route(now, key);
         if is_live {
-            self.welcome(key);
+            self.welcome(key, source);
         }
         if is_leaving && let Some(it) = self.entries.get(&key) {
             let node = NodeText::of(&it.node);
@@ -95,7 +96,8 @@ impl Registry {
 
     /// Applies an announcement to the entry that it is about.
     pub(super) fn refresh(&mut self, now: Time, key: NodeKey, said: Announcement) {
-        let key = self.rewrite(now, key, |it, _| it.handle_words(now, said));
+        let source = said.source;
+        let key = self.rewrite(now, key, |it, _| it.handle_words(now, said).then_some(source));
         self.route(now, key);
     }
 
@@ -103,17 +105,17 @@ impl Registry {
     pub(super) fn forget_voices(&mut self, now: Time, key: NodeKey) {
         self.rewrite(now, key, |it, rules| {
             it.forget_voices(now, rules);
-            false
+            None
         });
     }
 
-    /// Changes what a node is, maybe its identity; `change` tells whether it runs anew. Its identity
-    /// afterwards.
+    /// Changes what a node is, maybe its identity; `change` tells whose words say that it runs anew. Its
+    /// identity afterwards.
     fn rewrite(
         &mut self,
         now: Time,
         old: NodeKey,
-        change: impl FnOnce(&mut Entry, &Rules) -> bool,
+        change: impl FnOnce(&mut Entry, &Rules) -> Option<Source>,
     ) -> NodeKey {
         let Some(mut it) = self.entries.remove(&old) else { return old };
         let before = it.node.clone();
@@ -142,18 +144,18 @@ impl Registry {
             }
         }
         let text = NodeText::of(&node);
-        if restarted {
-            self.tell_change(Event::Restarted { node: text.clone() });
+        if let Some(by) = restarted {
+            self.tell_change(Event::Restarted { node: text.clone(), by });
         } else if (key, &node.host_name, &node.properties)
             != (old, &before.host_name, &before.properties)
         {
             let difference = Difference::of(&before, &node);
             self.tell_change(Event::Changed { node: text.clone(), difference });
         }
-        if is_leaving && (restarted || !was_leaving) {
+        if is_leaving && (restarted.is_some() || !was_leaving) {
             self.tell_change(Event::Graceful { node: text.clone() });
         }
-        if is_live && !restarted && before.bad.is_some() && node.is_eligible() {
+        if is_live && restarted.is_none() && before.bad.is_some() && node.is_eligible() {
             self.tell_change(Event::Recovered { node: text });
         }
         self.changed |= before.bad != node.bad;
@@ -189,8 +191,8 @@ impl Registry {
         true
     }
 
-    /// A node became a member.
-    pub(super) fn welcome(&mut self, key: NodeKey) {
+    /// A node became a member, as `by` has it.
+    pub(super) fn welcome(&mut self, key: NodeKey, by: Source) {
         let Some(it) = self.entries.get(&key) else { return };
         let text = NodeText::of(&it.node);
         let addresses: Vec<SocketAddr> =
@@ -198,7 +200,7 @@ impl Registry {
         for address in addresses {
             self.remembered.remove(address);
         }
-        self.tell_change(Event::Added { node: text });
+        self.tell_change(Event::Added { node: text, by });
     }
 
     /// A static node does not answer and never did.

@@ -384,7 +384,7 @@ impl Registry {
         }
         it.handle_pulse(now, is_live, pulse == Pulse::Full);
         match (was_live, is_live) {
-            (false, true) => self.welcome(node),
+            (false, true) => self.welcome(node, Source::Configured),
             (true, false) => self.bury(now, node, Removal::Unanswered),
             _ => self.miss(node),
         }

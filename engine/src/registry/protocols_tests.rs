@@ -177,6 +177,22 @@ fn of_two_sessions_alike_the_near_one_is_meant() {
 }
 
 #[test]
+fn the_log_names_the_protocol_that_a_node_came_by() {
+    for source in [Source::Kubernetes, Source::Sip, Source::Json, Source::Rmi] {
+        let mut it = registry();
+        for session in [1, 2] {
+            let said = by(source, &format!("ip=10.0.0.1 udpPort=5060 sessionId={session}"));
+            it.handle_announcement(at(0), said).unwrap();
+        }
+        let lines: Vec<String> =
+            std::iter::from_fn(|| it.poll_event()).map(|it| it.to_string()).collect();
+        let name = source.as_str();
+        assert!(lines[0].ends_with(&format!("] added ({name})")), "{lines:?}");
+        assert!(lines[1].ends_with(&format!("] restarted ({name})")), "{lines:?}");
+    }
+}
+
+#[test]
 fn of_two_ports_for_one_thing_the_later_word_counts() {
     let mut it = registry();
     for (source, body) in [
