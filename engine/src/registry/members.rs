@@ -14,9 +14,18 @@ impl Registry {
     /// Nodes that share an address with the announced one, the one of the same identity first. Of whatever
     /// version: two processes cannot have one port, so whoever announces it now has taken it over. Looks
     /// at every node of that host.
+    ///
+    /// Also the node of the same JSON session there, whatever its ports were: heartbeats of that protocol
+    /// name nothing but the session, and would keep a node that has moved alive where nobody is any more.
     pub(super) fn rivals(&self, announcement: &Announcement) -> Vec<NodeKey> {
         let key = announcement.key();
         let Some(there) = self.by_ip.get(&announcement.ip) else { return Vec::new() };
+        let session = announcement.session.as_deref();
+        let has_moved = |it: &Entry| {
+            let is_session = announcement.source == Source::Json && session.is_some();
+            let is_own = it.node.origin == Origin::Heartbeat;
+            is_session && is_own && it.session(Source::Json) == session
+        };
         let shares = |node: &Node| {
             announcement.ports.iter().any(|it| node.ports.of(it.0) == Some(it.1))
                 || announcement::services(&announcement.properties)
@@ -25,7 +34,7 @@ impl Registry {
         let mut rivals: Vec<NodeKey> = there
             .iter()
             .copied()
-            .filter(|key| self.entries.get(key).is_some_and(|it| shares(&it.node)))
+            .filter(|key| self.entries.get(key).is_some_and(|it| shares(&it.node) || has_moved(it)))
             .collect();
         rivals.sort_by_key(|it| *it != key);
         rivals

@@ -177,6 +177,29 @@ fn of_two_sessions_alike_the_near_one_is_meant() {
 }
 
 #[test]
+fn a_session_whose_ports_all_change_is_the_node_that_moved() {
+    let mut it = registry();
+    let start = |source, ip: &str, ports: &str| {
+        by(source, &format!("ip={ip} {ports} sessionId=7 hostname=n1"))
+    };
+    let first = start(Source::Json, "10.0.0.1", "udpPort=5060 httpPort=80");
+    it.handle_announcement(at(0), first.clone()).unwrap();
+    // Others began in the same millisecond, or say so in another protocol.
+    it.handle_announcement(at(0), start(Source::Json, "10.0.0.2", "udpPort=5060")).unwrap();
+    it.handle_announcement(at(0), start(Source::Rmi, "10.0.0.1", "udpPort=7060")).unwrap();
+    let moved = start(Source::Json, "10.0.0.1", "tcpPort=6060 httpPort=81");
+    it.handle_announcement(at(1), moved.clone()).unwrap();
+    assert_eq!(it.live().count(), 3);
+    let snapshot = it.snapshot().unwrap();
+    let node = snapshot.node(snapshot.find(first.key()).unwrap());
+    assert_eq!((node.key, &node.former[..]), (moved.key(), &[first.key()][..]));
+    assert!(snapshot.remembers("10.0.0.1:5060".parse().unwrap()), "its late answers");
+    assert!(it.handle_session(at(1), near(), "7", SessionWord::Stopped));
+    assert_eq!(it.live().count(), 2);
+    assert_eq!(events(&mut it), ["Added", "Added", "Added", "Changed", "Removed:Stopped"]);
+}
+
+#[test]
 fn the_log_names_the_protocol_that_a_node_came_by() {
     for source in [Source::Kubernetes, Source::Sip, Source::Json, Source::Rmi] {
         let mut it = registry();
