@@ -95,6 +95,18 @@ fn a_pod_that_is_for_others_from_now_on_expires() {
 }
 
 #[test]
+fn on_any_address_a_pod_is_for_us_if_it_names_one_of_ours() {
+    let server = ApiServer::start(false);
+    let (_theirs, theirs) = pair("as-0");
+    let (_ours, ours) = pair("as-1");
+    server.put(&theirs.label("lbs", "10.1.1.1"));
+    server.put(&ours.label("lbs", "10.1.1.1_127.0.0.9"));
+    let lb = setup(&server).set("externalHost", "0.0.0.0").set("public-ip", "127.0.0.9").start();
+    wait_names(&lb, "as-1");
+    lb.wait_log("Kubernetes: label lbs means this balancer where it names ");
+}
+
+#[test]
 fn nothing_is_lost_where_the_server_cuts_forgets_or_restarts() {
     let mut server = ApiServer::start(false);
     let (nodes, pods): (Vec<Node>, Vec<Pod>) = (0..4).map(|it| pair(&format!("as-{it}"))).unzip();

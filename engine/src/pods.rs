@@ -78,23 +78,37 @@ pub struct PodRules {
     pub node_name: String,
     /// From one repetition to the next.
     pub pull_period: Duration,
-    /// Addresses that we listen on, as label `lbs` names them; empty if we do not know.
+    /// Our addresses, as label `lbs` names them; empty if we do not know.
     pub own: Vec<IpAddr>,
 }
 
 impl PodRules {
     /// `None`: the nodes are not to be looked for in Kubernetes.
-    pub fn of(config: &Config) -> Option<PodRules> {
+    ///
+    /// `interfaces` are the addresses of this host: who listens on any address is reached by each of them,
+    /// and by that of the IP load balancer or of the translator in front.
+    pub fn of(config: &Config, interfaces: &[IpAddr]) -> Option<PodRules> {
         let kubernetes = config.kubernetes.is_on.then_some(&config.kubernetes)?;
         let mut own = BTreeSet::new();
         for leg in [&config.external, &config.internal] {
-            for (ports, host, common) in [
-                (&leg.ports, &leg.host, &config.host),
-                (&leg.ipv6_ports, &leg.ipv6_host, &config.ipv6_host),
+            for (ports, host, common, balancer, public) in [
+                (&leg.ports, &leg.host, &config.host, &leg.balancer, &config.public_ip),
+                (
+                    &leg.ipv6_ports,
+                    &leg.ipv6_host,
+                    &config.ipv6_host,
+                    &leg.ipv6_balancer,
+                    &config.public_ipv6,
+                ),
             ] {
                 let host = host.as_ref().or(common.as_ref()).filter(|_| !ports.is_empty());
-                let ip = host.and_then(|it| literal(it));
-                own.extend(ip.filter(|it| !it.is_unspecified()));
+                let Some(ip) = host.and_then(|it| literal(it)) else { continue };
+                if ip.is_unspecified() {
+                    own.extend(interfaces.iter().filter(|it| it.is_ipv4() == ip.is_ipv4()));
+                    own.extend(balancer.iter().chain(public).filter_map(|it| literal(it)));
+                } else {
+                    own.insert(ip);
+                }
             }
         }
         Some(PodRules {

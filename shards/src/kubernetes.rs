@@ -5,6 +5,7 @@
 //! failures, and the words of the API (`http-smpp-registry.md` 3.6). Needs the verbs `list` and `watch` on
 //! pods of its namespace.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use k8s_openapi::api::core::v1 as api;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Client, Error};
 use log::{info, warn};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::sys::eventfd::EventFd;
 use protocols::time::Time;
 
@@ -35,7 +37,13 @@ impl Kubernetes {
     ///
     /// Out of threads or descriptors: the process cannot start.
     pub fn start(now: Time, config: &Config, bell: Arc<EventFd>) -> std::io::Result<Option<Self>> {
-        let Some(rules) = PodRules::of(config) else { return Ok(None) };
+        let Some(rules) = PodRules::of(config, &interfaces()) else { return Ok(None) };
+        let own: Vec<String> = rules.own.iter().map(ToString::to_string).collect();
+        if own.is_empty() {
+            warn!("Kubernetes: label lbs has no effect: host is no address");
+        } else {
+            info!("Kubernetes: label lbs means this balancer where it names {}", own.join(" or "));
+        }
         // With two of them linked the client's library would not choose, but panic. An error: there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
@@ -50,7 +58,8 @@ impl Kubernetes {
 
     /// Takes over what can change at run time.
     pub fn configure(&mut self, now: Time, config: &Config) {
-        if let Some(rules) = PodRules::of(config) {
+        // Addresses change at a restart alone.
+        if let Some(rules) = PodRules::of(config, &[]) {
             self.pods.configure(now, &rules);
         }
     }
@@ -255,6 +264,16 @@ fn pod(it: api::Pod) -> Pod {
         labels: it.metadata.labels.unwrap_or_default(),
         is_terminating: it.metadata.deletion_timestamp.is_some(),
     }
+}
+
+/// Addresses of this host; none where the kernel does not tell.
+fn interfaces() -> Vec<IpAddr> {
+    let ip = |it: InterfaceAddress| -> Option<IpAddr> {
+        let address = it.address?;
+        let four = address.as_sockaddr_in().map(|it| it.ip().into());
+        four.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
+    };
+    getifaddrs().map(|all| all.filter_map(ip).collect()).unwrap_or_default()
 }
 
 /// An error and what is behind it: the outermost says little.

@@ -223,10 +223,25 @@ fn the_class_turns_it_on_and_the_period_must_be_short() {
     };
     const CLASS: &str =
         "heartbeat.configclass=org.mobicents.tools.heartbeat.kube.HeartbeatConfigKube\n";
-    assert_eq!(PodRules::of(&of("heartbeat.nodeName=as\n").config), None);
-    let rules = PodRules::of(&of(&format!("{CLASS}heartbeat.nodeName=as\n")).config).unwrap();
+    assert_eq!(PodRules::of(&of("heartbeat.nodeName=as\n").config, &[]), None);
+    let as_nodes = format!("{CLASS}heartbeat.nodeName=as\n");
+    let rules = PodRules::of(&of(&as_nodes).config, &[]).unwrap();
     assert_eq!((rules.node_name.as_str(), rules.pull_period), ("as", Duration::from_secs(5)));
     assert_eq!(rules.own, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    let interfaces = ["10.0.0.9", "10.1.0.9", "2001:db8::9"].map(|it| it.parse().unwrap());
+    for (host, own) in [
+        ("externalHost=10.0.0.9\n", "10.0.0.9"),
+        ("externalHost=0.0.0.0\n", "10.0.0.9 10.1.0.9"),
+        (
+            "externalHost=0.0.0.0\npublic-ip=192.0.2.1\nexternalIpLoadBalancerAddress=10.2.0.1\n",
+            "10.0.0.9 10.1.0.9 10.2.0.1 192.0.2.1",
+        ),
+        ("externalHost=lb.example\n", ""),
+    ] {
+        let rules = PodRules::of(&of(&format!("{as_nodes}{host}")).config, &interfaces).unwrap();
+        let found: Vec<String> = rules.own.iter().map(ToString::to_string).collect();
+        assert_eq!(found.join(" "), own, "{host}");
+    }
     let slow = of(&format!("{CLASS}heartbeat.pullPeriod=9000\n"));
     let said: Vec<String> = slow.findings.iter().map(ToString::to_string).collect();
     let said = said.join("\n");
