@@ -109,6 +109,41 @@ fn sessions_of_dead_and_bad_nodes_move_to_another_and_stay_there() {
     }
 }
 
+#[test] // R7
+fn a_node_that_is_bad_by_its_answers_to_sip_gets_nothing_new_by_http_until_it_restarts() {
+    let lb = Setup::two_entry()
+        .set("httpPort", "HTTP")
+        .set("responsesStatusCodeNodeRemoval", "503")
+        .set("maxNumberResponsesWithError", "1")
+        .set("maxErrorTime", "3000000")
+        .start();
+    let mut nodes = lb.named_nodes(&["n1", "n2"]);
+    nodes[0].0.answers_calls();
+    nodes[1].0.answers(|it| match it.method() {
+        "ACK" => vec![],
+        _ => vec![it.reply(503, "Unable to setup media services")],
+    });
+    let both = |lb: &Balancer| [(); 2].map(|()| who(&lb.ask(get("/")))).concat();
+    assert!(["n1n2", "n2n1"].contains(&both(&lb).as_str()), "in turn");
+    let caller = lb.caller("alice").over_tcp();
+    for _ in 0..4 {
+        let invite = caller.request("INVITE", "sip:bob@example.com");
+        caller.send(&invite);
+        caller.expect_where("a final answer", |it| {
+            it.call_id() == invite.call_id() && it.status() >= 200
+        });
+    }
+    lb.wait_node("the bad mark", |it| it.host_name == "n2" && it.is_bad);
+    for _ in 0..4 {
+        assert_eq!(who(&lb.ask(get("/"))), "n1");
+        assert_eq!(who(&lb.ask(with_cookie("/", "JSESSIONID=1.n2"))), "n1", "its sessions move");
+    }
+    nodes[1].0.restart();
+    lb.wait_node("a clean slate", |it| it.host_name == "n2" && !it.is_bad);
+    assert!(["n1n2", "n2n1"].contains(&both(&lb).as_str()), "in turn");
+    assert_eq!(who(&lb.ask(with_cookie("/", "JSESSIONID=1.n2"))), "n2");
+}
+
 #[test]
 fn a_node_without_an_http_port_is_no_candidate() {
     let lb = Setup::two_entry().set("httpPort", "HTTP").start();
