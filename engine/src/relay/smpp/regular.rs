@@ -157,11 +157,19 @@ impl Smpp {
     }
 
     /// BOUND becomes REBINDING if the server has not come back. It answers what it was asked, while another
-    /// takes what is new. Returns whether it is so.
+    /// takes what is new. Returns whether it is so. As long as there is no other, the session stays: that
+    /// the node is no longer heard of does not end what still works, and who would be unbound for it has
+    /// nowhere to bind to.
     fn leave_server(&mut self, now: Time, conn: Conn) -> bool {
+        let reconnect = self.settings.reconnect;
         let Some(session) = self.legs.session_mut(conn) else { return false };
         // Who has half-closed asks for nothing new.
         if session.has_ended || session.server.is_none_or(|it| self.targets.is_known(it)) {
+            return false;
+        }
+        if self.targets.len() == 0 {
+            session.reconnect = Some(now + reconnect);
+            self.arm(conn);
             return false;
         }
         session.state = ServerState::Rebinding;

@@ -1164,22 +1164,55 @@ fn a_node_that_comes_back_at_once_keeps_its_sessions() {
 }
 
 #[test]
-fn where_no_other_server_is_left_sessions_of_a_removed_node_are_unbound() {
+fn where_no_other_server_is_left_sessions_of_a_removed_node_stay_until_there_is_one() {
+    let serves = |it: &mut World, esme: Conn, smsc: Conn, sequence| {
+        it.say(esme, &submit(sequence));
+        let asked = it.heard_one(smsc);
+        it.say(smsc, &response(&asked, Status::OK, b"\0"));
+        assert_eq!(it.heard_one(esme).head(), (SUBMIT_RESP, Status::OK, sequence));
+    };
+    let mut it = World::new(|it| it.servers.clear());
+    nodes(&mut it, &[7], &[]);
+    let bound = [(); 3].map(|()| it.bound());
+    let [(mover, left, _), (loser, lost, _), (stayer, kept, _)] = bound;
+    nodes(&mut it, &[], &[]);
+    for sequence in 1..4 {
+        it.pass_millis(500);
+        for (esme, smsc, _) in bound {
+            serves(&mut it, esme, smsc, sequence);
+        }
+    }
+    // What fails by itself has nowhere to go.
+    it.end(lost);
+    it.pass_millis(500);
+    assert_eq!(it.heard_one(loser).command, Command::UNBIND);
+    it.lose(loser, Gone::Reset);
+    // Another comes: they move, but for who asks for nothing any more.
+    it.say(stayer, &submit(9));
+    it.end(stayer);
+    nodes(&mut it, &[8], &[]);
+    it.pass_millis(500);
+    let [(next, 8)] = it.accept()[..] else { panic!("one moves") };
+    let bind = it.heard_one(next);
+    it.say(next, &response(&bind, Status::OK, b"smsc\0"));
+    serves(&mut it, mover, next, 4);
+    let unbind = it.heard_one(left);
+    assert_eq!(unbind.command, Command::UNBIND);
+    it.say(left, &response(&unbind, Status::OK, b""));
+    assert_eq!(it.heard_one(kept).command, Command::SUBMIT_SM);
+}
+
+#[test]
+fn sessions_of_a_node_that_is_heard_of_again_stay_there() {
     let mut it = World::new(|it| it.servers.clear());
     nodes(&mut it, &[7], &[]);
     let (esme, smsc, _) = it.bound();
-    it.say(esme, &submit(1));
-    let sent = it.heard_one(smsc);
     nodes(&mut it, &[], &[]);
-    it.pass_millis(0);
-    it.say(smsc, &response(&sent, Status::OK, b"\0"));
-    let heard = it.heard(esme);
-    let [answer, unbind] = &heard[..] else { panic!("{heard:?}") };
-    assert_eq!(answer.head(), (SUBMIT_RESP, Status::OK, 1));
-    it.say(esme, &response(unbind, Status::OK, b""));
-    let unbind = it.heard_one(smsc);
-    it.say(smsc, &response(&unbind, Status::OK, b""));
-    assert!(it.smpp.is_idle());
+    it.pass_millis(500);
+    nodes(&mut it, &[7, 8], &[]);
+    it.pass_millis(1000);
+    assert!(it.wire.connecting.is_empty() && it.heard(smsc).is_empty());
+    assert_eq!(it.state(esme), Some(ServerState::Bound));
 }
 
 #[test]
