@@ -174,8 +174,8 @@ pub(super) const SMPP: &[Key] = &[
         &["timeoutEnquire"],
         &["smpp/timeoutEnquire"],
         "10000",
-        "From one enquire_link to the next, at a fixed rate. In mux mode without effect: only silence is asked \
-         about, as the next two keys say.",
+        "From one enquire_link to the next, at a fixed rate. In mux mode only silence is asked about, as the next \
+         two keys say; then again every timeoutEnquire or timeoutConnection, whichever is shorter.",
         |it| &mut it.config.smpp.enquire,
     ),
     millis(

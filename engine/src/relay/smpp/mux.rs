@@ -394,11 +394,10 @@ impl Smpp {
         }
     }
 
-    /// One leg's turn to be checked: it is asked after some silence, and given up after three times that. The
-    /// original asked once more every `timeoutEnquire` in that silence, which we do every `timeoutConnection`
-    /// anyway.
+    /// One leg's turn to be checked: it is asked after some silence, again every `timeoutConnection` or
+    /// `timeoutEnquire`, whichever is shorter, and given up after three times the silence.
     pub(super) fn check(&mut self, now: Time, conn: Conn) {
-        let step = self.settings.connection;
+        let step = self.settings.connection.min(self.settings.enquire);
         let (pulse, silence, is_exempt) = match self.legs.get_mut(conn) {
             Some(super::Leg::Session(it)) => {
                 let is_exempt = it.is_deaf();

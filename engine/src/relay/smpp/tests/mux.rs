@@ -1035,6 +1035,27 @@ fn silence_is_asked_about_and_then_ends() {
 }
 
 #[test]
+fn who_is_silent_is_asked_again_in_the_shorter_period_of_two() {
+    for (connection, enquire, count) in [(1000, 10_000, 4), (10_000, 1000, 4), (10_000, 9000, 1)] {
+        let mut it = World::mux(|it| {
+            it.servers.truncate(1);
+            it.check_client_side = Duration::from_secs(2);
+            it.check_server_side = Duration::from_secs(2);
+            it.connection = Duration::from_millis(connection);
+            it.enquire = Duration::from_millis(enquire);
+        });
+        let (esmes, servers) = shared(&mut it, 1);
+        it.pass_millis(5999);
+        for conn in [esmes[0], servers[0]] {
+            let asked: Vec<Command> = it.heard(conn).iter().map(|it| it.command).collect();
+            assert_eq!(asked, vec![Command::ENQUIRE_LINK; count], "{connection} {enquire}");
+        }
+        it.pass_millis(1);
+        assert!(it.is_closed(esmes[0]), "{connection} {enquire}");
+    }
+}
+
+#[test]
 fn only_silence_is_asked_about_and_nothing_after_an_unbind() {
     let mut it = World::mux(|it| {
         it.servers.truncate(1);
@@ -1043,7 +1064,7 @@ fn only_silence_is_asked_about_and_nothing_after_an_unbind() {
     let (esmes, servers) = shared(&mut it, 2);
     it.pass_millis(2999);
     for conn in [esmes[0], esmes[1], servers[0]] {
-        assert!(it.heard(conn).is_empty(), "timeoutEnquire is one-to-one's");
+        assert!(it.heard(conn).is_empty(), "not who has just been heard");
     }
     it.pass_millis(1);
     for conn in [esmes[0], servers[0]] {
