@@ -125,6 +125,18 @@ pub fn message_id(response: Pdu<'_>) -> Option<&[u8]> {
     (!id.is_empty() && has_message_id(response.command())).then_some(id)
 }
 
+/// Id of the message that a query_sm, cancel_sm or replace_sm is about (§4.8, §4.9, §4.10). `None`: another
+/// operation, a cancel_sm of all messages to an address, or the body breaks off.
+pub fn message_asked_about(request: Pdu<'_>) -> Option<&[u8]> {
+    let rest = &mut request.body();
+    match request.command() {
+        Command::QUERY_SM | Command::REPLACE_SM => {}
+        Command::CANCEL_SM => drop(text(rest)?), // service_type
+        _ => return None,
+    }
+    text(rest).filter(|it| !it.is_empty())
+}
+
 /// How busy the SMSC is, 0 to 99 (SMPP 5.0 §4.8.4.18), from a response that says so.
 pub fn congestion_state(response: Pdu<'_>) -> Option<u8> {
     let mut rest = response.body();
@@ -350,8 +362,28 @@ mod tests {
     }
 
     #[test]
+    fn questions_name_the_message() {
+        type Case<'c> = (Command, &'c [u8], Option<&'c [u8]>);
+        let cases: &[Case<'_>] = &[
+            (Command::QUERY_SM, b"a1\0\0\0sender\0", Some(b"a1")),
+            (Command::QUERY_SM, b"a1", None),
+            (Command::QUERY_SM, b"", None),
+            (Command::REPLACE_SM, b"a1\0\0\0sender\0\0\0\0\0\x02hi", Some(b"a1")),
+            (Command::CANCEL_SM, b"cmt\0a1\0\0\0sender\0\0\0receiver\0", Some(b"a1")),
+            (Command::CANCEL_SM, b"\0\0\0\0sender\0\0\0receiver\0", None),
+            (Command::CANCEL_SM, b"cmt", None),
+            (Command::SUBMIT_SM, b"cmt\0a1\0", None),
+        ];
+        for (command, body, id) in cases {
+            let whole = bytes(*command, body);
+            assert_eq!(message_asked_about(pdu(&whole)), *id, "{command:?} {body:?}");
+        }
+    }
+
+    #[test]
     fn no_body_makes_us_stumble() {
         let seeds = [
+            bytes(Command::CANCEL_SM, b"cmt\0a1\0\0\0sender\0\0\0receiver\0"),
             bytes(Command::SUBMIT_SM, &short(0x40, b"\x05\0\x03\x2a\x02\x01text", b"")),
             bytes(Command::DELIVER_SM, &short(4, b"id:1 x", b"\0\x1e\0\x03ab\0")),
             bytes(Command::SUBMIT_SM.response(), b"a1\0\x04\x28\0\x01\x5a"),
@@ -366,7 +398,7 @@ mod tests {
             at.copy_from_slice(&length.to_be_bytes());
             let Ok(Frame::Pdu(it)) = frame(&whole) else { continue };
             let _ = Bind::read(it.body());
-            let _ = (message_id(it), congestion_state(it));
+            let _ = (message_id(it), message_asked_about(it), congestion_state(it));
             if let Some(it) = Message::read(it) {
                 let _ = (it.segment_of(), it.receipt_of());
             }

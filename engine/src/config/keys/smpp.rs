@@ -243,7 +243,8 @@ pub(super) const SMPP: &[Key] = &[
         &["smppReceiptRouting"],
         &["smpp/smppReceiptRouting"],
         "true",
-        "In mux mode delivery receipts go to the session that submitted the message, as long as it is there.",
+        "In mux mode delivery receipts go to the session that submitted the message, as long as it is there; and \
+         query_sm, cancel_sm and replace_sm to the server that took it.",
         "false",
         Kind::Flag(|it| &mut it.config.smpp.receipt_routing),
     ),

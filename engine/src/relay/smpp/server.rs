@@ -9,7 +9,6 @@ use protocols::time::Time;
 use super::leg::{Leg, Link, Owner, Secret};
 use super::life::End;
 use super::pending::{Entry, Pending};
-use super::turns::only_provider;
 use super::{Smpp, Step};
 use crate::config::SmppFull;
 use crate::relay::stream::{Conn, Handover};
@@ -187,16 +186,20 @@ impl Smpp {
         }
         let Some(session) = self.legs.session_mut(conn) else { return Step::Gone };
         session.is_waiting = true;
-        if let Link::Space(space) = session.link
+        let link = session.link;
+        if let Link::Space(at) = link
             && session.outstanding < self.settings.session_window
-            && let Some(space) = self.spaces.get_mut(space)
         {
-            session.waits_for = only_provider(self.settings.to_provider, &space.bound, conn, pdu);
-            if !std::mem::replace(&mut session.is_queued, true) {
-                space.queue.join(conn, session.waits_for);
+            let waits_for = self.only_provider(now, at, conn, pdu);
+            if let Some(session) = self.legs.session_mut(conn)
+                && let Some(space) = self.spaces.get_mut(at)
+            {
+                session.waits_for = waits_for;
+                if !std::mem::replace(&mut session.is_queued, true) {
+                    space.queue.join(conn, waits_for);
+                }
             }
         }
-        let link = session.link;
         self.settle(now, conn);
         let is_mutual = match link {
             Link::Provider(it) => self.is_waiting(it),

@@ -1,9 +1,9 @@
 //! Mux mode: whose turn it is (`http-smpp-registry.md` 2.6): the provider of a request, the session of a
-//! message, and who goes on when there is room. Segments of one long message stay together, and receipts find
-//! who submitted.
+//! message, and who goes on when there is room. Segments of one long message stay together, receipts find who
+//! submitted, and questions who took.
 
 use protocols::smpp::Status;
-use protocols::smpp::body::Message;
+use protocols::smpp::body::{self, Message};
 use protocols::smpp::pdu::Pdu;
 use protocols::smpp::session::ServerState;
 use protocols::time::Time;
@@ -52,11 +52,11 @@ impl Smpp {
         pdu: Pdu<'_>,
     ) -> Option<Conn> {
         let window = self.settings.provider_window;
+        let only = self.only_provider(now, at, session, pdu);
         let space = self.spaces.get_mut(at)?;
         let has_room = |it: &Conn| self.legs.provider(*it).is_some_and(|it| it.has_room(window));
-        let by = self.settings.to_provider;
-        if let Some(only) = only_provider(by, &space.bound, session, pdu) {
-            return Some(only).filter(has_room);
+        if only.is_some() {
+            return only.filter(has_room);
         }
         let (before, after) = space.bound.split_at(space.turn.min(space.bound.len()));
         let in_turn = || after.iter().chain(before).copied();
@@ -68,6 +68,42 @@ impl Smpp {
         let position = space.bound.iter().position(|it| *it == chosen)?;
         space.turn = position + 1;
         Some(chosen)
+    }
+
+    /// The one provider that a session's request may go to: who took the message that it is about, else the
+    /// active one or that of the long message that it is a segment of. `None`: any.
+    pub(super) fn only_provider(
+        &mut self,
+        now: Time,
+        at: Conn,
+        session: Conn,
+        pdu: Pdu<'_>,
+    ) -> Option<Conn> {
+        let taker = self.taker(now, at, session, pdu);
+        let bound = &self.spaces.get(at)?.bound;
+        match self.settings.to_provider {
+            _ if taker.is_some() => taker,
+            SmppToProvider::ActiveStandby => bound.first().copied(),
+            SmppToProvider::RoundRobin if bound.len() < 2 => None,
+            SmppToProvider::RoundRobin => favourite(long_message(pdu, session)?, bound),
+        }
+    }
+
+    /// The provider that took the message which a session's query_sm, cancel_sm or replace_sm is about, if it
+    /// is remembered and still bound. Servers may number alike: then what this session submitted counts.
+    fn taker(&mut self, now: Time, at: Conn, session: Conn, pdu: Pdu<'_>) -> Option<Conn> {
+        let id = body::message_asked_about(pdu)?;
+        let age_max = self.settings.receipts?.age_max;
+        let mut found = None;
+        for conn in &self.spaces.get(at)?.bound {
+            let Some(server) = self.legs.provider(*conn).map(|it| it.server) else { continue };
+            match self.receipts.find(now, server, id, age_max) {
+                Some(it) if it == session => return Some(*conn),
+                Some(_) => found = found.or(Some(*conn)),
+                None => {}
+            }
+        }
+        found
     }
 
     /// The session that a server's message is for: the submitter of what it is a receipt for, else by turns.
@@ -212,21 +248,6 @@ impl Smpp {
                 self.wake(now, provider);
             }
         }
-    }
-}
-
-/// The one provider that a session's request may go to: the active one, or that of the long message that it is
-/// a segment of. `None`: any.
-pub(super) fn only_provider(
-    by: SmppToProvider,
-    bound: &[Conn],
-    session: Conn,
-    pdu: Pdu<'_>,
-) -> Option<Conn> {
-    match by {
-        SmppToProvider::ActiveStandby => bound.first().copied(),
-        SmppToProvider::RoundRobin if bound.len() < 2 => None,
-        SmppToProvider::RoundRobin => favourite(long_message(pdu, session)?, bound),
     }
 }
 

@@ -776,6 +776,103 @@ fn receipts_find_their_submitter() {
     assert_eq!(esmes[1..].iter().filter(|esme| !it.heard(**esme).is_empty()).count(), 1);
 }
 
+/// query_sm, cancel_sm and replace_sm of one message.
+fn about(id: &str) -> [(Command, Vec<u8>); 3] {
+    let id = id.as_bytes();
+    [
+        (Command::QUERY_SM, [id, b"\0\0\0sender\0"].concat()),
+        (Command::CANCEL_SM, [b"\0", id, b"\0\0\0sender\0\0\0receiver\0"].concat()),
+        (Command::REPLACE_SM, [id, b"\0\0\0sender\0\0\0\0\0\x02hi"].concat()),
+    ]
+}
+
+/// Who of them was asked just now; it answers.
+fn asked(it: &mut World, servers: &[Conn]) -> Vec<usize> {
+    let mut all = Vec::new();
+    for (at, smsc) in servers.iter().enumerate() {
+        for one in it.heard(*smsc) {
+            it.say(*smsc, &response(&one, Status::OK, b"\0"));
+            all.push(at);
+        }
+    }
+    all
+}
+
+#[test]
+fn who_took_a_message_is_asked_about_it() {
+    for by in [SmppToProvider::RoundRobin, SmppToProvider::ActiveStandby] {
+        let mut it = World::mux(|it| it.to_provider = by);
+        let (esmes, servers) = shared(&mut it, 2);
+        let mut took = Vec::new();
+        for number in 0..6 {
+            it.say(esmes[0], &submit(number));
+            let (at, one) = (servers.iter().enumerate())
+                .find_map(|(at, smsc)| Some((at, it.heard(*smsc).pop()?)))
+                .unwrap();
+            it.say(servers[at], &response(&one, Status::OK, format!("m{number}\0").as_bytes()));
+            took.push((format!("m{number}"), at));
+        }
+        // Another session of the user may ask, too.
+        for ((id, at), esme) in took.iter().zip(esmes.iter().cycle()) {
+            for (command, body) in about(id) {
+                it.say(*esme, &request(command, 50, &body));
+                assert_eq!(asked(&mut it, &servers), [*at], "{by:?} {command:?} {id}");
+            }
+        }
+        // Nobody is known to have it, or who has is gone: as any request.
+        let (lost, at) = took[0].clone();
+        for smsc in &servers {
+            it.heard(*smsc);
+        }
+        it.end(servers[at]);
+        for id in [lost.as_str(), "unknown"] {
+            for (command, body) in about(id) {
+                it.say(esmes[0], &request(command, 51, &body));
+                let others = asked(&mut it, &servers);
+                assert!(others.len() == 1 && others != [at], "{by:?} {command:?} {id} {others:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_servers_that_number_alike_the_one_that_the_session_used_is_asked() {
+    let mut it = World::mux(|it| it.servers.truncate(2));
+    let (esmes, servers) = shared(&mut it, 2);
+    for (esme, smsc) in esmes.iter().zip(&servers) {
+        it.say(*esme, &submit(1));
+        let one = it.heard_one(*smsc);
+        it.say(*smsc, &response(&one, Status::OK, b"7\0"));
+    }
+    for (at, esme) in esmes.iter().enumerate() {
+        for (command, body) in about("7") {
+            it.say(*esme, &request(command, 50, &body));
+            assert_eq!(asked(&mut it, &servers), [at], "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn a_question_waits_for_the_server_that_took_the_message() {
+    let mut it = World::mux(|it| {
+        it.servers.truncate(2);
+        it.provider_window = 1;
+    });
+    let (esmes, servers) = shared(&mut it, 2);
+    it.say(esmes[0], &submit(1));
+    let one = it.heard_one(servers[0]);
+    it.say(servers[0], &response(&one, Status::OK, b"m\0"));
+    [2, 3].into_iter().for_each(|number| it.say(esmes[1], &submit(number)));
+    let busy = it.heard_one(servers[0]);
+    let other = it.heard_one(servers[1]);
+    it.say(servers[1], &response(&other, Status::OK, b"\0"));
+    let [(query, body), ..] = about("m");
+    it.say(esmes[0], &request(query, 4, &body));
+    assert!(it.heard(servers[1]).is_empty(), "it has room, and knows nothing of it");
+    it.say(servers[0], &response(&busy, Status::OK, b"\0"));
+    assert_eq!(it.heard_one(servers[0]).command, Command::QUERY_SM);
+}
+
 #[test]
 fn segments_of_one_message_stay_together() {
     let mut it = World::mux(|_| {});
