@@ -2,7 +2,7 @@
 //! network, clock or meter.
 //!
 //! [`Stage`] is what stands still (settings, nodes), [`Call`] the messages of one call as each side sends
-//! them, [`Script`] the same as bytes. The rest is the world of `simulation.rs`: [`Network`] loses, doubles, delays and reorders,
+//! them, [`Script`] the same as bytes. The rest is the world of `simulation`: [`Network`] loses, doubles, delays and reorders,
 //! [`Agent`] is a caller or a node by RFC 3261, [`Judge`] knows what must hold.
 
 mod agent;
