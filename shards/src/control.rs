@@ -248,6 +248,9 @@ impl<S: Shards> Control<S> {
                 warn!("The process stood still for {} ms", late.as_millis());
                 self.registry.handle_stall(now);
                 self.heartbeats.handle_stall(now);
+                if let Some(gathering) = &mut self.gathering {
+                    gathering.deadline = now + FIGURES_TIME_MAX;
+                }
             }
             turn = now;
             for event in events.iter().take(count) {

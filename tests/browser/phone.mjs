@@ -10,7 +10,7 @@ class Phone {
     this.agent = new SIP.UserAgent({
       uri: SIP.UserAgent.makeURI(`sip:${user}@example.com`),
       // Seconds. Five, the default, are too few where several browsers start on two cores.
-      transportOptions: { server, connectionTimeout: 30 },
+      transportOptions: { server, connectionTimeout: 120 },
       // No servers: everything is on this machine.
       sessionDescriptionHandlerFactoryOptions: {
         iceGatheringTimeout: 500,

@@ -51,6 +51,9 @@ const browser = await chromium.launchPersistentContext(profile, {
   ],
 });
 
+// How long anything may take is the test's affair, which knows what it waits for.
+browser.setDefaultTimeout(0);
+
 const pages = new Map();
 const phone = (name, method, ...words) =>
   pages.get(name).evaluate(([method, words]) => window.phone[method](...words), [method, words]);

@@ -372,7 +372,7 @@ impl Lines {
         self.recycle(buffer);
         if is_over {
             self.remove(id);
-        } else if is_done {
+        } else if is_done && !is_securing {
             // Closing with bytes unread would be a reset, which may cost the peer our last words.
             self.wheel.arm(timer_of(id), now + LINGER);
         }

@@ -368,7 +368,7 @@ fn tuning() -> Tuning {
         tls_gateway: false,
         connections_max: 100,
         source_connections_max: 0,
-        handshake_time: Duration::from_secs(2),
+        handshake_time: Duration::from_secs(3),
         message_bytes_max: 65_536,
     }
 }
@@ -496,10 +496,16 @@ struct Bench {
     /// Connects and says nothing.
     server: TcpListener,
     address: SocketAddr,
+    security: Option<Arc<Security>>,
 }
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with(None)
+    }
+
+    /// Clients speak TLS if there is a certificate for it.
+    fn with(security: Option<Arc<Security>>) -> Bench {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -511,7 +517,7 @@ impl Bench {
             relay: Proxy { settings: settings.current(), ..Proxy::default() },
             source: None,
             protocol: StreamProtocol::Http,
-            doors: vec![Door::new(socket, false)],
+            doors: vec![Door::new(socket, security.is_some())],
             settings: settings.subscribe(),
             counters: Arc::default(),
             census: Arc::default(),
@@ -519,7 +525,7 @@ impl Bench {
         let epoll = Epoll::new().unwrap();
         pump.watch(&epoll, 0).unwrap();
         let (events, now) = (Events::new(16), Time::from_millis(1_000));
-        Bench { pump, epoll, events, now, server, address }
+        Bench { pump, epoll, events, now, server, address, security }
     }
 
     /// A client that takes little at a time, and the order that it gives.
@@ -562,7 +568,7 @@ impl Bench {
             epoll: &self.epoll,
             scratch: &mut scratch,
             clear: &mut clear,
-            security: None,
+            security: self.security.as_deref(),
             tuning: tuning(),
         };
         act(&mut self.pump, &mut lent);
@@ -667,6 +673,25 @@ fn a_line_writes_into_a_buffer_that_was_used_before() {
     let is_spare = |it: &mut Bench| it.pump.lines.copy(&[]).capacity() > 0;
     let spare = (0..10).take_while(|_| is_spare(&mut bench)).count();
     assert!(spare <= 2, "{spare} buffers for one line at a time");
+}
+
+#[test]
+fn a_client_has_its_time_for_the_handshake_however_often_it_is_looked_at() {
+    let mut bench = Bench::with(Some(security()));
+    let client = TcpStream::connect(bench.address).unwrap();
+    bench.turn_until(|it| it.pump.lines.len() == 1);
+    let deadline = bench.now + tuning().handshake_time;
+    // The socket takes bytes, which is an event of its own.
+    for _ in 0..3 {
+        let id = bench.pump.lines.in_slot(0).unwrap();
+        bench.pump.lines.flush(id, bench.now);
+        assert_eq!(bench.pump.lines.wheel.deadline(timer_of(id)), Some(deadline));
+        bench.now += Duration::from_millis(900);
+        bench.turn();
+    }
+    bench.now = deadline + Duration::from_millis(100);
+    bench.turn_until(|it| it.pump.lines.len() == 0);
+    drop(client);
 }
 
 #[test]

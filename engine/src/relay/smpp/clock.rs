@@ -1,5 +1,7 @@
 //! What happens when time has come (`http-smpp-registry.md` 2.5, 2.6).
 
+use std::time::Duration;
+
 use protocols::smpp::session::{ClientState, ServerState};
 use protocols::smpp::{Command, Status};
 use protocols::time::Time;
@@ -18,6 +20,9 @@ impl Smpp {
     pub(super) fn tick(&mut self, now: Time) {
         if self.stop.is_some_and(|it| it <= now) {
             self.close_all(now);
+        }
+        if self.timers.earliest().is_some_and(|it| now.since(it) > LATE_MAX) {
+            self.forgive_silence(now);
         }
         while let Some((at, who)) = self.timers.due(now) {
             match who {
@@ -43,6 +48,23 @@ impl Smpp {
                     }
                 }
             }
+        }
+    }
+
+    /// We come late: we stood still, and so did maybe all of the machine. Nobody was silent who was not listened
+    /// to, and whoever was asked gets the whole time.
+    fn forgive_silence(&mut self, now: Time) {
+        let is_mux = self.settings.mux;
+        for conn in self.conns(|_| true) {
+            let pulse = match self.legs.get_mut(conn) {
+                Some(Leg::Session(it)) => &mut it.pulse,
+                Some(Leg::Provider(it)) => &mut it.pulse,
+                None => continue,
+            };
+            if is_mux {
+                pulse.heard = now;
+            }
+            pulse.asked = pulse.asked.map(|_| now);
         }
     }
 
@@ -226,3 +248,6 @@ impl Smpp {
         }
     }
 }
+
+/// What a busy shard's turn may take. Who comes later than that has not listened meanwhile.
+const LATE_MAX: Duration = Duration::from_millis(250);

@@ -231,6 +231,12 @@ impl World {
         self.pass(Duration::from_millis(millis));
     }
 
+    /// The process stands still, and goes on.
+    pub(super) fn stand_still(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        self.pass(Duration::ZERO);
+    }
+
     pub(super) fn is_closed(&self, conn: Conn) -> bool {
         self.wire.closed.contains(&conn)
     }

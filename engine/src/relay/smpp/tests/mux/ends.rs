@@ -190,6 +190,29 @@ fn silence_is_asked_about_and_then_ends() {
 }
 
 #[test]
+fn nobody_is_silent_while_we_stand_still() {
+    let mut it = World::mux(|it| {
+        it.servers.truncate(1);
+        it.check_client_side = Duration::from_secs(2);
+        it.check_server_side = Duration::from_secs(2);
+    });
+    let (esmes, servers) = shared(&mut it, 1);
+    let peers = [esmes[0], servers[0]];
+    it.pass_millis(1_000);
+    it.stand_still(20_000);
+    it.pass_millis(1_999);
+    for conn in peers {
+        assert!(it.heard(conn).is_empty() && !it.is_closed(conn));
+    }
+    it.pass_millis(1);
+    for conn in peers {
+        assert_eq!(it.heard_one(conn).command, Command::ENQUIRE_LINK);
+    }
+    it.pass_millis(4_000);
+    assert!(it.is_closed(esmes[0]), "after the usual time");
+}
+
+#[test]
 fn who_is_silent_is_asked_again_in_the_shorter_period_of_two() {
     for (connection, enquire, count) in [(1000, 10_000, 4), (10_000, 1000, 4), (10_000, 9000, 1)] {
         let mut it = World::mux(|it| {

@@ -270,6 +270,21 @@ fn a_silent_esme_takes_both_legs_down() {
 }
 
 #[test]
+fn whoever_is_asked_has_its_time_though_we_stand_still() {
+    let mut it = World::new(|it| it.enquire = Duration::from_secs(5));
+    let (esme, smsc, _) = it.bound();
+    it.pass_millis(5000);
+    it.stand_still(60_000);
+    for conn in [esme, smsc] {
+        let asked = it.heard(conn).pop().unwrap();
+        assert_eq!(asked.command, Command::ENQUIRE_LINK);
+        it.say(conn, &response(&asked, Status::OK, b""));
+    }
+    it.pass_millis(1_000);
+    assert!(!it.is_closed(esme) && !it.is_closed(smsc));
+}
+
+#[test]
 fn a_receiver_may_not_submit() {
     let mut it = World::new(|_| {});
     let esme = it.open();
