@@ -605,6 +605,14 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
         ),
         ("gov.nist.javax.sip.RECEIVE_UDP_BUFFER_SIZE=65536", "a burst of messages overflows"),
         (
+        (
+            "ipv6Host=fe80::1%eth0",
+            "lb.properties:3: error: ipv6Host: \"fe80::1%eth0\" is not allowed here; allowed is a global",
+        ),
+        (
+            "staticNodes=[fe80::1]:5080",
+            "lb.properties:3: error: staticNodes: \"[fe80::1]\" is not allowed here; allowed is a global",
+        ),
             "a=\\u12x4",
             "lb.properties:3: error: \"\\u12x4\" is not allowed here; allowed is \\u and four hex digits",
         ),
