@@ -586,7 +586,7 @@ impl World {
         let verdict = match failed {
             None => shard.relay.handle(&arrival, bytes, &snapshot, &mut out),
             Some(_) => {
-                let failed = Failure { hop, reason: DropReason::ConnectionGone, again };
+                let failed = Failure { hop: Some(hop), reason: DropReason::ConnectionGone, again };
                 shard.relay.undelivered(&arrival, bytes, failed, &snapshot, &mut out)
             }
         };
