@@ -628,10 +628,11 @@ impl World {
             let _ = self.registry.handle_report(now, report);
         }
         match verdict {
-            Verdict::Forward { hop: hop @ Hop::Datagram { from, to }, node, .. } => {
+            Verdict::Forward { hop: hop @ Hop::Datagram { from, to }, is_request, .. } => {
                 let sender = self.stage.settings.listener(from).address;
-                let origin =
-                    node.map(|_| Box::new(Origin { hop, attempts: attempts + 1, ..origin }));
+                let may_go_again = is_request && snapshot.at(to, None, None).is_some();
+                let again = || Box::new(Origin { hop, attempts: attempts + 1, ..origin });
+                let origin = may_go_again.then(again);
                 self.send(sender, to, out, origin);
             }
             Verdict::Reply { hop: Hop::Datagram { from, to } } => {

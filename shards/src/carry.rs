@@ -110,10 +110,16 @@ impl<D: Decide> Shard<D> {
         out: &mut Vec<u8>,
     ) {
         match verdict {
-            Verdict::Forward { hop, reply, .. } => {
+            Verdict::Forward { hop, is_request, reply } => {
                 let start = reply.map_or(0, |it| it.bytes);
                 if let Some(Provisional { hop, bytes }) = reply {
                     self.answer(hop, out.get(..bytes).unwrap_or(&[]));
+                }
+                if let Hop::Datagram { to, .. } = hop
+                    && is_request
+                {
+                    let sent = out.get(start..).unwrap_or(&[]);
+                    self.recent.remember(arrival, bytes, to, sent, attempts);
                 }
                 self.send(hop, out, start, Some(Origin { arrival, bytes, attempts }));
             }
@@ -136,10 +142,6 @@ impl<D: Decide> Shard<D> {
     fn send(&mut self, hop: Hop, out: &mut Vec<u8>, start: usize, origin: Option<Origin<'_>>) {
         match hop {
             Hop::Datagram { from, to } => {
-                let sent = out.get(start..).unwrap_or(&[]);
-                if let Some(it) = origin.filter(|_| !sent.starts_with(b"SIP/")) {
-                    self.recent.remember(it.arrival, it.bytes, to, sent, it.attempts);
-                }
                 let source = origin.map(|it| it.arrival.source);
                 match self.outgoing(from) {
                     Some(outgoing) => outgoing.push(out, start, to, source),

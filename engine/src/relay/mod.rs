@@ -123,8 +123,8 @@ pub enum Verdict {
     Forward {
         /// Next hop.
         hop: Hop,
-        /// Node it goes to, for requests to nodes.
-        node: Option<NodeKey>,
+        /// It is a request: one that its next hop refuses may go another way.
+        is_request: bool,
         /// Our 100, in front; usually none.
         reply: Option<Provisional>,
     },

@@ -61,7 +61,7 @@ impl Script {
             } else {
                 Hop::Datagram { from, to }
             };
-            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: None };
+            let verdict = Verdict::Forward { hop, is_request: true, reply: None };
             (failed != Some(hop)).then_some(verdict)
         })
     }
@@ -104,28 +104,29 @@ impl Decide for Script {
             let flow = Flow { shard, slot, generation };
             Verdict::Forward {
                 hop: Hop::Flow { flow, or: None, is_response: true },
-                node: None,
+                is_request: false,
                 reply: None,
             }
         } else if let Some(peer) = body.strip_prefix(b"peer ") {
             let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
             let hop = Hop::Stream { from: ListenerId(self.settings.from), to };
-            Verdict::Forward { hop, node: None, reply: None }
+            Verdict::Forward { hop, is_request: false, reply: None }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
                 return Verdict::Resolve;
             };
             let hop = Hop::Datagram { from: arrival.listener, to };
-            Verdict::Forward { hop, node: None, reply: None }
+            Verdict::Forward { hop, is_request: false, reply: None }
         } else if body.starts_with(b"node") {
             self.to_node(snapshot, None).unwrap_or(Verdict::Drop(DropReason::NoNode))
         } else if body.starts_with(b"trying") {
             out.splice(..0, *b"100 ");
-            let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot, None) else {
+            let Some(Verdict::Forward { hop, is_request, .. }) = self.to_node(snapshot, None)
+            else {
                 return Verdict::Drop(DropReason::NoNode);
             };
-            Verdict::Forward { hop, node, reply: Some(Provisional { bytes: 4, hop: back }) }
+            Verdict::Forward { hop, is_request, reply: Some(Provisional { bytes: 4, hop: back }) }
         } else {
             Verdict::Reply { hop: back }
         }
@@ -882,7 +883,6 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
 }
 
 #[test]
-#[test]
 fn whoever_finds_no_room_to_wait_for_a_name_hears_so() {
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
     let (socket, mut buffer) = (rig.udp(), [0; 100]);
@@ -900,6 +900,7 @@ fn whoever_finds_no_room_to_wait_for_a_name_hears_so() {
     rig.stop();
 }
 
+#[test]
 fn silent_connections_end_and_too_many_are_refused() {
     let tuning = Tuning { stream_idle: Duration::from_secs(2), connections_max: 2, ..TUNING };
     let rig = rig(1, Seat::Thread, "127.0.0.1:0", tuning);
@@ -1007,14 +1008,15 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
         vec![node(Transport::Udp, dead, 0), node(Transport::Udp, alive.local_addr().unwrap(), 1)];
     rig.publish(nodes, Routes::default());
     let (socket, mut buffer) = (rig.udp(), [0; 100]);
-    // To the same address, but not as a request to the node.
+    // To the same address, but not as a request.
     socket.send(b"name 1").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
     assert!(rig.body.post.send(0, Mail::Resolved { name, answer: dead }).is_ok());
     rig.wait(0, |it| it.figures.sent >= 1);
     assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
     socket.send(b"node 2").unwrap();
-    alive.recv(&mut buffer).unwrap();
+    let count = alive.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"node 2", "what is no request goes nowhere else");
     assert_eq!(rig.statistics(0).figures.retried, 1, "the node was asked, and refused");
     rig.stop();
 }

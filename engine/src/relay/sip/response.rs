@@ -91,7 +91,7 @@ impl State {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);
         }
-        Verdict::Forward { hop, node: None, reply: None }
+        Verdict::Forward { hop, is_request: false, reply: None }
     }
 
     fn leave_node<T: Trace>(
