@@ -574,12 +574,17 @@ impl Balancer {
 
     /// Rewrites the file with these keys changed and asks for a reload.
     pub fn reload(&mut self, changes: &[(&str, &str)]) {
+        self.change(changes);
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Rewrites the file with these keys changed.
+    pub fn change(&mut self, changes: &[(&str, &str)]) {
         for (key, value) in changes {
             self.keys.retain(|(it, _)| it != key);
             self.keys.push(((*key).to_owned(), (*value).to_owned()));
         }
         self.rewrite(&properties(&self.keys, &self.addresses));
-        self.signal(Signal::SIGHUP);
     }
 
     /// Replaces the configuration file whole, as an editor does: by renaming a new one over it.
