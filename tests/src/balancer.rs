@@ -686,6 +686,15 @@ pub fn trunkctl() -> PathBuf {
     binary().with_file_name("trunkctl")
 }
 
+/// The balancer's program, as built with the tests.
+///
+/// # Panics
+///
+/// If it does not build.
+pub fn trunkline() -> &'static Path {
+    binary()
+}
+
 /// The balancer's program, built once per test process with the profile of the tests.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
