@@ -2,11 +2,16 @@
 //! (`sip.md` 1, 6.1; `http-smpp-registry.md` 1.12, 4, 5). Numbers in comments are items of `sip.md` 6.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tests::{
-    Balancer, JsonBeats, Message, Node, Peer, Setup, Transport, first_to_get, wait_for, who_got,
+    Balancer, JsonBeats, Message, Node, PATIENCE, Peer, Setup, Transport, first_to_get, wait_for,
+    who_got,
 };
+use tools::agent::{self, AgentConfig, Polling};
+use tools::caller::{CallerConfig, Pace};
+use tools::node::NodeConfig;
 
 /// One call from start to end through whatever node there is.
 fn call(lb: &Balancer) {
@@ -435,6 +440,48 @@ fn a_changed_file_is_applied_on_sighup_or_by_itself_without_losing_a_packet() {
     wait_for("the change by itself", || is_blocked(&lb, &nodes[0], "thirdphone").then_some(()));
 }
 
+/// How often the process says that it applied a changed file.
+fn reloads(lb: &Balancer) -> usize {
+    lb.log().matches("Configuration file changed, applying changes.").count()
+}
+
+#[test] // hot reload
+fn no_call_is_lost_while_the_file_is_read_again_and_again() {
+    // Nobody must expire meanwhile, however slow the machine.
+    let mut lb = Setup::two_entry().set("shards", "2").set("nodeTimeout", "60000").start();
+    let nodes = (0..2).map(|_| {
+        let mut node = NodeConfig::new("127.0.0.1:0".parse().unwrap(), Some(lb.internal));
+        node.heartbeat_interval = Duration::from_millis(200);
+        node
+    });
+    let agent =
+        AgentConfig { nodes: nodes.collect(), callers: vec![], polling: Polling::Block, cpu: None };
+    let agent = agent::start(agent).unwrap();
+    lb.wait_nodes(2);
+    let mut caller = CallerConfig::new(lb.external, Pace::Open(200.0));
+    caller.hold = Duration::from_millis(200);
+    agent.place(caller).unwrap();
+    let more_calls = || {
+        let completed = || agent.report().unwrap().calls.completed;
+        let before = completed();
+        wait_for("more calls", || (completed() >= before + 50).then_some(()));
+    };
+    more_calls();
+    for turn in 1..=3 {
+        lb.reload(&[("blocked-values", &format!("phone{turn}"))]);
+        wait_for("the reload", || (reloads(&lb) >= turn).then_some(()));
+        more_calls();
+    }
+    lb.change(&[("blocked-values", "lastphone")]); // and no signal
+    wait_for("the change by itself", || (reloads(&lb) >= 4).then_some(()));
+    more_calls();
+    agent.stop_calls();
+    let report = agent.wait(PATIENCE).unwrap();
+    assert!(report.finished, "calls hang");
+    assert_eq!((report.calls.failed_total(), report.misrouted()), (0, 0), "{report}");
+    assert_eq!(lb.sum_of("trunkline_sip_dropped_total"), 0, "{}", lb.metrics());
+}
+
 #[test] // hot reload
 fn a_broken_file_keeps_the_old_configuration_and_a_new_port_is_refused_by_name() {
     let mut lb = Setup::two_entry().set("blocked-values", "badphone").start();
@@ -604,6 +651,41 @@ fn metrics_are_prometheus_text_and_health_follows_the_nodes() {
     assert!(status.contains("404"), "{status}");
     let (status, body) = lb.get("/LBSTAT");
     assert!(status.contains("200") && body.contains("Metrics"), "paths ignore case");
+    drop(nodes);
+}
+
+/// Every message taken in is timed, once, whatever became of it and by whichever transport it came.
+#[test]
+fn the_histogram_of_residence_holds_every_message() {
+    let start = Instant::now();
+    let lb = Setup::two_entry().start();
+    let nodes = lb.answering_nodes(1);
+    call(&lb);
+    let caller = lb.caller("bob").over_tcp();
+    let mut dialog = caller.call("sip:carol@example.com");
+    caller.exchange(&mut dialog, "BYE");
+    let sum = |metrics: &str, family: &str| -> f64 {
+        let is_it = |it: &&str| it.split(['{', ' ']).next() == Some(family);
+        let rows = metrics.lines().filter(is_it);
+        rows.map(|it| it.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    // One that is being sent as the page is made will be in the next.
+    let metrics = wait_for("every message to be timed", || {
+        let it = lb.metrics();
+        let taken = sum(&it, "trunkline_shard_datagrams_total")
+            + sum(&it, "trunkline_shard_stream_messages_total");
+        (sum(&it, "trunkline_residence_seconds_count") == taken).then_some(it)
+    });
+    let of = |family| sum(&metrics, family);
+    let count = of("trunkline_residence_seconds_count");
+    assert!(of("trunkline_shard_stream_messages_total") >= 3.0, "{metrics}");
+    assert!(count >= of("trunkline_sip_messages_total"), "{metrics}");
+    let seconds = of("trunkline_residence_seconds_sum");
+    assert!(seconds > 0.0 && seconds < count * start.elapsed().as_secs_f64(), "{metrics}");
+    let buckets = metrics.lines().filter(|it| it.starts_with("trunkline_residence_seconds_bucket"));
+    let buckets = buckets.map(|it| it.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    let buckets: Vec<f64> = buckets.collect();
+    assert!(buckets.is_sorted() && buckets.last() == Some(&count), "{metrics}");
     drop(nodes);
 }
 

@@ -94,12 +94,45 @@ fn the_built_in_caller_and_callee_lose_no_call() {
     if !is_installed("sipp") {
         return;
     }
-    for mode in ["u1", "t1"] {
-        let lb = Setup::two_entry().start();
+    for (mode, shards) in [("u1", "1"), ("t1", "1"), ("u1", "2"), ("t1", "2")] {
+        let lb = Setup::two_entry().set("shards", shards).start();
         let _servers = servers(&lb, &["-sn", "uas"], mode);
         let target = lb.external.to_string();
         let load = ["-sn", "uac", &target, "-m", "200", "-r", "100", "-t", mode, "-p", &port()];
-        Sipp::start(&load).finish(&format!("uac to uas over {mode}"));
+        Sipp::start(&load).finish(&format!("uac to uas over {mode}, {shards} shards"));
+    }
+}
+
+/// A controller calls one server without saying what it wants, asks another with what the first offers, and
+/// tells the first what the other said (RFC 3725 §4.1). Its two processes talk beside us, and give both calls
+/// one Call-ID, so that each server has a balancer of its own.
+#[test]
+fn a_third_party_brings_two_servers_together() {
+    if !is_installed("sipp") {
+        return;
+    }
+    const CALLS: &str = "20";
+    let [one, other] = [(); 2].map(|()| Setup::two_entry().start());
+    let _servers = [(&one, "3pcc-A"), (&other, "3pcc-B")].map(|(lb, side)| {
+        servers(lb, &["-sn", side], "u1") // two of each: calls alternate
+    });
+    let between = port();
+    let beside = format!("127.0.0.1:{between}");
+    let controller = |side: &str, lb: &Balancer| {
+        let target = lb.external.to_string();
+        let load = ["-sn", side, &target, "-3pcc", &beside, "-m", CALLS, "-r", "20", "-p", &port()];
+        Sipp::start(&load)
+    };
+    let mut second = controller("3pcc-C-B", &other);
+    wait_for("the second half to listen", || {
+        assert!(!second.has_ended(), "{}", second.errors());
+        is_bound(&between).then_some(())
+    });
+    // It ends well only if the other half has had its answers: what they offer is what it accepts.
+    controller("3pcc-C-A", &one).finish("the first half");
+    for lb in [&one, &other] {
+        let methods = &lb.lbstat()["NumberOfRequestsProcessedByMethod"];
+        assert!(methods["INVITE"].as_u64() >= Some(20), "{methods}");
     }
 }
 

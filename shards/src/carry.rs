@@ -110,10 +110,16 @@ impl<D: Decide> Shard<D> {
         out: &mut Vec<u8>,
     ) {
         match verdict {
-            Verdict::Forward { hop, reply, .. } => {
+            Verdict::Forward { hop, is_request, reply } => {
                 let start = reply.map_or(0, |it| it.bytes);
                 if let Some(Provisional { hop, bytes }) = reply {
                     self.answer(hop, out.get(..bytes).unwrap_or(&[]));
+                }
+                if let Hop::Datagram { to, .. } = hop
+                    && is_request
+                {
+                    let sent = out.get(start..).unwrap_or(&[]);
+                    self.recent.remember(arrival, bytes, to, sent, attempts);
                 }
                 self.send(hop, out, start, Some(Origin { arrival, bytes, attempts }));
             }
@@ -136,10 +142,6 @@ impl<D: Decide> Shard<D> {
     fn send(&mut self, hop: Hop, out: &mut Vec<u8>, start: usize, origin: Option<Origin<'_>>) {
         match hop {
             Hop::Datagram { from, to } => {
-                let sent = out.get(start..).unwrap_or(&[]);
-                if let Some(it) = origin.filter(|_| !sent.starts_with(b"SIP/")) {
-                    self.recent.remember(it.arrival, it.bytes, to, sent, it.attempts);
-                }
                 let source = origin.map(|it| it.arrival.source);
                 match self.outgoing(from) {
                     Some(outgoing) => outgoing.push(out, start, to, source),
@@ -364,7 +366,7 @@ impl<D: Decide> Shard<D> {
             let is_over = attempts >= ATTEMPTS_MAX;
             self.figures.retried += u64::from(!is_over);
             let again = if is_over { Again::Nowhere } else { again };
-            let failed = Failure { hop, reason, again };
+            let failed = Failure { hop: Some(hop), reason, again };
             self.decide(&arrival, &bytes, attempts.saturating_add(1), |relay, snapshot, out| {
                 relay.undelivered(&arrival, &bytes, failed, snapshot, out)
             });
@@ -505,7 +507,7 @@ impl<D: Decide> Shard<D> {
             return self.drop_of(Whose::Source(arrival.source), DropReason::Unresolved);
         };
         if self.parked.len() >= PARKED_MAX || attempts >= NAME_ATTEMPTS_MAX {
-            return self.drop_of(Whose::Source(arrival.source), DropReason::Unresolved);
+            return self.give_up(arrival, bytes, DropReason::Unresolved);
         }
         // An answer that a full mailbox has lost is asked for again.
         let now = self.now;
@@ -513,7 +515,7 @@ impl<D: Decide> Shard<D> {
         let is_asked = self.parked.iter().any(|it| it.name == name && was_asked(it));
         let notice = || Notice::Resolve { shard: self.id, name: name.clone() };
         if !is_asked && !self.outbox.send(notice()) {
-            return self.drop_of(Whose::Source(arrival.source), DropReason::QueueFull);
+            return self.give_up(arrival, bytes, DropReason::QueueFull);
         }
         let bytes = self.streams.copy(bytes);
         let (arrival, since) = (*arrival, self.now);
@@ -536,13 +538,29 @@ impl<D: Decide> Shard<D> {
         }
     }
 
-    /// Drops what waited too long for its name.
+    /// The name of its next hop will not be known in time: whoever waits for an answer hears it now.
+    fn give_up(&mut self, arrival: &Arrival, bytes: &[u8], reason: DropReason) {
+        let failed = Failure { hop: None, reason, again: Again::Nowhere };
+        let mut is_answered = false;
+        self.decide(arrival, bytes, 0, |relay, snapshot, out| {
+            let verdict = relay.undelivered(arrival, bytes, failed, snapshot, out);
+            is_answered = matches!(verdict, Verdict::Reply { .. });
+            verdict
+        });
+        // Else the relay has counted it.
+        if is_answered {
+            self.drop_of(Whose::Source(arrival.source), reason);
+        }
+    }
+
+    /// Gives up what waited too long for its name.
     pub(crate) fn give_parked_up(&mut self) {
         let now = self.now;
         let is_late = |it: &Parked<D::Name>| it.since + PARKED_TIME_MAX <= now;
         let late: Vec<_> = self.parked.extract_if(.., |it| is_late(it)).collect();
-        for it in late {
-            self.drop_of(Whose::Source(it.arrival.source), DropReason::Unresolved);
+        for Parked { arrival, bytes, .. } in late {
+            self.give_up(&arrival, &bytes, DropReason::Unresolved);
+            self.streams.recycle(bytes);
         }
         if let Some(oldest) = self.parked.iter().map(|it| it.since).min() {
             self.wheel.arm(TimerId(PARKED_TIMER), oldest + PARKED_TIME_MAX);

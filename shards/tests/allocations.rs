@@ -56,7 +56,7 @@ impl Decide for Forward {
         out.clear();
         out.extend_from_slice(bytes);
         let hop = Hop::Datagram { from: it.listener, to: self.0 };
-        Verdict::Forward { hop, node: Some(NodeKey(1)), reply: None }
+        Verdict::Forward { hop, is_request: true, reply: None }
     }
 
     fn undelivered(

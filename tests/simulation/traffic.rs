@@ -124,7 +124,7 @@ impl World {
         let verdict = match failed {
             None => shard.relay.handle(&arrival, bytes, &snapshot, &mut out),
             Some(_) => {
-                let failed = Failure { hop, reason: DropReason::ConnectionGone, again };
+                let failed = Failure { hop: Some(hop), reason: DropReason::ConnectionGone, again };
                 shard.relay.undelivered(&arrival, bytes, failed, &snapshot, &mut out)
             }
         };
@@ -166,10 +166,11 @@ impl World {
             let _ = self.registry.handle_report(now, report);
         }
         match verdict {
-            Verdict::Forward { hop: hop @ Hop::Datagram { from, to }, node, .. } => {
+            Verdict::Forward { hop: hop @ Hop::Datagram { from, to }, is_request, .. } => {
                 let sender = self.stage.settings.listener(from).address;
-                let origin =
-                    node.map(|_| Box::new(Origin { hop, attempts: attempts + 1, ..origin }));
+                let may_go_again = is_request && snapshot.at(to, None, None).is_some();
+                let again = || Box::new(Origin { hop, attempts: attempts + 1, ..origin });
+                let origin = may_go_again.then(again);
                 self.send(sender, to, out, origin);
             }
             Verdict::Reply { hop: Hop::Datagram { from, to } } => {

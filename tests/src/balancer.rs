@@ -574,12 +574,17 @@ impl Balancer {
 
     /// Rewrites the file with these keys changed and asks for a reload.
     pub fn reload(&mut self, changes: &[(&str, &str)]) {
+        self.change(changes);
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Rewrites the file with these keys changed.
+    pub fn change(&mut self, changes: &[(&str, &str)]) {
         for (key, value) in changes {
             self.keys.retain(|(it, _)| it != key);
             self.keys.push(((*key).to_owned(), (*value).to_owned()));
         }
         self.rewrite(&properties(&self.keys, &self.addresses));
-        self.signal(Signal::SIGHUP);
     }
 
     /// Replaces the configuration file whole, as an editor does: by renaming a new one over it.
@@ -679,6 +684,15 @@ impl Drop for Balancer {
 /// If it does not build.
 pub fn trunkctl() -> PathBuf {
     binary().with_file_name("trunkctl")
+}
+
+/// The balancer's program, as built with the tests.
+///
+/// # Panics
+///
+/// If it does not build.
+pub fn trunkline() -> &'static Path {
+    binary()
 }
 
 /// The balancer's program, built once per test process with the profile of the tests.

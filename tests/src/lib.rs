@@ -14,6 +14,7 @@ mod json;
 mod keys;
 mod kubernetes;
 mod message;
+pub mod name_server;
 mod namespaces;
 mod node;
 mod peer;
@@ -27,7 +28,7 @@ pub mod web;
 
 use std::time::{Duration, Instant};
 
-pub use balancer::{Addresses, Balancer, NodeEntry, Setup, trunkctl};
+pub use balancer::{Addresses, Balancer, NodeEntry, Setup, trunkctl, trunkline};
 pub use dialog::Dialog;
 pub use java::{JavaNode, Layout};
 pub use json::{JsonBeats, post};

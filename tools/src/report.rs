@@ -318,6 +318,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_generator_that_was_the_limit_says_so() {
+        let late = LATENESS_MAX + Duration::from_millis(1);
+        let cases = [
+            ("at rest", 0.1, 0.0, Duration::ZERO, false),
+            ("busy, and what it measures is busier", 1.0, 0.4, Duration::ZERO, false),
+            ("much waits, and it sleeps", 0.5, 0.9, Duration::ZERO, false),
+            ("busy, and most waits for it", 0.96, 0.6, Duration::ZERO, true),
+            ("late", 0.1, 0.0, late, true),
+        ];
+        for (name, busy, backlog, lateness, want) in cases {
+            let mut generator = Generator { lateness: histogram(), busy, backlog };
+            record(&mut generator.lateness, lateness);
+            let report = Report {
+                at: Time::ZERO,
+                calls: Calls::default(),
+                latencies: Latencies::default(),
+                nodes: Vec::new(),
+                generator,
+                finished: true,
+            };
+            let says_so = report.to_string().contains("\ngenerator was the limit: busy ");
+            assert_eq!(says_so, want, "{name}");
+            assert_eq!(report.to_json()["generator"]["wasTheLimit"], want, "{name}");
+        }
+    }
+
+    #[test]
     fn long_latencies_keep_their_value_and_longer_ones_the_bound() {
         let mut figures = histogram();
         record(&mut figures, Duration::from_secs(32));

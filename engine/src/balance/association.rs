@@ -89,6 +89,11 @@ impl Association {
         self.store(query, key, node);
     }
 
+    /// Whether the association is known to live on another node than this one.
+    pub(crate) fn lives_elsewhere(&mut self, query: &Query<'_>, key: u64, node: NodeKey) -> bool {
+        self.memory.find(query.now, key).is_some_and(|it| it.node != node)
+    }
+
     /// An association counts on the shard that it began on: both sides of a call know it, and may be of
     /// different shards.
     fn store(&mut self, query: &Query<'_>, key: u64, node: &Node) {

@@ -82,8 +82,12 @@ impl Algorithm for UserBased {
         if query.is_ack || self.pinned(query, snapshot).is_some() {
             return;
         }
-        if let Some(users) = &mut self.users {
-            users.learn(query, key_of(query.key), snapshot.node(node));
+        let Some(users) = &mut self.users else { return };
+        let (key, node) = (key_of(query.key), snapshot.node(node));
+        let is_leaving = node.graceful || node.version != snapshot.latest();
+        // Dialogs that stay behind on such a node do not call back a user who has moved on.
+        if !(is_leaving && users.lives_elsewhere(query, key, node.key)) {
+            users.learn(query, key, node);
         }
     }
 
@@ -121,7 +125,9 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::balance::testing::{build, config, in_dialog, node, number, query, snapshot};
+    use crate::balance::testing::{
+        build, config, in_dialog, node, node_at, number, query, snapshot,
+    };
 
     fn rules(rows: &[(&str, u16)]) -> Arc<[NodeRule]> {
         rows.iter()
@@ -198,5 +204,30 @@ mod tests {
         assert_eq!(number(&after, algorithm.pick(&query(b"user"), &after)), Some(2));
         let last = snapshot(4, vec![node(3)]);
         assert_eq!(number(&last, algorithm.pick(&query(b"user"), &last)), Some(3));
+    }
+
+    /// Also where the user had no other node when the drain began: then the dialog is all that is known.
+    #[test]
+    fn a_dialog_left_on_a_leaving_node_does_not_call_its_user_back() {
+        let mut draining = node(1);
+        draining.graceful = true;
+        let newer = |it| node_at(node(it).ip, 1);
+        let cases = [
+            ("draining", vec![draining, node(2), node(3)]),
+            ("of an older version", vec![node(1), newer(2), newer(3)]),
+        ];
+        for (name, nodes) in cases {
+            let table = snapshot(1, nodes);
+            let old = table.find(node(1).key).unwrap();
+            let mut algorithm = build(ENTRY.name, &config());
+            let fresh = Query { version: table.latest(), ..query(b"user") };
+            algorithm.learn(&in_dialog(b"user"), &table, old);
+            let moved = algorithm.pick(&fresh, &table);
+            assert_ne!(moved, Some(old), "{name}");
+            for _ in 0..3 {
+                algorithm.learn(&in_dialog(b"user"), &table, old);
+                assert_eq!(algorithm.pick(&fresh, &table), moved, "{name}");
+            }
+        }
     }
 }

@@ -94,7 +94,17 @@ impl Search<'_> {
                 let Some(host) = host.filter(|it| is_wildcard(it)) else { continue };
                 let is_behind = !balancer.is_empty()
                     && ports.iter().all(|(transport, _)| shown.of(transport).is_some());
-                if ports.is_empty() || is_behind || (is_external && public.is_some()) {
+                if ports.is_empty() {
+                    continue;
+                }
+                if is_behind || (is_external && public.is_some()) {
+                    if ports.of(Transport::Udp).is_some() {
+                        let text = format!(
+                            "{host}: over UDP messages leave from the address that the kernel's \
+                             routes choose; where there are several, set the one that peers know"
+                        );
+                        self.note(&names, text);
+                    }
                     continue;
                 }
                 let mut text = format!(

@@ -561,6 +561,15 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
             "error: externalHost: 0.0.0.0 would stand in Via and Record-Route, where nobody can send \
              to; set an address of this machine, or public-ip",
         ),
+        (
+            "externalHost=0.0.0.0\npublic-ip=192.0.2.1\ninternalPort=5065",
+            "lb.properties:3: note: externalHost: 0.0.0.0: over UDP messages leave from the address that \
+             the kernel's routes choose",
+        ),
+        (
+            "ipv6Host=::\npublic-ipv6=2001:db8::1\nexternalIpv6UdpPort=5065\ninternalPort=5065",
+            "lb.properties:3: note: ipv6Host: ::: over UDP messages leave",
+        ),
         ("ipv6Host=::\nexternalIpv6UdpPort=5060", "lb.properties:3: error: ipv6Host: :: would"),
         (
             "terminateTLSTraffic=true\nexternalTlsPort=5061",
@@ -595,6 +604,14 @@ fn findings_name_file_line_key_what_and_what_is_allowed() {
         (
             "externalHost=::1",
             "lb.properties:3: error: externalHost: an IPv6 address; it belongs in externalIpv6Host",
+        ),
+        (
+            "ipv6Host=fe80::1%eth0",
+            "lb.properties:3: error: ipv6Host: \"fe80::1%eth0\" is not allowed here; allowed is a global",
+        ),
+        (
+            "staticNodes=[fe80::1]:5080",
+            "lb.properties:3: error: staticNodes: \"[fe80::1]\" is not allowed here; allowed is a global",
         ),
         ("ipv6Host=127.0.0.1", "error: ipv6Host: an IPv4 address; it belongs in host"),
         ("probeTimeout=3000", "error: probeTimeout: a probe waits longer"),

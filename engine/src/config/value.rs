@@ -40,11 +40,17 @@ pub(super) fn port(text: &str) -> Result<Option<u16>, String> {
     }
 }
 
-/// A literal address (brackets are taken off) or a host name; a zone id may follow an IPv6 literal.
+/// A literal address (brackets are taken off) or a host name. Link-local IPv6 needs a zone, and RFC 3261
+/// §25.1 has no way to write one: nobody could send to what we put into Via.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(text);
     let (address, zone) = bare.split_once('%').map_or((bare, None), |(a, z)| (a, Some(z)));
-    if address.parse::<Ipv6Addr>().is_ok() && zone.is_none_or(is_name) {
+    if let Ok(ip) = address.parse::<Ipv6Addr>() {
+        if zone.is_some() || ip.is_unicast_link_local() {
+            let allowed = "a global or unique local IPv6 address: SIP cannot say a zone, which \
+                           link-local addresses need";
+            return refuse(text, allowed);
+        }
         return Ok(bare.to_owned());
     }
     // Four numbers that are no address would be asked of the DNS as a name: a typing error for sure.
@@ -275,7 +281,7 @@ mod tests {
             ("127.0.0.1", "127.0.0.1"),
             ("::1", "::1"),
             ("[::1]", "::1"),
-            ("fe80::1%2", "fe80::1%2"),
+            ("fd00::1", "fd00::1"),
             ("lb-1.example.com", "lb-1.example.com"),
             ("my_host", "my_host"),
         ];
@@ -293,10 +299,13 @@ mod tests {
             "[::1",
             ":::",
             "a/b",
-            "::1%",
             &long,
         ] {
             assert!(host(text).is_err(), "{text}");
+        }
+        for text in ["fe80::1%2", "[fe80::1%eth0]", "fe80::1", "febf::1", "::1%1", "::1%"] {
+            let why = host(text).unwrap_err();
+            assert!(why.contains("SIP cannot say a zone"), "{text}: {why}");
         }
     }
 

@@ -95,9 +95,10 @@ pub enum Hop {
 /// A message that did not reach its next hop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// Where it was to go.
-    pub hop: Hop,
-    /// Why it did not get there: [`DropReason::ConnectionGone`], or a queue on the way is full.
+    /// Where it was to go; `None`: its next hop's name was never resolved.
+    pub hop: Option<Hop>,
+    /// Why it did not get there: [`DropReason::ConnectionGone`], [`DropReason::Unresolved`], or a queue on
+    /// the way is full.
     pub reason: DropReason,
     /// Where it may still go.
     pub again: Again,
@@ -122,8 +123,8 @@ pub enum Verdict {
     Forward {
         /// Next hop.
         hop: Hop,
-        /// Node it goes to, for requests to nodes.
-        node: Option<NodeKey>,
+        /// It is a request: one that its next hop refuses may go another way.
+        is_request: bool,
         /// Our 100, in front; usually none.
         reply: Option<Provisional>,
     },

@@ -189,7 +189,9 @@ fn nodes(page: &mut Page, scrape: &Scrape<'_>) {
             }
         }
     }
-    page.family("trunkline_node_calls_total", "counter", "Calls given to a live node.");
+    let help = "Calls given to a live node. With reuseportSteering=cpu or random, an INVITE that is sent \
+                again may meet another shard, which counts it again.";
+    page.family("trunkline_node_calls_total", "counter", help);
     for (label, node) in rows() {
         page.owned_row(&with(label), totals.node(node.key).calls);
     }

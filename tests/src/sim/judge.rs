@@ -278,11 +278,12 @@ impl Judge {
         to: SocketAddr,
     ) -> Result<(), String> {
         let snapshot = it.snapshot;
-        let Verdict::Forward { node: Some(key), .. } = it.verdict else {
-            return Err("a request from outside goes to no node".to_owned());
-        };
-        let taker = snapshot.find(key).map(|id| snapshot.node(id)).ok_or("it is no live node")?;
-        ensure(SocketAddr::new(taker.ip, 5080) == to, "not the address of the node that it names")?;
+        // Nodes of two versions may have one address for a moment; our Via says which was meant.
+        let sent = Message::parse(it.out).ok_or("what is sent is no message")?;
+        let branch = sent.vias().first().and_then(|via| param(via, "branch")).unwrap_or_default();
+        let version = branch.rsplit('_').next().and_then(|it| it.parse().ok()).map(Version);
+        let taker = version.and_then(|it| snapshot.at(to, Some(Transport::Udp), Some(it)));
+        let taker = snapshot.node(taker.ok_or("a request from outside goes to no live node")?);
         ensure(it.failed != Some(to), "to the very node that refused it")?;
         if let Some(Who::Node { address, version, key: home }) = self.home(message) {
             ensure(
@@ -322,7 +323,7 @@ impl Judge {
             ensure(is_right, "new work for a node that wants none, or refused")?;
         }
         if is_first(message) || before.is_some() {
-            let went = Went { to: key, shard: it.shard, view: view(snapshot) };
+            let went = Went { to: taker.key, shard: it.shard, view: view(snapshot) };
             self.invites.insert(branch, went);
         }
         let Some(before) = before else { return Ok(()) };
@@ -331,7 +332,7 @@ impl Judge {
             return Ok(());
         }
         if self.must_follow(it, message, before) {
-            ensure(before.to == key, format!("{what} left the node of its INVITE"))?;
+            ensure(before.to == taker.key, format!("{what} left the node of its INVITE"))?;
         }
         Ok(())
     }

@@ -110,13 +110,13 @@ impl State {
         via::amend(&incoming.via, arrival, incoming.transport, settings, &mut self.buffers.via);
         let Failure { hop, reason, .. } = failed;
         let is_flow = match hop {
-            Hop::Flow { or, .. } => or.is_none(),
-            Hop::Stream { from, to } => {
+            Some(Hop::Flow { or, .. }) => or.is_none(),
+            Some(Hop::Stream { from, to }) => {
                 let transport = settings.listener(from).transport;
                 let is_node = snapshot.at(to, None, None).is_some() || snapshot.remembers(to);
                 matches!(transport, Transport::Ws | Transport::Wss) && !is_node
             }
-            Hop::Datagram { .. } => false,
+            Some(Hop::Datagram { .. }) | None => false,
         };
         if is_flow && reason == DropReason::ConnectionGone {
             let answer = Answer::plain(430, "Flow Failed", reason);

@@ -214,7 +214,7 @@ impl State {
         let begins = self.calls.handle_request(incoming.arrival.now, request, message, node);
         self.counters.to_node(node.key, begins);
         let hop = next_hop::hop(out_place, towards, to);
-        self.forward(settings, incoming, request, hop, Some(node), out)
+        self.forward(settings, incoming, request, hop, out)
     }
 
     /// The node of the INVITE that a CANCEL or the ACK of a failure belongs to (RFC 3261 §9.1, §17.1.1.3):

@@ -225,15 +225,16 @@ impl Relay {
         snapshot: &Snapshot,
         out: &mut Vec<u8>,
     ) -> Option<Verdict> {
-        let transport = self.settings.transport_of(failed.hop).unwrap_or(Transport::Udp);
+        let hop = failed.hop?;
+        let transport = self.settings.transport_of(hop).unwrap_or(Transport::Udp);
         let others = without_slow(failed, transport, bytes, snapshot);
         let others = others.as_ref().unwrap_or(snapshot);
         let is_barred = failed.again == Again::Elsewhere;
         if is_barred {
-            self.state.names.demote(failed.hop);
+            self.state.names.demote(hop);
         }
         match self.decide(Attempt::Undelivered, arrival, bytes, others, out, &mut ()) {
-            Verdict::Forward { hop, .. } if is_barred && target(hop) == target(failed.hop) => None,
+            Verdict::Forward { hop: next, .. } if is_barred && target(next) == target(hop) => None,
             // Nobody else is there: the truth is that it could not be delivered.
             Verdict::Reply { .. } => None,
             other => Some(other),
@@ -412,7 +413,7 @@ fn without_slow(
     if failed.reason != DropReason::SlowPeer {
         return None;
     }
-    let node = snapshot.node(snapshot.at(target(failed.hop)?, Some(transport), None)?).key;
+    let node = snapshot.node(snapshot.at(target(failed.hop?)?, Some(transport), None)?).key;
     let message = Message::parse(bytes, None).ok()?;
     let is_first = message.is_request()
         && message.to_tag().is_none()

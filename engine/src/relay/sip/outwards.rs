@@ -162,7 +162,7 @@ impl State {
         if let Some(node) = owner {
             self.calls.handle_request(arrival.now, request, message, snapshot.node(node));
         }
-        self.forward(settings, incoming, request, hop, None, out)
+        self.forward(settings, incoming, request, hop, out)
     }
 
     /// The next hop knows no loose routing: it gets its own URI as Request-URI (RFC 3261 §16.6(6)).

@@ -16,7 +16,6 @@ use super::settings::Settings;
 use super::via;
 use super::words::Words;
 use super::{Attempt, Buffers, Incoming, State};
-use crate::node::Node;
 use crate::registry::{Announcement, BeatError};
 use crate::relay::{DropReason, Hop, Leg, Provisional, Verdict};
 
@@ -313,7 +312,6 @@ impl State {
         incoming: &Incoming<'_>,
         request: &Request<'_>,
         hop: Hop,
-        node: Option<&Node>,
         out: &mut Vec<u8>,
     ) -> Verdict {
         let message = incoming.message;
@@ -336,7 +334,7 @@ impl State {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);
         }
-        Verdict::Forward { hop, node: node.map(|it| it.key), reply }
+        Verdict::Forward { hop, is_request: true, reply }
     }
 }
 

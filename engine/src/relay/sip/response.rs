@@ -91,7 +91,7 @@ impl State {
             out.clear();
             return Verdict::Drop(DropReason::TooLarge);
         }
-        Verdict::Forward { hop, node: None, reply: None }
+        Verdict::Forward { hop, is_request: false, reply: None }
     }
 
     fn leave_node<T: Trace>(
@@ -105,7 +105,7 @@ impl State {
         let message = incoming.message;
         let config = &settings.config;
         if self.attempt == Attempt::First
-            && let Some(node) = sender(incoming)
+            && let Some(node) = self.sender(incoming)
         {
             let reason = match message.start {
                 Start::Response { reason, .. } => message.text(reason),
@@ -128,6 +128,29 @@ impl State {
         if config.legacy_contact_patching && opens && !(300..400).contains(&status) {
             self.publish_contact(settings, incoming, next.transport);
         }
+    }
+
+    /// The node that sends the response: by its source, else the only one on that host, or the only one
+    /// there of the version that was asked, or that of them which has the call, if it began on this shard.
+    fn sender(&mut self, incoming: &Incoming<'_>) -> Option<NodeId> {
+        let (snapshot, source) = (incoming.snapshot, incoming.arrival.source);
+        let exact = snapshot.at(source, Some(incoming.transport), None);
+        if exact.is_some() || snapshot.remembers(source) {
+            return exact;
+        }
+        let there = snapshot.on(source.ip());
+        if let [alone] = there {
+            return Some(*alone);
+        }
+        let version = incoming.via.via.branch.and_then(via::branch_version)?;
+        let is_of_version = |it: &NodeId| snapshot.node(*it).version == version;
+        let mut of_version = there.iter().copied().filter(is_of_version);
+        let first = of_version.next()?;
+        if of_version.next().is_none() {
+            return Some(first);
+        }
+        let home = self.calls.node_of(incoming.arrival.now, incoming.message)?;
+        snapshot.find(home).filter(|it| is_of_version(it) && there.contains(it))
     }
 
     /// To the node that sent the request, or to who takes its place if it is dead.
@@ -303,21 +326,4 @@ fn is_from_node(settings: &Settings, incoming: &Incoming<'_>) -> bool {
     let branch = incoming.via.via.branch.and_then(via::own_branch);
     branch.is_some_and(|(_, mark)| mark == via::INNER)
         && (snapshot.has_ip(source.ip()) || snapshot.remembers_ip(source.ip()))
-}
-
-/// The node that sends the response: by its source, else the only one on that host, or the only one there
-/// of the version that was asked.
-fn sender(incoming: &Incoming<'_>) -> Option<NodeId> {
-    let (snapshot, source) = (incoming.snapshot, incoming.arrival.source);
-    let exact = snapshot.at(source, Some(incoming.transport), None);
-    if exact.is_some() || snapshot.remembers(source) {
-        return exact;
-    }
-    let there = snapshot.on(source.ip());
-    if let [alone] = there {
-        return Some(*alone);
-    }
-    let version = incoming.via.via.branch.and_then(via::branch_version)?;
-    let mut of_version = there.iter().filter(|it| snapshot.node(**it).version == version);
-    of_version.next().filter(|_| of_version.next().is_none()).copied()
 }

@@ -75,7 +75,7 @@ impl Script {
             } else {
                 Hop::Datagram { from, to }
             };
-            let verdict = Verdict::Forward { hop, node: Some(node.key), reply: None };
+            let verdict = Verdict::Forward { hop, is_request: true, reply: None };
             (failed != Some(hop)).then_some(verdict)
         })
     }
@@ -118,28 +118,29 @@ impl Decide for Script {
             let flow = Flow { shard, slot, generation };
             Verdict::Forward {
                 hop: Hop::Flow { flow, or: None, is_response: true },
-                node: None,
+                is_request: false,
                 reply: None,
             }
         } else if let Some(peer) = body.strip_prefix(b"peer ") {
             let to = std::str::from_utf8(peer).unwrap().parse().unwrap();
             let hop = Hop::Stream { from: ListenerId(self.settings.from), to };
-            Verdict::Forward { hop, node: None, reply: None }
+            Verdict::Forward { hop, is_request: false, reply: None }
         } else if body.starts_with(b"name") {
             let Some(to) = self.known else {
                 self.wanted = Some("carrier.example".into());
                 return Verdict::Resolve;
             };
             let hop = Hop::Datagram { from: arrival.listener, to };
-            Verdict::Forward { hop, node: None, reply: None }
+            Verdict::Forward { hop, is_request: false, reply: None }
         } else if body.starts_with(b"node") {
             self.to_node(snapshot, None).unwrap_or(Verdict::Drop(DropReason::NoNode))
         } else if body.starts_with(b"trying") {
             out.splice(..0, *b"100 ");
-            let Some(Verdict::Forward { hop, node, .. }) = self.to_node(snapshot, None) else {
+            let Some(Verdict::Forward { hop, is_request, .. }) = self.to_node(snapshot, None)
+            else {
                 return Verdict::Drop(DropReason::NoNode);
             };
-            Verdict::Forward { hop, node, reply: Some(Provisional { bytes: 4, hop: back }) }
+            Verdict::Forward { hop, is_request, reply: Some(Provisional { bytes: 4, hop: back }) }
         } else {
             Verdict::Reply { hop: back }
         }
@@ -157,7 +158,7 @@ impl Decide for Script {
         out.extend_from_slice(bytes);
         let forward = match failed.again {
             Again::Anywhere => self.to_node(snapshot, None),
-            Again::Elsewhere => self.to_node(snapshot, Some(failed.hop)),
+            Again::Elsewhere => self.to_node(snapshot, failed.hop),
             Again::Nowhere => None,
         };
         match forward {

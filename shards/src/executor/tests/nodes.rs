@@ -270,7 +270,7 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
         vec![node(Transport::Udp, dead, 0), node(Transport::Udp, alive.local_addr().unwrap(), 1)];
     rig.publish(nodes, Routes::default());
     let (socket, mut buffer) = (rig.udp(), [0; 100]);
-    // To the same address, but not as a request to the node.
+    // To the same address, but not as a request.
     socket.send(b"name 1").unwrap();
     let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
     assert!(
@@ -282,7 +282,8 @@ fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
     rig.wait(0, |it| it.figures.sent >= 1);
     assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
     socket.send(b"node 2").unwrap();
-    alive.recv(&mut buffer).unwrap();
+    let count = alive.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"node 2", "what is no request goes nowhere else");
     assert_eq!(rig.statistics(0).figures.retried, 1, "the node was asked, and refused");
     rig.stop();
 }

@@ -110,6 +110,24 @@ fn a_message_waits_for_its_name_and_control_is_asked_once() {
     rig.stop();
 }
 
+#[test]
+fn whoever_finds_no_room_to_wait_for_a_name_hears_so() {
+    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let (socket, mut buffer) = (rig.udp(), [0; 100]);
+    for _ in 0..256 {
+        socket.send(b"name").unwrap();
+        rig.statistics(0); // that it is not one of many in the socket's buffer
+    }
+    rig.wait(0, |it| it.figures.parked == 256);
+    socket.send(b"name of another").unwrap();
+    let count = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"503");
+    let statistics = rig.statistics(0);
+    assert_eq!(statistics.figures.parked, 256);
+    assert_eq!(statistics.counters.drops, [DropReason::Unresolved]);
+    rig.stop();
+}
+
 /// Both come while the shard reads its mail: it has looked at the table already.
 #[test]
 fn calls_switch_over_in_the_table_that_was_published_before() {

@@ -138,7 +138,7 @@ fn what_no_hop_took_is_answered_unless_it_is_an_ack() {
             let (World { relay, snapshot, out, .. }, bytes) = (&mut world, wire(message));
             let first = relay.handle(&arrival, &bytes, snapshot, out);
             let Verdict::Forward { hop, .. } = first else { panic!("{first:?}") };
-            let failed = Failure { hop, reason, again };
+            let failed = Failure { hop: Some(hop), reason, again };
             let last = relay.undelivered(&arrival, &bytes, failed, snapshot, out);
             if message == ack {
                 assert_eq!(last, Verdict::Drop(reason));
@@ -265,6 +265,36 @@ fn a_node_that_has_too_much_to_read_keeps_its_dialogs_and_gets_no_new_ones() {
                 assert_ne!(target(other), target(hop));
             }
             (Some(line), _) => assert_eq!(world.first_line(), line),
+        }
+    }
+}
+
+/// Its name is not known in time: the caller hears it, and what is never answered is a drop.
+#[test]
+fn who_waits_in_vain_for_a_name_hears_503() {
+    let gave_up = Failure { hop: None, reason: DropReason::Unresolved, again: Again::Nowhere };
+    let invite = NODE_INVITE.replace("127.0.0.1:5033", "carrier.example.net");
+    let mut asked = World::new(TWO_LEGS).with_nodes(&[NODE]);
+    asked.from_node(NODE_INVITE);
+    let response = callee_answer(&asked, "200 OK");
+    for (message, want) in [
+        (invite.clone(), Some("SIP/2.0 503 Service Unavailable")),
+        (invite.replace("INVITE", "ACK"), None),
+        (response, None),
+    ] {
+        let mut world = World::new(TWO_LEGS).with_nodes(&[NODE]);
+        let source: SocketAddr = NODE.parse().unwrap();
+        let listener = world.listener(Leg::Internal, Transport::Udp, Family::V4);
+        let arrival = Arrival { now: world.now, listener, source, flow: None };
+        let bytes = wire(&message);
+        let verdict =
+            world.relay.undelivered(&arrival, &bytes, gave_up, &world.snapshot, &mut world.out);
+        match want {
+            Some(line) => {
+                assert!(datagram(NODE)(verdict), "{verdict:?}");
+                assert_eq!(world.first_line(), line);
+            }
+            None => assert_eq!(verdict, Verdict::Drop(DropReason::Unresolved), "{message}"),
         }
     }
 }

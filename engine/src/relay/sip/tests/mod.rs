@@ -166,7 +166,7 @@ fn wire(message: &str) -> Vec<u8> {
 
 /// The connection there is gone, or nobody listens.
 fn gone(hop: Hop) -> Failure {
-    Failure { hop, reason: DropReason::ConnectionGone, again: Again::Elsewhere }
+    Failure { hop: Some(hop), reason: DropReason::ConnectionGone, again: Again::Elsewhere }
 }
 
 fn datagram(to: &str) -> impl Fn(Verdict) -> bool {

@@ -61,10 +61,11 @@ fn a_nodes_answer_from_another_port_reaches_the_client_on_the_only_leg() {
 
 #[test]
 fn a_node_that_answers_from_another_port_has_answered_and_its_calls_end() {
-    const SAME_HOST: &str = "172.16.0.10:5090,7";
+    const OTHER_VERSION: &str = "172.16.0.10:5090,7";
+    const ALIKE: [&str; 2] = ["172.16.0.10:5070", "172.16.0.10:5090"];
     for (config, leg) in [(TWO_LEGS, Leg::Internal), (ONE_LEG, Leg::External)] {
         for transport in [Transport::Udp, Transport::Tcp] {
-            for nodes in [&[NODE][..], &[NODE, SAME_HOST]] {
+            for nodes in [&[NODE][..], &[NODE, OTHER_VERSION], &[ALIKE[0], NODE, ALIKE[1]]] {
                 let case = format!("{leg:?} {transport:?} {nodes:?}");
                 let mut world = World::new(config).with_nodes(&[NODE]);
                 forwarded(&mut world, transport, INVITE);
@@ -89,7 +90,8 @@ fn a_node_that_answers_from_another_port_has_answered_and_its_calls_end() {
             }
         }
     }
-    // Of two that are alike nobody knows which it was, and one that is gone speaks for no other.
+    // Of two that are alike nobody knows whose a call is that began elsewhere, and one that is gone speaks
+    // for no other.
     for (live, dead, from) in [
         (&[NODE, "172.16.0.10:5090"][..], &[][..], NODE_ELSEWHERE),
         (&["172.16.0.10:5090"], &[NODE], NODE),
