@@ -186,7 +186,9 @@ pub(super) const HTTP: &[Key] = &[
         &["httpSourceConnectionsMax"],
         &["http/httpSourceConnectionsMax"],
         "0",
-        "Most HTTP connections of one client address, TLS handshakes included; 0 is unlimited.",
+        "Most HTTP connections of one client address, or of one /64 of IPv6, on all shards together, TLS \
+         handshakes included; 0 is any number. With httpProxyProtocol the client is who that header names. Heads \
+         are limited for each request: 64 KiB and 256 lines.",
         "100",
         Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.http.source_connections_max },
     ),
