@@ -20,7 +20,8 @@ pub(super) const HTTP: &[Key] = &[
         &["httpToHttpsRedirect"],
         &["http/httpToHttpsRedirect"],
         "false",
-        "Requests on httpPort are answered with a redirect to httpsPort, if that is open.",
+        "Requests on httpPort are answered with a redirect to httpsPort, if that is open; those that name no port \
+         to 443, where httpPort is not 80 itself: somebody in front of us maps ports.",
         "true",
         Kind::Flag(|it| &mut it.config.http.redirects_to_tls),
     )
