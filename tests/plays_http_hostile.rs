@@ -294,6 +294,11 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
     }
     sixth.extend_from_slice(b"\x10\x01\0\x50");
     sixth.extend_from_slice(get("/").as_bytes());
+    // ALPN, padding and an id of the connection tell nothing that we need, whatever they look like.
+    let mut rows = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x24\xc6\x33\x64\x0b\x7f\0\0\x01\x10\x01\0\x50\
+        \x01\0\x08http/1.1\x04\0\x03\0\0\0\x05\0\x04\r\n\r\n"
+        .to_vec();
+    rows.extend_from_slice(get("/").as_bytes());
     let mut local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
     local.extend_from_slice(get("/").as_bytes());
     for (name, bytes, source) in [
@@ -310,6 +315,7 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
         ("1, unknown", format!("PROXY UNKNOWN\r\n{}", get("/")).into_bytes(), "127.0.0.1"),
         ("2", second, "198.51.100.10"),
         ("2, IPv6", sixth, "2001:db8::a:1"),
+        ("2, with rows", rows, "198.51.100.11"),
         ("2, local", local, "127.0.0.1"),
     ] {
         let answer = lb.ask(bytes);

@@ -633,6 +633,21 @@ fn after_101_bytes_pass_unread_and_ends_are_passed_on() {
 }
 
 #[test]
+fn a_tunnel_in_which_nobody_speaks_ends_after_its_time() {
+    let server = echo("n");
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("httpTunnelTimeout", "300").start();
+    let _node = lb.web_node("n", &server, &[]);
+    let mut client = WebStream::connect(lb.http());
+    client.send(handshake(""));
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.until(b";").unwrap(), "I am n;");
+    assert_eq!(client.rest(), (Vec::new(), End::Closed), "in good order");
+    wait_for("the tunnel to be gone", || {
+        (lb.metric("trunkline_http_tunnels") == 0.0).then_some(())
+    });
+}
+
+#[test]
 fn a_refused_handshake_is_an_ordinary_answer() {
     let server = WebServer::start(|asked| match asked.line().1 {
         "/chat" => b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno".to_vec(),
