@@ -1,17 +1,18 @@
 //! Mutated messages on every port for a while: the process lives, nothing panics inside, memory stays
-//! flat, and the next good call works. `HOSTILE_SECONDS` sets how long (5), `SEED` replays a run.
+//! flat, and the next good call works. Then nodes that answer HTTP with anything. `HOSTILE_SECONDS` sets how
+//! long (5), `SEED` replays a run.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use tests::Transport::{Tcp, Tls, Udp, Ws, Wss};
-use tests::web::WebStream;
+use tests::web::{End, WebServer, WebStream, get, ok};
 use tests::{Balancer, Dialog, Node, Peer, Setup, keys, wait_for};
 
 /// A tiny xorshift generator: the same seed, the same run.
@@ -149,10 +150,15 @@ fn attack_stream(to: SocketAddr, bytes: &[u8]) {
     let _ = stream.read(&mut [0; 1000]);
 }
 
+/// How many seconds, and the seed.
+fn run() -> (u64, u64) {
+    let number = |name| std::env::var(name).ok().and_then(|it| it.parse().ok());
+    (number("HOSTILE_SECONDS").unwrap_or(5), number("SEED").unwrap_or(0x5eed_0001))
+}
+
 #[test]
 fn it_survives_broken_messages_on_every_port() {
-    let seconds = std::env::var("HOSTILE_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(5);
-    let seed = std::env::var("SEED").ok().and_then(|it| it.parse().ok()).unwrap_or(0x5eed_0001);
+    let (seconds, seed) = run();
     println!("SEED={seed}");
     let mut random = Random(seed);
     let lb = Setup::every_transport()
@@ -242,4 +248,126 @@ fn it_survives_broken_messages_on_every_port() {
     let grown = lb.resident_kib().saturating_sub(warm_kib);
     println!("{sent} messages, {grown} KiB more than after a quarter of the time");
     assert!(grown < 16 * 1024, "SEED={seed}: {grown} KiB grown while {sent} messages came");
+}
+
+/// What a node does once it has a request.
+#[derive(Clone, Debug)]
+struct Deed {
+    answer: Vec<u8>,
+    then: Then,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    /// It waits for the next request.
+    Stay,
+    Close,
+    Reset,
+}
+
+/// What the client hears of it.
+#[derive(Clone, Copy, Debug)]
+enum Heard {
+    /// This, whole.
+    Error(u16),
+    /// The node's answer, cut so that nobody takes it for whole: all of it may be. 502, if that has not begun.
+    Cut,
+    /// This, whole.
+    Text(&'static str),
+}
+
+/// A node that does the deed it was given last when it is asked for `/deed`, and `good` to all else.
+fn wrongdoer(deed: &Arc<Mutex<Deed>>) -> WebServer {
+    let deed = Arc::clone(deed);
+    WebServer::raw(move |mut stream, _| {
+        while let Ok(head) = stream.head() {
+            let is_deed = head.starts_with("GET /deed ");
+            let good = Deed { answer: ok("good"), then: Then::Stay };
+            let it = if is_deed { deed.lock().unwrap().clone() } else { good };
+            let is_sent = stream.try_send(&it.answer).is_ok();
+            match it.then {
+                Then::Stay if is_sent => {}
+                Then::Reset => return stream.reset(),
+                _ => return,
+            }
+        }
+    })
+}
+
+#[test]
+fn whatever_a_node_answers_its_client_hears_of_it_and_the_next_is_served() {
+    use Heard::{Cut, Error, Text};
+    let (seconds, seed) = run();
+    println!("SEED={seed}");
+    let mut random = Random(seed);
+    let deed = Arc::new(Mutex::new(Deed { answer: Vec::new(), then: Then::Stay }));
+    let lb = Setup::two_entry()
+        .set("httpPort", "HTTP")
+        .set("httpResponseTimeout", "300")
+        .set("httpBodyTimeout", "300")
+        .start();
+    let server = wrongdoer(&deed);
+    let _node = lb.web_node("n", &server, &[]);
+    let serves = |case: &str| assert_eq!(lb.ask(get("/")).text(), "good", "behind {case}");
+
+    let endless = format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(20_000));
+    let one_line = format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(100_000));
+    let hints = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100);
+    let spare = [ok("hello"), ok("evil")].concat();
+    let short = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello";
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let bad_chunk = format!("{chunked}x\r\n");
+    let cases: &[(&str, &[u8], Then, Heard)] = &[
+        ("garbage", b"\0\xff\x15\x03\r\n\r\n", Then::Stay, Error(502)),
+        ("another protocol", b"SSH-2.0-x\r\n\r\n", Then::Stay, Error(502)),
+        ("an endless head", endless.as_bytes(), Then::Stay, Error(502)),
+        ("an endless line", one_line.as_bytes(), Then::Stay, Error(502)),
+        ("101 unasked", b"HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\n", Then::Stay, Error(502)),
+        ("nothing but hints", hints.as_bytes(), Then::Stay, Error(504)),
+        ("nothing", b"", Then::Stay, Error(504)),
+        ("half a head", b"HTTP/1.1 200 OK\r\nCon", Then::Stay, Error(504)),
+        ("half a head, and gone", b"HTTP/1.1 200 OK\r\nCon", Then::Close, Error(502)),
+        ("gone", b"", Then::Close, Error(502)),
+        ("reset", b"", Then::Reset, Error(502)),
+        ("too short, and gone", short.as_bytes(), Then::Close, Cut),
+        ("too short", short.as_bytes(), Then::Stay, Cut),
+        ("no last chunk", chunked.as_bytes(), Then::Close, Cut),
+        ("no chunk", bad_chunk.as_bytes(), Then::Stay, Cut),
+        ("cut short", b"HTTP/1.1 200 OK\r\n\r\nhello", Then::Reset, Cut),
+        ("until the end", b"HTTP/1.1 200 OK\r\n\r\nhello", Then::Close, Text("hello")),
+        ("too long", &spare, Then::Stay, Text("hello")),
+    ];
+    for (name, answer, then, heard) in cases {
+        *deed.lock().unwrap() = Deed { answer: answer.to_vec(), then: *then };
+        let answer = lb.ask(get("/deed"));
+        let is_heard = match heard {
+            Error(status) => answer.status() == *status && !answer.is_cut,
+            Cut => answer.is_cut || answer.status() == 502,
+            Text(text) => answer.text() == *text && !answer.is_cut,
+        };
+        assert!(is_heard, "{name}: {heard:?} and not {answer:?}");
+        serves(name);
+    }
+
+    let seeds: Vec<Vec<u8>> = cases.iter().map(|(_, answer, ..)| answer.to_vec()).collect();
+    let seeds: Vec<Vec<u8>> = seeds.into_iter().filter(|it| it.starts_with(b"HTTP")).collect();
+    let request = get("/deed").replace("Host", "Connection: close\r\nHost");
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let then = [Then::Stay, Then::Close, Then::Reset][random.below(3)];
+        let mut answer = random.mutate(&seeds);
+        answer.truncate(2_000); // comes in one piece: what is left over is not taken for the next answer
+        let it = Deed { answer, then };
+        *deed.lock().unwrap() = it.clone();
+        let mut client = WebStream::connect(lb.http());
+        client.send(&request);
+        let (heard, end) = client.rest();
+        let status = heard.strip_prefix(b"HTTP/1.1 ").and_then(|it| it.get(..3));
+        let is_answered = status.is_some_and(|it| it.iter().all(u8::is_ascii_digit));
+        let is_cut = heard.is_empty() && end == End::Reset;
+        let case = format!("SEED={seed} {:?} of {}", it.then, it.answer.escape_ascii());
+        assert!(is_answered || is_cut, "{case}: {end:?} of {}", heard.escape_ascii());
+        serves(&case);
+    }
+    assert_eq!(lb.event("panic"), 0, "SEED={seed}");
 }

@@ -7,7 +7,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
 };
 use tests::web::{Answer, End, WebServer, WebStream, get, ok, post};
-use tests::{Balancer, Node, Setup, first_to_get, wait_for};
+use tests::{Balancer, Node, Setup, first_to_get, free_port, wait_for};
 
 fn stage() -> (Balancer, Vec<(Node, WebServer)>) {
     let lb = Setup::two_entry().set("httpPort", "HTTP").start();
@@ -283,6 +283,24 @@ fn without_a_node_requests_go_to_the_unavailable_host_or_clients_are_sent_there(
     let answer = lb.ask(get("/a?b=c"));
     assert_eq!(answer.status(), 302);
     assert_eq!(answer.field("location"), Some(format!("http://{host}/a?b=c").as_str()));
+}
+
+#[test]
+fn where_the_unavailable_host_refuses_as_well_that_is_said_and_the_connection_goes_on() {
+    let host = format!("127.0.0.1:{}", free_port());
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("unavailableHost", &host).start();
+    wait_for("the host to be known", || (lb.ask(get("/")).status() == 502).then_some(()));
+    let mut client = WebStream::connect(lb.http());
+    let refused = || lb.metric("trunkline_http_refused_total{reason=\"bad_gateway\"}");
+    let before = refused();
+    for request in [get("/"), post("/", "body")] {
+        client.send(request);
+        assert_eq!(client.answer().status(), 502);
+    }
+    assert_eq!(refused(), before + 2.0);
+    let _nodes = lb.named_nodes(&["n1"]);
+    client.send(get("/"));
+    assert_eq!(who(&client.answer()), "n1");
 }
 
 #[test]

@@ -268,6 +268,7 @@ fn connections_are_limited_by_source_and_in_all() {
     let mut fourth = WebStream::connect(lb.http());
     assert_eq!(ask(&mut fourth), 0, "closed without a word");
     assert_eq!(refused(&lb, "source_connections"), 1.0);
+    lb.wait_log("refused reason=source_connections at=HTTP source=127.0.0.1");
     drop(open.pop());
     wait_for("room for another", || (ask(&mut WebStream::connect(lb.http())) == 200).then_some(()));
 
@@ -293,6 +294,11 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
     }
     sixth.extend_from_slice(b"\x10\x01\0\x50");
     sixth.extend_from_slice(get("/").as_bytes());
+    // ALPN, padding and an id of the connection tell nothing that we need, whatever they look like.
+    let mut rows = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x24\xc6\x33\x64\x0b\x7f\0\0\x01\x10\x01\0\x50\
+        \x01\0\x08http/1.1\x04\0\x03\0\0\0\x05\0\x04\r\n\r\n"
+        .to_vec();
+    rows.extend_from_slice(get("/").as_bytes());
     let mut local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
     local.extend_from_slice(get("/").as_bytes());
     for (name, bytes, source) in [
@@ -309,6 +315,7 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
         ("1, unknown", format!("PROXY UNKNOWN\r\n{}", get("/")).into_bytes(), "127.0.0.1"),
         ("2", second, "198.51.100.10"),
         ("2, IPv6", sixth, "2001:db8::a:1"),
+        ("2, with rows", rows, "198.51.100.11"),
         ("2, local", local, "127.0.0.1"),
     ] {
         let answer = lb.ask(bytes);
@@ -321,6 +328,27 @@ fn the_proxy_protocol_names_the_client_and_is_demanded_where_it_is_spoken() {
         let _ = client.try_send(&bytes);
         assert_eq!(client.answer().status(), 0, "{bytes}: let go without a word");
     }
+}
+
+/// A provider gives a subscriber at least a network of 64 bits.
+#[test]
+fn clients_of_one_ipv6_network_are_one_source() {
+    let setup = Setup::two_entry().set("shards", "2").set("httpProxyProtocol", "true");
+    let (lb, _server, _node) = stage(&setup.set("httpSourceConnectionsMax", "2"));
+    let mut held = Vec::new();
+    for (source, want) in [
+        ("2001:db8:0:1::1", 200),
+        ("2001:db8:0:1::2", 200),
+        ("2001:db8:0:1:ffff::3", 0),
+        ("2001:db8:0:2::1", 200),
+    ] {
+        let mut client = WebStream::connect(lb.http());
+        let _ = client.try_send(format!("PROXY TCP6 {source} ::1 4097 80\r\n{}", get("/")));
+        assert_eq!(client.answer().status(), want, "{source}");
+        held.push(client);
+    }
+    assert_eq!(refused(&lb, "source_connections"), 1.0);
+    lb.wait_log("refused reason=source_connections at=HTTP source=2001:db8:0:1:ffff::3");
 }
 
 #[test]

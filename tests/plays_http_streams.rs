@@ -365,7 +365,8 @@ fn who_reads_slowly_but_steadily_gets_everything() {
         let some = client.bytes(4096).unwrap();
         assert!(some == pattern(got as u64, some.len()));
         got += some.len();
-        std::thread::sleep(Duration::from_millis(20)); // this is the reader's speed, not a wait
+        // This is the reader's speed, not a wait: what it takes from its socket at once lasts for 320 ms.
+        std::thread::sleep(Duration::from_millis(5));
     }
     let rest = client.bytes(WHOLE - got).unwrap();
     assert!(rest == pattern(got as u64, rest.len()));
@@ -630,6 +631,21 @@ fn after_101_bytes_pass_unread_and_ends_are_passed_on() {
     assert_eq!(lb.metric("trunkline_http_tunnel_bytes_total{to=\"client\"}"), to_client);
     lb.wait_log(&format!("tunnel closed to_node={to_node} to_client={to_client}"));
     assert_eq!(lb.metric("trunkline_http_tunnels_total"), 1.0);
+}
+
+#[test]
+fn a_tunnel_in_which_nobody_speaks_ends_after_its_time() {
+    let server = echo("n");
+    let lb = Setup::two_entry().set("httpPort", "HTTP").set("httpTunnelTimeout", "300").start();
+    let _node = lb.web_node("n", &server, &[]);
+    let mut client = WebStream::connect(lb.http());
+    client.send(handshake(""));
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.until(b";").unwrap(), "I am n;");
+    assert_eq!(client.rest(), (Vec::new(), End::Closed), "in good order");
+    wait_for("the tunnel to be gone", || {
+        (lb.metric("trunkline_http_tunnels") == 0.0).then_some(())
+    });
 }
 
 #[test]

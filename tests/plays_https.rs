@@ -152,6 +152,23 @@ fn a_node_whose_handshake_fails_is_passed_over() {
 }
 
 #[test]
+fn a_node_that_is_silent_in_the_handshake_has_the_time_of_a_connect() {
+    let lb = secure().set("httpReencrypt", "true").set("httpConnectTimeout", "200").start();
+    let silent = WebServer::raw(|mut stream, _| drop(stream.rest()));
+    let port = silent.address().port().to_string();
+    let _silent = lb.web_node("silent", &silent, &[("sslPort", &port), ("jvmRoute", "silent")]);
+    let ask = || ask(&mut connect(&lb, &client_config()), "/;jsessionid=1.silent");
+    assert_eq!(ask().status(), 504);
+    assert_eq!(silent.connections(), 1, "asked once");
+    let config = keys().server(&keys().sign("node.test", |_| {}), false);
+    let good = WebServer::start_secure(config, |_| ok("good"));
+    let port = good.address().port().to_string();
+    let _good = lb.web_node("good", &good, &[("sslPort", &port)]);
+    assert_eq!(ask().text(), "good", "its session is tried at home first");
+    assert_eq!(silent.connections(), 2);
+}
+
+#[test]
 fn large_bodies_pass_and_a_cut_body_has_no_farewell() {
     const BYTES: usize = 32 << 20;
     let lb = secure().set("httpReencrypt", "true").start();

@@ -219,6 +219,8 @@ fn connections_are_limited_by_source_and_in_all_whichever_shard_has_them() {
             assert_eq!(rest(&mut tcp(lb.external_of(Ws))), b"", "{key}");
         }
         wait_for("refusals", || (refusals(&lb) == 8).then_some(()));
+        let reason = if key == "connectionsMax" { "connections" } else { "source_connections" };
+        lb.wait_log(&format!("refused reason={reason} at=SIP/WS source=127.0.0.1"));
         drop(held);
         wait_for("room", || {
             let mut stream = tcp(lb.external_of(Ws));

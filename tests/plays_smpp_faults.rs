@@ -208,6 +208,23 @@ fn connections_beyond_the_limit_are_refused() {
 }
 
 #[test]
+fn connections_of_one_source_are_limited_whichever_shard_has_them() {
+    let servers = Smsc::several::<1>();
+    let lb = Setup::smpp(&servers).set("shards", "4").set("smppSourceConnectionsMax", "3").start();
+    let mut held: Vec<Esme> = (0..3).map(|_| Esme::bound(lb.smpp())).collect();
+    for _ in 0..4 {
+        Esme::connect(lb.smpp()).wait_end();
+    }
+    let refused = "dropped_total{reason=\"source_connections\"}";
+    wait_for("refusals", || (lb.smpp_metric(refused) == 4).then_some(()));
+    lb.wait_log("refused reason=source_connections at=SMPP source=127.0.0.1");
+    assert!(held.iter_mut().all(|it| it.submit().status == OK));
+    held.pop().unwrap().leave();
+    wait_for("room", || (lb.smpp_metric("sessions") == 2).then_some(()));
+    assert_eq!(Esme::bound(lb.smpp()).submit().status, OK);
+}
+
+#[test]
 fn a_client_that_never_reads_stops_its_own_server_only_until_it_is_given_up() {
     let servers = Smsc::several::<1>();
     let lb = Setup::smpp(&servers)

@@ -4,7 +4,7 @@
 //! balancer's processes while wrk ran, divided by the requests that wrk counted. Rounds are interleaved;
 //! medians are printed, and how ours compares with the better of the peers.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,25 @@ struct Load {
     name: &'static str,
     title: &'static str,
     kind: Kind,
-    /// Ours may cost at most this share of what the better peer does.
-    target: f64,
+    target: Target,
+}
+
+/// What ours may cost at most.
+#[derive(Clone, Copy)]
+enum Target {
+    /// This share of what the better peer does.
+    Share(f64),
+    /// So many bytes.
+    Bytes(u32),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Share(it) => write!(f, "{it}"),
+            Target::Bytes(it) => write!(f, "{it} bytes"),
+        }
+    }
 }
 
 /// What is done and what the figure means.
@@ -120,12 +137,17 @@ const LOADS: &[Load] = &[
         wrk::Pace::Close,
         0.9,
     ),
-    Load { name: "ws", title: "WebSocket message", kind: Kind::Messages, target: 1.0 },
+    Load {
+        name: "ws",
+        title: "WebSocket message",
+        kind: Kind::Messages,
+        target: Target::Share(1.0),
+    },
     Load {
         name: "idle",
-        title: "idle connection, bytes (2 048 at most)",
+        title: "idle connection, bytes",
         kind: Kind::Idle,
-        target: f64::INFINITY,
+        target: Target::Bytes(2_048),
     },
 ];
 
@@ -134,10 +156,10 @@ const fn requests(
     title: &'static str,
     path: &'static str,
     pace: wrk::Pace,
-    target: f64,
+    share: f64,
 ) -> Load {
     let kind = Kind::Requests { path, security: Security::Plain, pace, connections: 64 };
-    Load { name, title, kind, target }
+    Load { name, title, kind, target: Target::Share(share) }
 }
 
 const fn secure(
@@ -145,10 +167,10 @@ const fn secure(
     title: &'static str,
     security: Security,
     pace: wrk::Pace,
-    target: f64,
+    share: f64,
 ) -> Load {
     let kind = Kind::Requests { path: SMALL, security, pace, connections: 64 };
-    Load { name, title, kind, target }
+    Load { name, title, kind, target: Target::Share(share) }
 }
 
 /// What one contender did under one load in one round.
@@ -280,13 +302,12 @@ fn markdown(
         }
         let shares: Vec<String> =
             own.iter().filter(|_| best.is_finite()).map(|it| format!("{:.2}", it / best)).collect();
-        let wanted = if load.target.is_finite() { load.target.to_string() } else { "-".to_owned() };
         let floor = if floor > 0.0 && best.is_finite() {
             format!("{:.2}", floor / best)
         } else {
             "-".to_owned()
         };
-        let _ = writeln!(text, " {} | {floor} | {wanted} |", shares.join(", "));
+        let _ = writeln!(text, " {} | {floor} | {} |", shares.join(", "), load.target);
     }
     text
 }

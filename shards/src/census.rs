@@ -3,7 +3,8 @@
 //!
 //! Asked when a connection comes and when it goes, never for a message.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +21,7 @@ pub struct Census {
 #[derive(Debug)]
 pub struct Place {
     census: Arc<Census>,
+    /// As [`counted`].
     source: Option<IpAddr>,
 }
 
@@ -30,6 +32,15 @@ pub enum Full {
     All,
     /// Too many of this source.
     Source,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Full::All => "connections",
+            Full::Source => "source_connections",
+        })
+    }
 }
 
 /// What is allowed.
@@ -48,6 +59,7 @@ impl Census {
     ///
     /// [`Full`]: close it.
     pub fn admit(self: &Arc<Self>, source: Option<IpAddr>, most: Most) -> Result<Place, Full> {
+        let source = source.map(counted);
         let place = Place { census: Arc::clone(self), source };
         let all = self.all.fetch_add(1, Ordering::Relaxed);
         let of_source = source.map_or(0, |it| self.count(it, 1));
@@ -81,6 +93,15 @@ impl Drop for Place {
         if let Some(source) = self.source {
             self.census.count(source, -1);
         }
+    }
+}
+
+/// The source that an address counts for: all of an IPv6 network of 64 bits is one, since whoever has one of its
+/// addresses can mostly have all (RFC 4291 §2.5.1).
+fn counted(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        it @ IpAddr::V4(_) => it,
     }
 }
 
@@ -119,5 +140,24 @@ mod tests {
         drop((held, ours));
         assert_eq!(census.all.load(Ordering::Relaxed), 0);
         assert!(census.by_source.iter().all(|it| it.lock().unwrap().is_empty()));
+    }
+
+    #[test]
+    fn a_source_is_an_address_or_a_network_of_64_bits() {
+        let census = Arc::new(Census::default());
+        let most = Most { all: 100, source: 1 };
+        let cases = [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
+            ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", true),
+            ("2001:db8:0:1::1", "2001:db8:0:2::1", false),
+        ];
+        for (first, second, is_one) in cases {
+            let [one, two] = [first, second].map(|it| census.admit(it.parse().ok(), most));
+            let want = is_one.then_some(Full::Source);
+            assert_eq!((one.err(), two.err()), (None, want), "{first} and {second}");
+        }
     }
 }

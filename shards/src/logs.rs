@@ -7,7 +7,7 @@ mod rolling;
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +18,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use protocols::time::Time;
 
 use self::rolling::RollingFile;
+use crate::census::Full;
 
 /// Starts logging at `level`; `RUST_LOG` is honoured where the level was not given by anyone.
 ///
@@ -187,17 +188,34 @@ impl fmt::Display for Whose {
 /// Says that nobody can be taken in or called for want of descriptors, memory or ports: once a second at
 /// most, all shards together. `what` is what goes on without.
 pub fn shortage(now: Time, what: &str, error: &std::io::Error) {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let (millis, next) = (now.as_millis(), NEXT.load(Ordering::Relaxed));
-    let then = millis + SHORTAGE_LOG_PERIOD_MS;
-    let is_due = millis >= next
-        && NEXT.compare_exchange(next, then, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    if is_due {
+    static PACE: Pace = Pace(AtomicU64::new(0));
+    if PACE.is_due(now) {
         log::warn!("{what} for now: {error}. The limit of open files may be too low (LimitNOFILE)");
     }
 }
 
-const SHORTAGE_LOG_PERIOD_MS: u64 = 1_000;
+/// Says that a connection is not taken in: once a second at most for each reason, all shards together. `at` is
+/// the protocol.
+pub fn refused(now: Time, at: impl fmt::Display, why: Full, source: IpAddr) {
+    static PACES: [Pace; 2] = [const { Pace(AtomicU64::new(0)) }; 2];
+    if PACES.get(why as usize).is_some_and(|it| it.is_due(now)) {
+        log::warn!("refused reason={why} at={at} source={}", source.to_canonical());
+    }
+}
+
+/// When the next line of its kind may be written; milliseconds.
+struct Pace(AtomicU64);
+
+impl Pace {
+    fn is_due(&self, now: Time) -> bool {
+        let (millis, next) = (now.as_millis(), self.0.load(Ordering::Relaxed));
+        let then = millis + LINE_PERIOD_MS;
+        millis >= next
+            && self.0.compare_exchange(next, then, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+const LINE_PERIOD_MS: u64 = 1_000;
 
 /// Enough to see who it is; at this rate a flood cannot fill a disk.
 const DROP_LINES_MAX: u32 = 3;
@@ -369,6 +387,13 @@ mod tests {
         stamp(&mut want, Duration::from_millis(1_454_946_868_036), local_offset(1_454_946_868));
         want.push_str(" WARN main - source=\\r\\n2016 INFO main - forged\n");
         assert_eq!(text, [want, "WARN    main;".to_owned()]);
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_is_a_line_a_second() {
+        let pace = Pace(AtomicU64::new(0));
+        let due = (1_000..4_000).filter(|it| pace.is_due(Time::from_millis(*it)));
+        assert_eq!(due.collect::<Vec<_>>(), [1_000, 2_000, 3_000]);
     }
 
     #[test]

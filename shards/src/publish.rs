@@ -50,7 +50,7 @@ pub struct Tuning {
     pub message_time: Duration,
     /// WSS is carried without TLS, and WS with it.
     pub tls_gateway: bool,
-    /// Most stream connections, of all shards; of each pump of one shard.
+    /// Most stream connections, of all shards; of clients of HTTP, and of SMPP, as many again.
     pub connections_max: usize,
     /// Most of them that one source address may have opened; 0 is any number.
     pub source_connections_max: usize,

@@ -12,7 +12,7 @@ use engine::relay::http::{Http, HttpSettings};
 use engine::relay::smpp::{Active as SmppActive, Smpp, SmppSettings};
 use engine::relay::stream::Wire;
 use engine::snapshot::{Family, Snapshot};
-use engine::stats::smpp::SmppCounters;
+use engine::stats::smpp::{SmppCounters, SmppDrop};
 use engine::stats::{Counters, HttpCounters, Refusal};
 use log::warn;
 use protocols::time::Time;
@@ -315,10 +315,16 @@ impl Driven for Smpp {
     }
 
     fn source_connections_max(&self) -> usize {
-        0
+        Smpp::source_connections_max(self)
     }
 
-    fn refused(&mut self, _why: Full) {} // the pump counts it
+    fn refused(&mut self, why: Full) {
+        let why = match why {
+            Full::All => SmppDrop::Full,
+            Full::Source => SmppDrop::SourceConnections,
+        };
+        Smpp::refused(self, why);
+    }
 
     fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot, wire: &mut impl Wire) {
         Smpp::handle_snapshot(self, now, snapshot, wire);

@@ -53,19 +53,20 @@ impl<D: Decide> Shard<D> {
 
     fn on_accepted(&mut self, listener: ListenerId, socket: TcpStream, peer: SocketAddr) {
         let tuning = self.tuning();
-        let place = match self.census.admit(Some(peer.ip()), tuning.most()) {
-            Ok(place) => place,
-            Err(Full::All) => {
-                self.figures.refused_connections += 1;
-                return;
-            }
-            Err(Full::Source) => {
-                self.figures.streams.refused_source += 1;
-                return;
-            }
-        };
         let Some(transport) = self.listening(listener).map(|it| it.listener.transport) else {
             return;
+        };
+        let place = match self.census.admit(Some(peer.ip()), tuning.most()) {
+            Ok(place) => place,
+            Err(why) => {
+                let at = format_args!("SIP/{}", transport.as_via());
+                logs::refused(self.now, at, why, peer.ip());
+                match why {
+                    Full::All => self.figures.refused_connections += 1,
+                    Full::Source => self.figures.streams.refused_source += 1,
+                }
+                return;
+            }
         };
         let (wire, security) = (tuning.wire(transport), self.security.as_deref());
         let Ok(layers) = Layers::accepting(wire, security, tuning.message_bytes_max) else {

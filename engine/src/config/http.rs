@@ -42,7 +42,7 @@ pub struct HttpConfig {
     pub tunnel_idle: Duration,
     /// Most bytes of a request that are kept to send it to another node.
     pub replay_bytes_max: usize,
-    /// Most connections of one source address, per shard; 0 is unlimited.
+    /// Most connections of one source, of all shards; 0 is any number.
     pub source_connections_max: usize,
     /// X-Forwarded-For and X-Forwarded-Proto are written.
     pub x_forwarded: bool,

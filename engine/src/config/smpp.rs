@@ -55,6 +55,8 @@ pub struct SmppConfig {
     pub receipts_max: usize,
     /// How long.
     pub receipt_age: Duration,
+    /// Most connections of one source, of all shards; 0 is any number.
+    pub source_connections_max: usize,
     /// Commands that SMPP sets aside for vendors pass.
     pub vendor_commands: bool,
 }

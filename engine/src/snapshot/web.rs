@@ -49,6 +49,7 @@ struct Lists {
     /// All families, IPv4, IPv6.
     eligible: [Candidates; 3],
     live: Vec<NodeId>,
+    slots: Vec<NodeId>,
 }
 
 impl Web {
@@ -95,6 +96,9 @@ impl Web {
         else {
             return lists;
         };
+        let of_version = ids(nodes).filter(|(_, it)| it.version == version);
+        let serves_any = |id: NodeId| Service::ALL.iter().any(|it| self.port(*it, id).is_some());
+        lists.slots.extend(of_version.map(|(id, _)| id).filter(|it| serves_any(*it)));
         let [all, v4, v6] = &mut lists.eligible;
         for (id, node) in serving().filter(|(_, it)| it.version == version) {
             lists.live.push(id);
@@ -131,8 +135,14 @@ impl Web {
         list.filter(|it| !it.ids().is_empty()).unwrap_or_else(|| self.eligible(service))
     }
 
-    /// Every live node of that version, whatever its standing, in canonical order: the slots that
-    /// sessions are hashed over do not move when a node leaves.
+    /// Every live node of that version with any service of the web, whatever its standing, in canonical order: the
+    /// slots that sessions are hashed over. They do not move when a node leaves, and one session has the
+    /// same for HTTP, HTTPS and WebSocket.
+    pub fn slots(&self, service: Service) -> &[NodeId] {
+        self.lists.get(service as usize).map_or(&[], |it| &it.slots)
+    }
+
+    /// Those of them that have this service.
     pub fn live(&self, service: Service) -> &[NodeId] {
         self.lists.get(service as usize).map_or(&[], |it| &it.live)
     }

@@ -81,6 +81,8 @@ pub enum SmppDrop {
     NoClient,
     /// Too many connections.
     Full,
+    /// Too many of one source.
+    SourceConnections,
     /// A peer stopped answering.
     Silent,
     /// The process is stopping.
@@ -89,7 +91,7 @@ pub enum SmppDrop {
 
 impl SmppDrop {
     /// Every reason, in numeric order.
-    pub const ALL: [SmppDrop; 9] = [
+    pub const ALL: [SmppDrop; 10] = [
         SmppDrop::Unexpected,
         SmppDrop::State,
         SmppDrop::Malformed,
@@ -97,6 +99,7 @@ impl SmppDrop {
         SmppDrop::Throttled,
         SmppDrop::NoClient,
         SmppDrop::Full,
+        SmppDrop::SourceConnections,
         SmppDrop::Silent,
         SmppDrop::Stopping,
     ];
@@ -111,6 +114,7 @@ impl SmppDrop {
             SmppDrop::Throttled => "throttled",
             SmppDrop::NoClient => "no_client",
             SmppDrop::Full => "full",
+            SmppDrop::SourceConnections => "source_connections",
             SmppDrop::Silent => "silent",
             SmppDrop::Stopping => "stopping",
         }

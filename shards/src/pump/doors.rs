@@ -88,11 +88,12 @@ impl<R: Driven> Pump<R> {
     fn welcome(&mut self, lent: &mut Lent<'_>, door: u8, socket: TcpStream, peer: SocketAddr) {
         let source = self.relay.source_connections_max();
         let most = Most { all: lent.tuning.connections_max, source };
-        let limited = (source > 0).then(|| peer.ip().to_canonical());
+        let limited = (source > 0).then(|| peer.ip());
         let place = match self.census.admit(limited, most) {
             Ok(place) => place,
             Err(why) => {
                 self.figures.refused += 1;
+                logs::refused(lent.now, self.protocol, why, peer.ip());
                 return self.relay.refused(why);
             }
         };

@@ -17,6 +17,7 @@ use super::lines::{
 };
 use crate::census::{Census, Most};
 use crate::layers::Layers;
+use crate::logs;
 use crate::sys::{self, Epoll};
 use crate::tcp;
 use crate::tls::{Security, StreamProtocol};
@@ -164,9 +165,14 @@ impl Wire for Hand<'_, '_> {
 
     fn count_for(&mut self, conn: Conn, source: IpAddr, most: usize) -> bool {
         let census = Arc::clone(self.around.census);
+        let Surroundings { now, protocol, .. } = self.around;
         let Some((_, line)) = self.line(conn) else { return false };
         drop(line.place.take());
-        line.place = census.admit(Some(source), Most { all: usize::MAX, source: most }).ok();
+        let admitted = census.admit(Some(source), Most { all: usize::MAX, source: most });
+        if let Err(why) = &admitted {
+            logs::refused(now, protocol, *why, source);
+        }
+        line.place = admitted.ok();
         line.place.is_some()
     }
 

@@ -214,6 +214,15 @@ pub enum StreamProtocol {
     Smpp,
 }
 
+impl fmt::Display for StreamProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StreamProtocol::Http => "HTTP",
+            StreamProtocol::Smpp => "SMPP",
+        })
+    }
+}
+
 /// Why there is no [`Security`]. The operator's to mend.
 #[derive(Debug)]
 pub enum Refused {

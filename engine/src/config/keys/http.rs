@@ -20,7 +20,8 @@ pub(super) const HTTP: &[Key] = &[
         &["httpToHttpsRedirect"],
         &["http/httpToHttpsRedirect"],
         "false",
-        "Requests on httpPort are answered with a redirect to httpsPort, if that is open.",
+        "Requests on httpPort are answered with a redirect to httpsPort, if that is open; those that name no port \
+         to 443, where httpPort is not 80 itself: somebody in front of us maps ports.",
         "true",
         Kind::Flag(|it| &mut it.config.http.redirects_to_tls),
     )
@@ -186,7 +187,9 @@ pub(super) const HTTP: &[Key] = &[
         &["httpSourceConnectionsMax"],
         &["http/httpSourceConnectionsMax"],
         "0",
-        "Most HTTP connections of one client address, TLS handshakes included; 0 is unlimited.",
+        "Most HTTP connections of one client address, or of one /64 of IPv6, on all shards together, TLS \
+         handshakes included; 0 is any number. With httpProxyProtocol the client is who that header names. Heads \
+         are limited for each request: 64 KiB and 256 lines.",
         "100",
         Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.http.source_connections_max },
     ),

@@ -58,8 +58,8 @@ pub(super) const PROCESS: &[Key] = &[
         &["connectionsMax"],
         &["common/connectionsMax"],
         "262144",
-        "Most connections of SIP over streams, with clients and nodes, of all shards. Of HTTP and of SMPP it \
-         is the most that one shard holds.",
+        "Most connections of SIP over streams, with clients and nodes, on all shards together. HTTP's clients may \
+         have as many again, and SMPP's.",
         "10000",
         Kind::Size { min: 1, max: 10_000_000, at: |it| &mut it.config.connections_max },
     )
@@ -68,7 +68,8 @@ pub(super) const PROCESS: &[Key] = &[
         &["sourceConnectionsMax"],
         &["common/sourceConnectionsMax"],
         "0",
-        "Most connections of SIP that one source address may have open. 0: any number.",
+        "Most connections of SIP that one source address, or one /64 of IPv6, may have open on all shards \
+         together. 0: any number.",
         "1000",
         Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.source_connections_max },
     ),

@@ -273,6 +273,15 @@ pub(super) const SMPP: &[Key] = &[
         "true",
         Kind::Flag(|it| &mut it.config.smpp.vendor_commands),
     ),
+    Key::new(
+        &["smppSourceConnectionsMax"],
+        &["smpp/smppSourceConnectionsMax"],
+        "0",
+        "Most SMPP connections of one source address, or of one /64 of IPv6, on all shards together; 0 is any \
+         number.",
+        "20",
+        Kind::Size { min: 0, max: 10_000_000, at: |it| &mut it.config.smpp.source_connections_max },
+    ),
     Key::ignored(
         &["maxConnectionSize"],
         &["smpp/maxConnectionSize"],

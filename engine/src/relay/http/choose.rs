@@ -2,6 +2,10 @@
 //!
 //! Source: `http-smpp-registry.md` 1.5. What a request says of its session is exact on every shard and
 //! balancer; only requests that say nothing are dealt in turn.
+//!
+//! The affinity key outranks the session, as in the original: it alone is known to SIP as well, whose calls meet
+//! the requests on the nodes of their own family. A node's `jvmRoute` is its word for where a session lives; one
+//! without is hashed, for each service over the same slots.
 
 use std::net::IpAddr;
 
@@ -190,8 +194,15 @@ fn by_session(ask: &Ask<'_>, snapshot: &Snapshot) -> Option<NodeId> {
     if let Some(id) = routed.filter(|it| serves(ask, snapshot, *it)) {
         return Some(id);
     }
+    let hash = usize::try_from(java_hash(session).unsigned_abs()).ok()?;
+    let slots = web.slots(ask.service);
+    let home = slots.get(hash.checked_rem(slots.len())?).copied();
+    if let Some(id) = home.filter(|it| serves(ask, snapshot, *it)) {
+        return Some(id);
+    }
+    // The sessions of one that cannot serve are for all that can.
     let live = web.live(ask.service);
-    let slot = usize::try_from(java_hash(session).unsigned_abs()).ok()?.checked_rem(live.len())?;
+    let slot = hash.checked_div(slots.len())?.checked_rem(live.len())?;
     let (before, from) = live.split_at_checked(slot)?;
     from.iter().chain(before).copied().find(|it| serves(ask, snapshot, *it))
 }

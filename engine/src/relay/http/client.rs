@@ -350,7 +350,7 @@ impl Http {
     pub(super) fn client_drained(&mut self, now: Time, conn: Conn, wire: &mut impl Wire) {
         let http = &self.settings.config.http;
         let (body_idle, tunnel_idle) = (http.body_idle, http.tunnel_idle);
-        let client_idle = http.client_idle;
+        let (client_idle, response_time) = (http.client_idle, http.response_time);
         let Some(client) = self.slots.client(conn) else { return };
         client.is_full = false;
         let Some(exchange) = &client.exchange else {
@@ -360,9 +360,14 @@ impl Http {
             let patience = if client.phase == Phase::Lingering { LINGER } else { client_idle };
             return self.slots.arm(conn, now + patience);
         };
-        let patience = if exchange.tunnel.is_some() { tunnel_idle } else { body_idle };
+        let waits_for_node = exchange.is_connected && exchange.request.is_done();
+        let patience = match (&exchange.tunnel, exchange.response) {
+            (Some(_), _) => Some(tunnel_idle),
+            (None, Some(_)) => Some(body_idle),
+            (None, None) => waits_for_node.then_some(response_time),
+        };
         exchange.node.into_iter().for_each(|it| wire.resume(it));
-        if exchange.response.is_some() || exchange.tunnel.is_some() {
+        if let Some(patience) = patience {
             self.slots.arm(conn, now + patience);
         }
     }

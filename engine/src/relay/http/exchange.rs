@@ -264,13 +264,18 @@ impl Http {
             let failure = Failure::Unreached(Gone::ConnectTimeout);
             return self.failed(now, conn, exchange, failure, snapshot, wire);
         }
-        let is_clients_fault = match &exchange.response {
-            Some(_) => self.slots.client(conn).is_some_and(|it| it.is_full),
-            None => {
-                let waits_for_100 = exchange.expects_continue && exchange.content_bytes == 0;
-                !exchange.request.is_done() && !exchange.is_node_full && !waits_for_100
-            }
-        };
+        if self.slots.client(conn).is_some_and(|it| it.is_full) {
+            // What its node says is not read meanwhile; one more answer would not be, either.
+            self.counters.refused(Refusal::Slow);
+            self.set_exchange(conn, exchange);
+            self.give_up(conn, wire);
+            return self.abort_client(conn, wire);
+        }
+        let waits_for_100 = exchange.expects_continue && exchange.content_bytes == 0;
+        let is_clients_fault = exchange.response.is_none()
+            && !exchange.request.is_done()
+            && !exchange.is_node_full
+            && !waits_for_100;
         let (why, status) = match (is_clients_fault, &exchange.response) {
             (true, _) => (Refusal::Slow, 408),
             (false, Some(_)) => (Refusal::Aborted, 504),

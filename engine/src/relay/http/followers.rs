@@ -101,7 +101,11 @@ impl Http {
         let node = exchange.node.and_then(|it| self.slots.node(it));
         if node.is_some_and(|it| it.client == Some(conn)) {
             exchange.asked = now;
-            self.slots.arm(conn, now + self.settings.http().response_time);
+            // The node is not read while the client does not take the answer before: its time begins then.
+            let http = &self.settings.config.http;
+            let (response_time, body_idle) = (http.response_time, http.body_idle);
+            let is_full = self.slots.client(conn).is_some_and(|it| it.is_full);
+            self.slots.arm(conn, now + if is_full { body_idle } else { response_time });
         } else if let Some(place) = exchange.place {
             self.counters.retries += 1;
             self.launch(now, conn, &mut exchange, place, false, wire);

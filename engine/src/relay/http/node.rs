@@ -123,7 +123,8 @@ impl Http {
         // From here on it is the client who is waited for.
         exchange.expects_continue &= response.status != 100;
         let http = &self.settings.config.http;
-        let patience = if exchange.request.is_done() { http.response_time } else { http.body_idle };
+        let (response_time, body_idle) = (http.response_time, http.body_idle);
+        let mut patience = if exchange.request.is_done() { response_time } else { body_idle };
         if !exchange.is_1_0 {
             let mut out = std::mem::take(&mut self.buffers.out);
             out.clear();
@@ -131,6 +132,7 @@ impl Http {
                 self.counters.response(response.status);
                 if self.send_client(client, &out, wire) == Room::Full {
                     exchange.node.into_iter().for_each(|it| wire.pause(it));
+                    patience = body_idle;
                 }
             }
             self.buffers.out = out;

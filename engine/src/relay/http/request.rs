@@ -307,11 +307,23 @@ impl Http {
     }
 }
 
-/// `https://`, the host as the client knows it with our HTTPS port where it named our HTTP port, the target.
+/// Where a client asks by HTTPS for what it asked by HTTP: its name for us, our HTTPS port, the target.
+///
+/// A client that came to port 80 where ours is another was passed on by somebody who maps ports, that of HTTPS too:
+/// it goes to 443 as with the original (`http-smpp-registry.md` 1.7).
 fn secure_location(head: &[u8], request: &Request, port: u16, tls_port: u16) -> String {
     let host = request.host.map(|it| String::from_utf8_lossy(it.of(head))).unwrap_or_default();
-    let bare = host.strip_suffix(&format!(":{port}"));
-    let host = bare.map_or_else(|| host.to_string(), |bare| format!("{bare}:{tls_port}"));
+    let (name, named) = match host.rsplit_once(':') {
+        Some((name, digits)) if !digits.contains(']') => (name, digits.parse().unwrap_or(HTTP)),
+        _ => (&*host, HTTP),
+    };
+    let port = if named == HTTP && port != HTTP { HTTPS } else { tls_port };
+    let port = if port == HTTPS { String::new() } else { format!(":{port}") };
     let target = String::from_utf8_lossy(request.target.of(head));
-    format!("https://{host}{target}")
+    let path = target.strip_prefix('*').unwrap_or(&target); // of the server as a whole
+    format!("https://{name}{port}{path}")
 }
+
+/// The ports that a URI need not name (RFC 9110 §4.2).
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;

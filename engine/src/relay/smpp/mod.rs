@@ -159,6 +159,16 @@ impl Smpp {
         self.legs.len() == 0
     }
 
+    /// Most connections that one source may open; 0 is any number.
+    pub fn source_connections_max(&self) -> usize {
+        self.settings.source_connections_max
+    }
+
+    /// A client was not let in.
+    pub fn refused(&mut self, why: SmppDrop) {
+        self.counters.dropped(why);
+    }
+
     /// The figures at this moment.
     pub fn counters(&mut self) -> &SmppCounters {
         self.counters.sessions = self.sessions as u64;

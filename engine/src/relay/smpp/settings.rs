@@ -44,6 +44,8 @@ pub struct SmppSettings {
     pub secure: SecureServers,
     /// Most sessions.
     pub sessions_max: usize,
+    /// Most connections that one source may open, of all shards; 0 is any number.
+    pub source_connections_max: usize,
     /// This shard, from 0.
     pub shard: usize,
     /// How many there are.
@@ -104,6 +106,7 @@ impl SmppSettings {
             vendor_commands: it.vendor_commands,
             secure,
             sessions_max: config.connections_max,
+            source_connections_max: it.source_connections_max,
             shard,
             shards,
         }
@@ -120,6 +123,7 @@ mod tests {
         let it = &mut config.smpp;
         it.mux = true;
         (it.session_window, it.provider_window) = (11, 12);
+        it.source_connections_max = 15;
         (it.receipts_max, it.receipt_age) = (13, Duration::from_secs(14));
         let durations = [
             &mut it.response,
@@ -133,6 +137,7 @@ mod tests {
         (1..).zip(durations).for_each(|(seconds, it)| *it = Duration::from_secs(seconds));
         let it = SmppSettings::new(&config, Vec::new(), 2, 3);
         assert_eq!((it.session_window, it.provider_window), (11, 12));
+        assert_eq!(it.source_connections_max, 15);
         let receipts = SmppReceipts { count_max: 13, age_max: Duration::from_secs(14) };
         assert_eq!(it.receipts, Some(receipts));
         let durations = [

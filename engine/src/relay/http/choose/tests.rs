@@ -1,3 +1,5 @@
+use protocols::sip::Transport;
+
 use super::*;
 use crate::balance::testing::{SHARD, UDP, node, node_at, number, query};
 use crate::balance::{self};
@@ -52,6 +54,44 @@ fn sessions_stay_with_their_node() {
     let hashed = pick("/app", Some("ab.unknown"));
     assert!((0..5).all(|_| pick("/app", Some("ab.unknown")) == hashed));
     assert_eq!(pick("/app?jsessionid=abc", None), Some(3), "96354 modulo 4 is 2");
+}
+
+/// HTTP, HTTPS and WebSocket of one session: the node that has it for one has it for all that it serves.
+#[test]
+fn a_session_has_one_node_for_every_service() {
+    /// Whether a node serves HTTP, and WebSocket.
+    const SERVES: [[bool; 2]; 6] =
+        [[true, false], [true, true], [true, true], [true, false], [false, true], [false, false]];
+    let nodes = (1..).zip(SERVES).map(|(number, [is_http, is_ws])| {
+        let mut it = node(number);
+        if is_http {
+            it.properties.insert("httpPort".to_owned(), "8080".to_owned());
+        }
+        if is_ws {
+            it.ports.open(Transport::Ws, 5082);
+        }
+        it
+    });
+    let table = table(nodes.collect());
+    let mut chooser = Chooser::new(&config(""), SHARD);
+    let mut counts = [[0usize; 6]; 2];
+    for session in 0..4_000 {
+        let target = format!("/?jsessionid={session}");
+        let [http, ws] = [Service::Http, Service::Ws].map(|service| {
+            let id = chooser.choose(&Ask { service, ..ask(&target) }, &table);
+            usize::from(number(&table, id).unwrap()) - 1
+        });
+        let may_differ = !SERVES[http][1] || !SERVES[ws][0];
+        assert!(http == ws || may_differ, "{session}: {http} and {ws}");
+        counts[0][http] += 1;
+        counts[1][ws] += 1;
+    }
+    for (service, (counts, share)) in counts.iter().zip([1_000, 1_333]).enumerate() {
+        for (count, serves) in counts.iter().zip(SERVES) {
+            let fair = if serves[service] { share * 9 / 10..share * 11 / 10 } else { 0..1 };
+            assert!(fair.contains(count), "{counts:?}");
+        }
+    }
 }
 
 #[test]

@@ -227,7 +227,7 @@ fn h12_plain_requests_are_redirected_to_https() {
     let cases = [
         ("127.0.0.1:2080", "https://127.0.0.1:2081/app?a=b"),
         ("lb.example", "https://lb.example/app?a=b"),
-        ("lb.example:80", "https://lb.example:80/app?a=b"),
+        ("lb.example:80", "https://lb.example/app?a=b"),
     ];
     for (host, want) in cases {
         let client = world.open();

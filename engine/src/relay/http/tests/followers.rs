@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::harness::{OK, World, get, post, status_of, web_node, web_nodes};
 use crate::relay::http::settings::FOLLOWERS_MAX;
 use crate::relay::stream::{Conn, Gone};
+use crate::stats::Refusal;
 
 /// A request of the session that lives on node 1.
 fn ours(target: &str) -> String {
@@ -223,6 +224,48 @@ fn a_request_that_is_too_late_leaves_its_followers_their_turn() {
     world.pass(Duration::from_millis(1_999));
     world.send(node, OK);
     assert_eq!(world.take(client), OK, "its time began with its turn");
+}
+
+/// A client that takes little stops its node, whose next answer it waits for already: that one's time begins
+/// when the client takes more. `true`: it does.
+#[test]
+fn the_time_of_a_node_does_not_run_while_its_client_reads_nothing() {
+    let long = "x".repeat(40_000);
+    let leader = format!(
+        "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=9\r\nContent-Length: {}\r\n\r\n{long}",
+        long.len()
+    );
+    let early = "HTTP/1.1 103 Early Hints\r\n\r\n".to_owned();
+    for (first, is_last) in [(&leader, false), (&early, true)] {
+        for reads in [true, false] {
+            let case = format!("{} {reads}", &first[..20]);
+            let (mut world, client, node) = world("httpResponseTimeout=2000\nhttpBodyTimeout=5000");
+            let requests = if is_last { ours("/1") } else { [ours("/1"), ours("/2")].concat() };
+            world.send(client, requests);
+            world.wire.queue_bytes_max = Some(10);
+            world.send(node, first);
+            assert!(world.is_paused(node), "{case}");
+            world.take(client);
+            world.pass(Duration::from_secs(4));
+            assert_eq!(world.take(client), "", "{case}: the node is not to blame");
+            if !reads {
+                world.pass(Duration::from_secs(1));
+                assert!(world.is_aborted(client) && world.is_aborted(node), "{case}");
+                assert_eq!(world.http.counters().refusals(Refusal::Slow), 1, "{case}");
+                continue;
+            }
+            world.wire.queue_bytes_max = None;
+            world.drain(client);
+            world.pass(Duration::from_millis(1_999));
+            assert!(!world.is_paused(node), "{case}");
+            world.send(node, OK);
+            assert_eq!(world.take(client), OK, "{case}");
+            world.drain(client);
+            world.send(client, ours("/3"));
+            world.pass(Duration::from_secs(2));
+            assert_eq!(status_of(&world.take(client)), 504, "{case}: this is the node's own");
+        }
+    }
 }
 
 #[test]

@@ -56,6 +56,39 @@ fn unavailable_host_gets_the_requests_or_the_clients() {
     }
 }
 
+/// Each case: our ports, the request's target and Host, and where it is sent to.
+#[test]
+fn a_redirect_to_https_leads_to_where_https_is_served() {
+    let cases = [
+        (80, 443, "/a?b", "lb.example", "https://lb.example/a?b"),
+        (80, 443, "/a?b", "lb.example:80", "https://lb.example/a?b"),
+        (80, 8443, "/", "lb.example", "https://lb.example:8443/"),
+        (80, 8443, "/", "lb.example:", "https://lb.example:8443/"),
+        (80, 8443, "/", "[2001:db8::1]", "https://[2001:db8::1]:8443/"),
+        (2080, 2081, "/", "lb.example:2080", "https://lb.example:2081/"),
+        (2080, 2081, "/", "[2001:db8::1]:2080", "https://[2001:db8::1]:2081/"),
+        (2080, 443, "/", "lb.example:2080", "https://lb.example/"),
+        (2080, 2081, "/", "lb.example:8080", "https://lb.example:2081/"),
+        // Ports are mapped in front of us.
+        (2080, 2081, "/", "lb.example", "https://lb.example/"),
+        (2080, 2081, "/", "lb.example:80", "https://lb.example/"),
+        (2080, 2081, "http://lb.example:2080/a", "other", "https://lb.example:2081/a"),
+        (2080, 2081, "http://lb.example", "other", "https://lb.example"),
+        (80, 8443, "*", "lb.example", "https://lb.example:8443"),
+    ];
+    for (port, tls_port, target, host, want) in cases {
+        let keys = format!("httpPort={port}\nhttpsPort={tls_port}\nhttpToHttpsRedirect=true");
+        let mut world = World::new(&keys, web_nodes(1));
+        let client = world.open();
+        let method = if target == "*" { "OPTIONS" } else { "GET" };
+        world.send(client, format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        let text = world.take(client);
+        assert_eq!(status_of(&text), 302, "{port} {target} {host}");
+        let location = text.lines().find_map(|it| it.strip_prefix("Location: "));
+        assert_eq!(location, Some(want), "{port} {target} {host}");
+    }
+}
+
 #[test]
 fn bodies_beyond_the_limit_are_refused() {
     let chunked = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
