@@ -417,7 +417,8 @@ struct Still {
     listeners: Vec<Listener>,
     /// Of the others, who never look.
     _mailboxes: Vec<crate::mesh::Mailbox<Script>>,
-    _inbox: crate::mesh::Inbox<Script>,
+    post: crate::mesh::Post<Script>,
+    inbox: crate::mesh::Inbox<Script>,
 }
 
 impl Still {
@@ -440,12 +441,12 @@ impl Still {
             pumps: Vec::new(),
             view: Published::new(Arc::new(view), post.wakers()).subscribe(),
             mailbox: mailboxes.remove(0),
-            post,
+            post: post.clone(),
             outbox,
             clock: Clock::start(),
             census: Arc::default(),
         });
-        Still { shard: shard.unwrap(), listeners, _mailboxes: mailboxes, _inbox: inbox }
+        Still { shard: shard.unwrap(), listeners, _mailboxes: mailboxes, post, inbox }
     }
 
     /// A caller on UDP whose `recv` does not wait.

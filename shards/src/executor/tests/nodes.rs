@@ -262,28 +262,26 @@ fn what_a_node_has_no_room_for_is_asked_of_another_or_answered() {
 /// Anybody can send an ICMP error for an address that he knows: it must quote a request that went there.
 #[test]
 fn an_error_about_nothing_that_a_node_was_sent_blames_nobody() {
-    let rig = rig(1, Seat::Thread, "127.0.0.1:0", TUNING);
+    let left = UdpSocket::bind(("127.0.0.1", ports::free())).unwrap();
     let alive = UdpSocket::bind("127.0.0.1:0").unwrap();
-    alive.set_read_timeout(Some(PATIENCE)).unwrap();
-    let dead = SocketAddr::from(([127, 0, 0, 1], ports::free()));
-    let nodes =
-        vec![node(Transport::Udp, dead, 0), node(Transport::Udp, alive.local_addr().unwrap(), 1)];
-    rig.publish(nodes, Routes::default());
-    let (socket, mut buffer) = (rig.udp(), [0; 100]);
-    // To the same address, but not as a request.
-    socket.send(b"name 1").unwrap();
-    let Notice::Resolve { shard: 0, name } = rig.notice() else { panic!("not asked") };
-    assert!(
-        rig.body
-            .post
-            .send(0, Mail::Resolved { name, answer: Found { address: dead, meanwhile: None } })
-            .is_ok()
-    );
-    rig.wait(0, |it| it.figures.sent >= 1);
-    assert!(rig.body.inbox.notices.is_empty(), "the node is blamed");
-    socket.send(b"node 2").unwrap();
-    let count = alive.recv(&mut buffer).unwrap();
-    assert_eq!(&buffer[..count], b"node 2", "what is no request goes nowhere else");
-    assert_eq!(rig.statistics(0).figures.retried, 1, "the node was asked, and refused");
-    rig.stop();
+    alive.set_nonblocking(true).unwrap();
+    let [dead, other] = [&left, &alive].map(|it| it.local_addr().unwrap());
+    let nodes = vec![node(Transport::Udp, dead, 0), node(Transport::Udp, other, 1)];
+    let mut still = Still::new(1, nodes, Routes::default());
+    // To the node's address, but an answer.
+    left.send_to(b"x", still.listeners[0].address).unwrap();
+    drop(left);
+    while !still.shard.turn(10).is_idle {}
+    let notices = still.inbox.notices.clone();
+    assert!(notices.is_empty(), "the node is blamed");
+    let (caller, mut buffer) = (still.caller(), [0; 100]);
+    caller.send(b"node 2").unwrap();
+    let count = still.until(|| alive.recv(&mut buffer).ok());
+    assert_eq!(&buffer[..count], b"node 2");
+    assert!(still.post.send(0, Mail::Statistics { question: 7 }).is_ok());
+    let figures = still.until(|| match notices.try_recv().ok()? {
+        Notice::Statistics { statistics, .. } => Some(statistics.figures),
+        _ => None,
+    });
+    assert_eq!((figures.sent, figures.retried), (3, 1), "the node was asked, and refused");
 }
