@@ -1,4 +1,4 @@
-//! Instructions per message: the decision layer alone, counted by callgrind.
+//! Instructions per message, of HTTP per request: the decision layer alone, counted by callgrind.
 //!
 //! Unlike times, counts are the same on a busy machine, so a change of 2 % is a finding. Every count is the
 //! difference of two runs that prepare the same and handle 4 000 messages more, divided by 4 000: start-up,
@@ -20,6 +20,8 @@ use engine::relay::{Arrival, Verdict};
 use engine::snapshot::Snapshot;
 use protocols::sip::Transport;
 use protocols::time::Time;
+
+mod http;
 
 /// Counts instructions per message and compares them with the recorded baseline; needs valgrind.
 #[derive(FromArgs)]
@@ -51,7 +53,7 @@ const fn call(name: &'static str, kinds: &'static [Kind]) -> Scenario {
     Scenario { name, kinds, transport: Transport::Udp, algorithm, nodes: 4, remembered: 0 }
 }
 
-/// The rows; `call` is the mean of the seven messages of an answered call.
+/// The rows of SIP; `call` is the mean of the seven messages of an answered call.
 const SCENARIOS: &[Scenario] = &[
     call("invite", &[Kind::Invite]),
     call("trying", &[Kind::Trying]),
@@ -108,8 +110,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(name) = &arguments.handle {
-        let scenario = SCENARIOS.iter().find(|it| it.name == name).ok_or("no such scenario")?;
-        return scenario.handle(arguments.times);
+        return handle(name, arguments.times);
     }
     let bytes = bytes_per_call()?;
     let mut counts = BTreeMap::new();
@@ -117,16 +118,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let baseline = Baseline::read(&Baseline::path())?;
     let mut broken = Vec::new();
     writeln!(text, "{:<36} {:>12} {:>12}", "instructions per message", "now", "baseline")?;
-    for scenario in SCENARIOS {
-        let count = scenario.count()?;
-        counts.insert(scenario.name.to_owned(), count);
-        let before = baseline.0.get(scenario.name).copied();
+    for name in names() {
+        let count = count(name)?;
+        counts.insert(name.to_owned(), count);
+        let before = baseline.0.get(name).copied();
         let shown = before.map_or_else(|| "-".to_owned(), |it| it.to_string());
-        writeln!(text, "{:<36} {count:>12} {shown:>12}", scenario.name)?;
+        writeln!(text, "{name:<36} {count:>12} {shown:>12}")?;
         if let Some(before) = before
             && count * 100 > before * (100 + GATE_PERCENT)
         {
-            broken.push(format!("{}: {count} instructions, {before} before", scenario.name));
+            broken.push(format!("{name}: {count} instructions, {before} before"));
         }
     }
     for (name, base, percent) in SURCHARGES {
@@ -145,6 +146,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         broken.retain(|it| !it.contains("before"));
     }
     if broken.is_empty() { Ok(()) } else { Err(broken.join("\n").into()) }
+}
+
+/// Every row, in order.
+fn names() -> impl Iterator<Item = &'static str> {
+    SCENARIOS.iter().map(|it| it.name).chain([http::NAME])
+}
+
+/// Prepares everything for a row, then handles so many of its messages.
+fn handle(name: &str, times: u64) -> Result<()> {
+    if name == http::NAME {
+        return http::handle(times);
+    }
+    let scenario = SCENARIOS.iter().find(|it| it.name == name).ok_or("no such scenario")?;
+    scenario.handle(times)
+}
+
+/// Instructions per message; of HTTP per request with its answer.
+fn count(name: &str) -> Result<u64> {
+    let mut totals = [0; 2];
+    for (total, times) in totals.iter_mut().zip(TIMES) {
+        *total = callgrind(name, times)?;
+    }
+    let ([fewer, more], [shorter, longer]) = (totals, TIMES);
+    Ok(more.saturating_sub(fewer) / (longer - shorter))
 }
 
 /// A relay with its nodes and the call that is played to it.
@@ -199,16 +224,6 @@ impl Scenario {
             sent(relay.handle(arrival, bytes, &snapshot, &mut out))?;
         }
         Ok(())
-    }
-
-    /// Instructions per message.
-    fn count(&self) -> Result<u64> {
-        let mut totals = [0; 2];
-        for (total, times) in totals.iter_mut().zip(TIMES) {
-            *total = callgrind(self.name, times)?;
-        }
-        let ([fewer, more], [shorter, longer]) = (totals, TIMES);
-        Ok(more.saturating_sub(fewer) / (longer - shorter))
     }
 }
 
@@ -301,10 +316,10 @@ mod tests {
     #[test]
     fn every_scenario_is_recorded_and_handles_its_messages() {
         let baseline = Baseline::read(&Baseline::path()).unwrap();
-        for scenario in SCENARIOS {
-            assert!(baseline.0.contains_key(scenario.name), "{}", scenario.name);
-            scenario.handle(100).unwrap();
+        for name in names() {
+            assert!(baseline.0.contains_key(name), "{name}");
+            handle(name, 100).unwrap();
         }
-        assert_eq!(baseline.0.len(), SCENARIOS.len(), "rows that nothing counts any more");
+        assert_eq!(baseline.0.len(), names().count(), "rows that nothing counts any more");
     }
 }
