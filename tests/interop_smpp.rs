@@ -50,6 +50,14 @@ impl Program {
         });
     }
 
+    /// # Panics
+    ///
+    /// When it has ended, showing what it said.
+    fn must_run(&mut self) {
+        let status = self.child.try_wait().unwrap();
+        assert!(status.is_none(), "ended with {status:?}:\n{}", self.said());
+    }
+
     /// Waits for its end; 0 says that all went well.
     fn finish(mut self, what: &str) {
         let status = wait_for(what, || {
@@ -185,7 +193,7 @@ fn kannel_sends_messages_and_hears_of_their_delivery() {
         std::fs::write(&file, text).unwrap();
         let start =
             |name: &str| Program::start(Command::new(name).arg(&file).current_dir(&directory));
-        let _bearerbox = start("bearerbox");
+        let mut bearerbox = start("bearerbox");
         servers[0].wait("bind_transceiver kannel", 1);
         // Its threads bind to servers and listen to boxes in any order, and a box that is early ends.
         // Asked of the kernel: a connection would count as a box, and be waited for. LISTEN is 0A.
@@ -193,14 +201,21 @@ fn kannel_sends_messages_and_hears_of_their_delivery() {
         wait_for("bearerbox listens to boxes", || {
             std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener).then_some(())
         });
-        let smsbox = start("smsbox");
+        let mut smsbox = start("smsbox");
+        // It takes messages a moment before it has anywhere to send them, and ends over that.
+        wait_for("the box is with its bearer", || {
+            smsbox.must_run();
+            smsbox.said().contains("heartbeat_thread").then_some(())
+        });
         let (count, own) = (20, receipts.local_addr().unwrap());
         for number in 0..count {
             let path = format!(
                 "/cgi-bin/sendsms?username=user&password=word&from=123&to=4455{number:02}&text=hello\
                  &dlr-mask=1&dlr-url=http%3A%2F%2F{own}%2F{number}"
             );
-            wait_for(&format!("Kannel takes a message in\n{}", smsbox.said()), || {
+            wait_for("Kannel takes a message", || {
+                bearerbox.must_run();
+                smsbox.must_run();
                 let mut stream = TcpStream::connect(("127.0.0.1", http)).ok()?;
                 write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
                 let mut answer = String::new();
