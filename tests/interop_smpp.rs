@@ -227,12 +227,16 @@ fn kannel_sends_messages_and_hears_of_their_delivery() {
         }
         let mut heard = std::collections::BTreeSet::new();
         receipts.set_nonblocking(true).unwrap();
-        wait_for("all receipts", || {
+        let confirmed = || servers.iter().map(|it| it.count("deliver_sm_resp 0")).sum::<usize>();
+        wait_for("Kannel has all receipts", || (confirmed() >= count).then_some(()));
+        wait_for("it says so", || {
             while let Ok((stream, _)) = receipts.accept() {
                 stream.set_nonblocking(false).unwrap();
                 let mut line = String::new();
                 BufReader::new(&stream).read_line(&mut line).unwrap();
-                let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                // It would use the connection again, and not see that it is closed.
+                let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+                let _ = (&stream).write_all(answer);
                 heard.insert(line.split(' ').nth(1).unwrap_or_default().to_owned());
             }
             (heard.len() == count).then_some(())
