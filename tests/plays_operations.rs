@@ -853,6 +853,29 @@ fn out_of_files_sip_says_so_and_takes_clients_in_again() {
     assert!(lb.event("shortage") >= 1, "somebody waits");
 }
 
+/// Whatever takes the CPU away between two steps of an executor, its shard hears of what comes next.
+#[test]
+fn a_host_that_takes_the_cpu_away_at_any_moment_leaves_no_shard_deaf() {
+    if !tests::is_installed("strace") {
+        return;
+    }
+    // As if the thread had lost its CPU for 30 ms behind each visit to io_uring. The tracer is the child here.
+    let slow = "inject=io_uring_enter:delay_exit=30000";
+    let tracer = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_enter"];
+    let lb = Setup::two_entry()
+        .set("nodeTimeout", "60000")
+        .through(&[&tracer[..], &["-e", slow]].concat())
+        .start();
+    let _nodes = lb.answering_nodes(1);
+    let caller = lb.caller("alice");
+    for number in 0..10 {
+        caller.send(&caller.request("OPTIONS", &format!("sip:{number}@example.com")));
+        caller.expect("200 OPTIONS");
+        // The shard parks when nothing comes for 5 ms: that is what each of these must wake it from.
+        lb.wait_parked();
+    }
+}
+
 #[test]
 fn what_is_dropped_is_in_the_log_with_its_source() {
     let lb = Setup::two_entry().start();

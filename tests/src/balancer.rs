@@ -567,6 +567,17 @@ impl Balancer {
         });
     }
 
+    /// Waits until a shard sleeps in its executor.
+    pub fn wait_parked(&self) {
+        let is_parked = |it: std::io::Result<fs::DirEntry>| {
+            let place = fs::read_to_string(it.unwrap().path().join("wchan")).unwrap_or_default();
+            place.starts_with("io_cqring_wait")
+        };
+        wait_for("a shard to park", || {
+            fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().any(is_parked).then_some(())
+        });
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();
