@@ -1,8 +1,9 @@
 //! How a shard waits: the loop around [`Shard::turn`].
 //!
 //! While there is traffic the loop blocks in the shard's own epoll set for a few milliseconds at most;
-//! when quiet it parks through the executor, which has no other task, or in epoll for ever on a plain thread. A glommio wake-up costs eight system calls where epoll costs one
-//! (engine measurements: twice the CPU at 10 000 messages a second), which is why it is not used for each.
+//! when quiet it parks through the executor, which has no other task, or in epoll for ever on a plain
+//! thread. A glommio wake-up costs eight system calls where epoll costs one (engine measurements: twice the
+//! CPU at 10 000 messages a second), which is why it is not used for each.
 //!
 //! At moderate load nearly all CPU goes into waking up for one message at a time. If messages come often
 //! enough, the loop sleeps a bounded moment after each batch and finds several. What a wake-up costs, and

@@ -229,10 +229,10 @@ impl Setup {
         let mut command = match self.wrapper.split_first() {
             Some((program, rest)) => {
                 let mut command = Command::new(program);
-                command.args(rest).arg(binary());
+                command.args(rest).arg(trunkline());
                 command
             }
-            None => Command::new(binary()),
+            None => Command::new(trunkline()),
         };
         let mut child = command
             .args(&self.arguments)
@@ -244,7 +244,7 @@ impl Setup {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|it| panic!("cannot start {:?}: {it}", binary()));
+            .unwrap_or_else(|it| panic!("cannot start {:?}: {it}", trunkline()));
         let log = Arc::new(Mutex::new(String::new()));
         let readers = vec![
             collect(child.stdout.take().unwrap(), &log),
@@ -694,20 +694,15 @@ impl Drop for Balancer {
 ///
 /// If it does not build.
 pub fn trunkctl() -> PathBuf {
-    binary().with_file_name("trunkctl")
+    trunkline().with_file_name("trunkctl")
 }
 
-/// The balancer's program, as built with the tests.
+/// The balancer's program, built once per test process with the profile of the tests.
 ///
 /// # Panics
 ///
 /// If it does not build.
 pub fn trunkline() -> &'static Path {
-    binary()
-}
-
-/// The balancer's program, built once per test process with the profile of the tests.
-fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(path) = std::env::var_os("TRUNKLINE_BINARY") {

@@ -90,7 +90,7 @@ impl Smpp {
     }
 
     /// The provider that took the message which a session's query_sm, cancel_sm or replace_sm is about, if it
-    /// is remembered and still bound. Servers may number alike: then what this session submitted counts.
+    /// is remembered and still bound. Servers may number alike: then what this ESME submitted counts.
     fn taker(&mut self, now: Time, at: Conn, session: Conn, pdu: Pdu<'_>) -> Option<Conn> {
         let id = body::message_asked_about(pdu)?;
         let age_max = self.settings.receipts?.age_max;
